@@ -1,0 +1,452 @@
+"""CIFAR-10: find it or download it, verify it, read it, and draw batches from it.
+
+`get_cifar10` is the way in. Where there is neither the data set nor a network, a synthetic stand-in
+of the same shape serves. The data set: A. Krizhevsky, "Learning Multiple Layers of Features from
+Tiny Images", 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import http.client
+import io
+import math
+import os
+import pickle
+import socket
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+IMAGE_SHAPE = (3, 32, 32)
+N_TEST = 10_000
+IMAGES_PER_FILE = 10_000
+
+ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+ARCHIVE_NAME = "cifar-10-python.tar.gz"
+ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+TIMEOUT_SECONDS = 15
+
+# Each file's name, the label that it carries inside, and its published md5.
+TRAIN_FILES = (
+    ("data_batch_1", b"training batch 1 of 5", "c99cafc152244af753f735de768cd75f"),
+    ("data_batch_2", b"training batch 2 of 5", "d4bba439e000b95fd0a9bffe97cbabec"),
+    ("data_batch_3", b"training batch 3 of 5", "54ebc095f3ab1f0389bbae665268c751"),
+    ("data_batch_4", b"training batch 4 of 5", "634d18415352ddfa80567beed471001a"),
+    ("data_batch_5", b"training batch 5 of 5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+)
+TEST_FILE = ("test_batch", b"testing batch 1 of 1", "40351d587109b95175f43aff81a1287e")
+
+
+class DataError(Exception):
+    """The data set on disk is damaged, incomplete or not CIFAR-10."""
+
+
+class DataUnavailableError(DataError):
+    """CIFAR-10 is neither on disk nor to be had from the network."""
+
+
+def get_cifar10(data_dir, one_hot=True, validation_size=0, *, dataset="cifar10", seed=0, synthetic_size=50_000):
+    """Return CIFAR-10 as `{'train': DataSet, 'validation': DataSet, 'test': DataSet}`.
+
+    Args:
+        data_dir: folder of `data_batch_1` … `test_batch`; downloaded into where it is not there.
+        one_hot: labels as float32 rows of 10, else as int64 class numbers.
+        validation_size: how many of the last training examples to set aside as `'validation'`.
+        dataset: 'cifar10'; 'synthetic' for the stand-in, cached beside `data_dir`; 'auto' for
+            CIFAR-10 where it can be had and the stand-in, with a warning, where it cannot.
+        seed: of the order in which training batches are drawn.
+        synthetic_size: training images of the stand-in; it has a fifth as many test images.
+
+    Raises:
+        DataError: a file is damaged, missing or foreign; 'auto' does not hide that.
+        DataUnavailableError: not on disk, and the download failed.
+        ValueError: an argument is out of range.
+    """
+    data_dir = Path(data_dir)
+    if dataset not in ("auto", "cifar10", "synthetic"):
+        raise ValueError(f"dataset is {dataset!r}, expected 'auto', 'cifar10' or 'synthetic'")
+    if dataset != "synthetic":
+        try:
+            if not data_dir.exists() or (data_dir.is_dir() and not any(data_dir.iterdir())):
+                _download(data_dir)
+            images, labels, fingerprint = _read_cifar10(data_dir)
+            n_test = N_TEST
+        except DataUnavailableError as error:
+            if dataset == "cifar10":
+                raise
+            warnings.warn(f"{error} Going on with synthetic images.", stacklevel=2)
+            dataset = "synthetic"
+    if dataset == "synthetic":
+        images, labels, fingerprint = _cached_synthetic(data_dir.parent, synthetic_size)
+        n_test = synthetic_size // 5
+    is_synthetic = dataset == "synthetic"
+    origin = {
+        "name": "SYNTHETIC IMAGES, not CIFAR-10" if is_synthetic else "CIFAR-10",
+        "fingerprint": fingerprint,
+        "is_synthetic": is_synthetic,
+    }
+
+    n_train = len(images) - n_test
+    if not 0 <= validation_size < n_train:
+        raise ValueError(f"validation_size is {validation_size}, expected 0 to {n_train - 1}")
+    bounds = {
+        "train": slice(0, n_train - validation_size),
+        "validation": slice(n_train - validation_size, n_train),
+        "test": slice(n_train, None),
+    }
+    # The sum is exact in 32 bits: 50,000 · 255 < 2³².
+    mean_image = (images[bounds["train"]].sum(axis=0, dtype=np.uint32) / (n_train - validation_size)).astype(np.float32)
+    return {
+        split: DataSet(images[rows], labels[rows], mean_image, one_hot=one_hot, seed=seed, origin=origin)
+        for split, rows in bounds.items()
+    }
+
+
+class DataSet:
+    """Images and labels of one split, and the batches drawn from it.
+
+    Images stay uint8 in memory and become float32, less the mean image, as they are asked for.
+
+    Args:
+        images: uint8, shape (n, 3, 32, 32).
+        labels: class numbers, shape (n,).
+        mean_image: float32, shape (3, 32, 32), of the training split.
+        one_hot: hand labels out as float32 rows of 10, else as int64 class numbers.
+        seed: of the order of `next_batch`.
+        origin: of the data that this is a part of: `{'name': …, 'fingerprint': md5, 'is_synthetic': bool}`.
+
+    Attributes:
+        position: how many examples `next_batch` has drawn. Set it to go on from there: the order is
+            a function of seed and position alone.
+    """
+
+    def __init__(self, images, labels, mean_image, *, one_hot=True, seed=0, origin=None):
+        self.pixels = images
+        self.classes = np.asarray(labels, np.int64)
+        self.mean_image = mean_image
+        self.one_hot = one_hot
+        self.seed = seed
+        self.origin = origin
+        self.position = 0
+        self._epoch = self._order = None
+
+    @property
+    def num_examples(self):
+        return len(self.pixels)
+
+    @property
+    def images(self):
+        """All images as float32, (n, 3, 32, 32), mean image subtracted: 614 MB for 50,000, made anew at each call."""
+        return self._batch(slice(None))[0]
+
+    @property
+    def labels(self):
+        """All labels: float32 (n, 10) where `one_hot`, else int64 (n,)."""
+        return self._batch_labels(slice(None))
+
+    def next_batch(self, batch_size):
+        """Draw the next `batch_size` examples.
+
+        Every epoch visits each example once, in an order of its own. A batch may run over into the
+        next epoch, so none is dropped.
+
+        Returns:
+            images, float32 (batch_size, 3, 32, 32), mean image subtracted; labels as in `labels`.
+
+        Raises:
+            ValueError: a batch below 1 or larger than the data set.
+        """
+        n = self.num_examples
+        if not 1 <= batch_size <= n:
+            raise ValueError(f"batch_size is {batch_size}, expected 1 to {n}, the size of the data set")
+        epoch, start = divmod(self.position, n)
+        index = self._epoch_order(epoch)[start : start + batch_size]
+        if len(index) < batch_size:
+            index = np.concatenate([index, self._epoch_order(epoch + 1)[: batch_size - len(index)]])
+        self.position += batch_size
+        return self._batch(index)
+
+    def batches(self, batch_size, limit=0):
+        """Yield the first `limit` examples (0: all) once, in stored order, as `next_batch` returns them."""
+        stop = min(limit or self.num_examples, self.num_examples)
+        for start in range(0, stop, batch_size):
+            yield self._batch(slice(start, min(start + batch_size, stop)))
+
+    def _epoch_order(self, epoch):
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
+            self._epoch = epoch
+        return self._order
+
+    def _batch(self, index):
+        images = self.pixels[index].astype(np.float32)
+        images -= self.mean_image
+        return images, self._batch_labels(index)
+
+    def _batch_labels(self, index):
+        labels = self.classes[index]
+        return np.eye(len(CLASSES), dtype=np.float32)[labels] if self.one_hot else labels
+
+
+# ---- The files on disk -------------------------------------------------------------------------
+
+
+def _read_cifar10(data_dir):
+    """Return all images, uint8 (60000, 3, 32, 32), their class numbers, and the md5 over the files' md5 sums."""
+    files = (*TRAIN_FILES, TEST_FILE)
+    missing = [name for name, *_ in files if not (data_dir / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{data_dir} is not the whole of CIFAR-10: {', '.join(missing)} missing. Name the folder that holds all of "
+            "it with --data_dir, or one that is not there yet to have it downloaded."
+        )
+    images = np.empty((len(files), IMAGES_PER_FILE, *IMAGE_SHAPE), np.uint8)
+
+    def read_file(i):
+        name, batch_label, _ = files[i]
+        try:
+            raw = (data_dir / name).read_bytes()
+            images[i], labels = _parse_batch(raw, batch_label)
+        except (OSError, ValueError, pickle.UnpicklingError) as error:
+            raise DataError(
+                f"{data_dir / name} cannot be used: {error}. Move {data_dir} away to have it downloaded anew."
+            ) from error
+        return labels, hashlib.md5(raw, usedforsecurity=False).hexdigest()
+
+    # Reading, hashing and copying release the interpreter: two threads take 0.6 of the time of one.
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+        labels, md5_sums = zip(*pool.map(read_file, range(len(files))), strict=True)
+    unofficial = [name for (name, _, md5), found in zip(files, md5_sums, strict=True) if md5 != found]
+    if unofficial:
+        warnings.warn(
+            f"not the official CIFAR-10 files, by their md5 sums: {', '.join(unofficial)} in {data_dir}", stacklevel=3
+        )
+    return (
+        images.reshape(-1, *IMAGE_SHAPE),
+        np.concatenate(labels),
+        hashlib.md5("".join(md5_sums).encode(), usedforsecurity=False).hexdigest(),
+    )
+
+
+def _parse_batch(raw, batch_label):
+    """Return pixels, uint8 (10000, 3, 32, 32), and labels, a list, of one official file's bytes.
+
+    Raises:
+        ValueError, pickle.UnpicklingError: the bytes are anything else.
+    """
+    if not raw:
+        raise ValueError("the file is empty")
+    try:
+        batch = _BatchUnpickler(io.BytesIO(raw), encoding="bytes").load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # damaged opcodes raise nearly every kind that there is
+        raise ValueError(f"it is damaged or no pickle ({type(error).__name__}: {error})") from error
+    if not isinstance(batch, dict):
+        raise ValueError(f"it holds a {type(batch).__name__}, expected a dict")
+    found = batch.get(b"batch_label")
+    if found != batch_label:
+        raise ValueError(f"its batch_label is {found!r}, expected {batch_label!r}")
+    data, labels = batch.get(b"data"), batch.get(b"labels")
+    pixels = data.pixels if isinstance(data, _PickledArray) else None
+    expected = (IMAGES_PER_FILE, math.prod(IMAGE_SHAPE))
+    if pixels is None or pixels.shape != expected:
+        raise ValueError(f"its data is {'no array' if pixels is None else pixels.shape}, expected uint8 {expected}")
+    if not isinstance(labels, list) or len(labels) != IMAGES_PER_FILE:
+        raise ValueError(f"its labels are not a list of {IMAGES_PER_FILE}")
+    if not all(type(label) is int and 0 <= label < len(CLASSES) for label in labels):
+        raise ValueError(f"its labels are not all whole numbers from 0 to {len(CLASSES) - 1}")
+    return pixels.reshape(-1, *IMAGE_SHAPE), labels
+
+
+class _PickledArray:
+    """Receives what a pickle says of an array and makes a uint8 array of it.
+
+    NumPy's own reconstruction would run on whatever a file hands it, and NumPy 2.4 warns at each
+    dtype that Python 2 pickled.
+    """
+
+    pixels = None
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, state):
+        _version, shape, dtype, is_fortran, raw = state
+        if not isinstance(dtype, _PickledDtype) or dtype.name not in (b"u1", "u1"):
+            raise pickle.UnpicklingError("it holds an array that is not uint8")
+        self.pixels = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if is_fortran else "C")
+
+
+class _PickledDtype:
+    def __init__(self, name, *_):
+        self.name = name
+
+    def __setstate__(self, state):
+        """Byte order and alignment, which one byte has no use for."""
+
+
+_STAND_INS = {
+    ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+    ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+    ("numpy", "ndarray"): _PickledArray,
+    ("numpy", "dtype"): _PickledDtype,
+}
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Builds dicts, lists, strings, numbers and uint8 arrays; nothing that a file names is imported or called."""
+
+    def find_class(self, module, name):
+        try:
+            return _STAND_INS[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"refused: it asks for {module}.{name}, and a CIFAR-10 file holds nothing but arrays, lists and strings"
+            ) from None
+
+
+# ---- The download ------------------------------------------------------------------------------
+
+
+def _download(data_dir):
+    """Fetch the archive, or take the one that lies beside `data_dir`, and put `data_dir` in place, whole or not at all.
+
+    Raises:
+        DataError: an archive placed by hand is not the published one.
+        DataUnavailableError: the network, or the disk, says no.
+    """
+    parent = data_dir.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        # Beside its destination, so that the last step is a rename within one file system.
+        with tempfile.TemporaryDirectory(prefix=".cifar-10-download-", dir=parent) as folder:
+            archive = parent / ARCHIVE_NAME
+            if archive.exists():
+                _check_md5(archive)
+            else:
+                archive = _fetch_archive(folder)
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+            if data_dir.exists():
+                data_dir.rmdir()  # an empty folder, or `get_cifar10` would have read it
+            os.replace(Path(folder, "cifar-10-batches-py"), data_dir)
+    except (OSError, RuntimeError, ImportError, http.client.HTTPException, tarfile.TarError) as error:
+        raise DataUnavailableError(
+            f"CIFAR-10 could not be downloaded into {data_dir} ({error}). Next: try again; or put {ARCHIVE_NAME} "
+            f"(md5 {ARCHIVE_MD5}) into {parent} by hand and try again; or pass --dataset synthetic."
+        ) from error
+
+
+def _check_md5(archive):
+    md5 = hashlib.md5(usedforsecurity=False)
+    with open(archive, "rb") as file:
+        while block := file.read(1 << 20):
+            md5.update(block)
+    if md5.hexdigest() != ARCHIVE_MD5:
+        raise DataError(
+            f"{archive} has md5 {md5.hexdigest()}, expected {ARCHIVE_MD5}: it is not the published archive, or not all "
+            "of it. Fetch it again, or delete it to have it downloaded."
+        )
+
+
+def _fetch_archive(folder):
+    """Download the archive into `folder` through torchvision's helper, which shows progress and checks the md5."""
+    # Importing torchvision takes seconds and a few hundred MB: not without a server that answers.
+    urllib.request.urlopen(urllib.request.Request(ARCHIVE_URL, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
+    from torchvision.datasets.utils import download_url
+
+    with _https_with_timeout():
+        download_url(ARCHIVE_URL, folder, ARCHIVE_NAME, ARCHIVE_MD5)
+    return Path(folder, ARCHIVE_NAME)
+
+
+class _NoPlainHTTP(urllib.request.HTTPHandler):
+    def http_open(self, request):
+        raise urllib.error.URLError("the download over https failed, and plain http is refused")
+
+
+@contextlib.contextmanager
+def _https_with_timeout():
+    """Have urllib time out, and refuse the plain http that torchvision's helper falls back to where https fails."""
+    timeout, opener = socket.getdefaulttimeout(), urllib.request._opener
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)
+    urllib.request.install_opener(urllib.request.build_opener(_NoPlainHTTP))
+    try:
+        yield
+    finally:
+        urllib.request.install_opener(opener)
+        socket.setdefaulttimeout(timeout)
+
+
+# ---- The synthetic stand-in --------------------------------------------------------------------
+
+
+def synthetic_images(n_images, seed):
+    """Draw images that teach what CIFAR-10 teaches, where that cannot be had.
+
+    An image is a cloudy random background, plus its class's layout of colours, faint but always in
+    the same place, plus its class's motif, a small clear pattern that may be anywhere, plus noise.
+    An MLP finds the layouts, and on 50,000 images ends near where it does on CIFAR-10 and begins to
+    overfit; the motifs are left for a convolution to find.
+
+    Args:
+        n_images: how many.
+        seed: of the images. Layouts and motifs are the same for all seeds.
+
+    Returns:
+        images, uint8 (n_images, 3, 32, 32), and class numbers, int64 (n_images,).
+    """
+    n_waves, n_chunk, motif_size = 16, 1000, 8
+    # Two-dimensional cosine waves, the slower the stronger, as in photographs.
+    waves = np.cos(np.pi / 32 * np.outer(np.arange(n_waves), np.arange(32) + 0.5)).astype(np.float32)
+    frequency = np.hypot(*np.indices((n_waves, n_waves)))
+    strength = ((1 + frequency) ** -1.2).astype(np.float32)
+
+    rng = np.random.default_rng(0)
+    layouts = rng.standard_normal((len(CLASSES), 3, n_waves, n_waves), np.float32) * (frequency < 6)
+    motifs = rng.choice(np.float32([-30, 30]), (len(CLASSES), 4, 4)).repeat(2, axis=1).repeat(2, axis=2)
+    motifs -= motifs.mean(axis=(1, 2), keepdims=True)  # no trace in the mean colour, which an MLP would see
+
+    rng = np.random.default_rng([seed, 1])
+    labels = rng.integers(len(CLASSES), size=n_images)
+    images = np.empty((n_images, *IMAGE_SHAPE), np.uint8)
+    for start in range(0, n_images, n_chunk):
+        chunk = labels[start : start + n_chunk]
+        clouds = rng.standard_normal((len(chunk), 3, n_waves, n_waves), np.float32)
+        canvas = waves.T @ (strength * (56 * clouds + 9 * layouts[chunk])) @ waves
+        rows, columns = rng.integers(32 - motif_size + 1, size=(2, len(chunk), 1)) + np.arange(motif_size)
+        image = np.arange(len(chunk))[:, None, None]
+        canvas[image, :, rows[:, :, None], columns[:, None, :]] += motifs[chunk][..., None]
+        canvas += 120 + 15 * rng.standard_normal(canvas.shape, np.float32)
+        images[start : start + n_chunk] = canvas.clip(0, 255)
+    return images, labels
+
+
+def _cached_synthetic(folder, n_train):
+    """Return the stand-in's images, class numbers and fingerprint, from `folder` where it was drawn before."""
+    n_images = n_train + n_train // 5
+    path = folder / f"synthetic-1-{n_images}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as cached:
+            return cached["images"], cached["labels"], str(cached["fingerprint"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # not drawn yet, or its writing was cut off
+    images, labels = synthetic_images(n_images, seed=0)
+    fingerprint = hashlib.md5(images, usedforsecurity=False).hexdigest()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".synthetic-", delete=False) as file:
+            np.savez(file, images=images, labels=labels, fingerprint=fingerprint)
+        os.replace(file.name, path)
+    except OSError as error:
+        warnings.warn(f"the synthetic images could not be kept for next time: {error}", stacklevel=4)
+    return images, labels, fingerprint
