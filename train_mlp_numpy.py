@@ -1,0 +1,90 @@
+"""Train the NumPy MLP on CIFAR-10 (question 1.2).
+
+python train_mlp_numpy.py
+python train_mlp_numpy.py --dnn_hidden_units 300,100 --max_steps 3000
+python train_mlp_numpy.py --resume results/train_mlp_numpy/2026-11-23_20-15-00
+"""
+
+import math
+import sys
+
+import numpy as np
+
+from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError, get_cifar10
+from mlp_numpy import MLP
+from modules import CrossEntropyModule
+from train_utils import Run, add_mlp_flags, make_parser, run_script
+
+
+def train(args):
+    """Train as the flags say, and return the `Run`."""
+    data = get_cifar10(args.data_dir, dataset=args.dataset, seed=args.seed, synthetic_size=args.synthetic_size)
+    mlp = MLP(
+        math.prod(IMAGE_SHAPE),
+        args.dnn_hidden_units,
+        len(CLASSES),
+        args.neg_slope,
+        dtype=np.float32,
+        rng=np.random.default_rng(args.seed),
+    )
+    cross_entropy = CrossEntropyModule()
+
+    run = Run(args, data)
+    run.restore(mlp.load_state_dict)
+    data["train"].position = run.step * args.batch_size
+
+    def evaluate(split):
+        return score(mlp, data[split], args.train_eval_size if split == "train" else 0)
+
+    # A network that diverges overflows before its loss stops being finite, which `steps` reports.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in run.steps(evaluate, mlp.state_dict):
+            images, targets = data["train"].next_batch(args.batch_size)
+            probabilities = mlp.forward(flatten(images))
+            run.loss = cross_entropy.forward(probabilities, targets)
+            mlp.backward(cross_entropy.backward(probabilities, targets))
+            sgd_step(mlp, args.learning_rate)
+    return run
+
+
+def flatten(images):
+    """Return images, (n, 3, 32, 32), as rows, (n, 3072)."""
+    return images.reshape(len(images), -1)
+
+
+def sgd_step(mlp, learning_rate):
+    """Take one step of plain gradient descent, W ← W − η dL/dW, for every parameter."""
+    for layer in mlp.layers:
+        for name, grad in layer.grads.items():
+            # Not in place: the old weights lie in every core's cache, which makes writing to them
+            # take twice as long as writing new ones.
+            layer.params[name] = -learning_rate * grad + layer.params[name]
+
+
+def score(mlp, dataset, limit=0):
+    """Return mean loss and accuracy, in [0, 1], over the first `limit` examples of `dataset` (0: all)."""
+    cross_entropy = CrossEntropyModule()
+    loss, n_correct, n = 0.0, 0, 0
+    for images, targets in dataset.batches(1000, limit):
+        probabilities = mlp.forward(flatten(images))
+        loss += float(cross_entropy.forward(probabilities, targets)) * len(images)
+        n_correct += int((probabilities.argmax(axis=1) == targets.argmax(axis=1)).sum())
+        n += len(images)
+    return loss / n, n_correct / n
+
+
+def main(argv=None):
+    parser = make_parser(
+        "train_mlp_numpy",
+        "Train an MLP, written in NumPy, on CIFAR-10 by stochastic gradient descent.",
+        learning_rate=2e-3,
+        max_steps=1500,
+        batch_size=200,
+        eval_freq=100,
+    )
+    add_mlp_flags(parser)
+    return run_script(train, parser, argv, expected=(DataError,))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

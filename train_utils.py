@@ -1,0 +1,548 @@
+"""One training run, whatever it trains: flags, run folder, metrics, checkpoint, progress and curves.
+
+A script makes its flags with `make_parser` and `parse_args`, and its loop with `Run.steps`; `run_script`
+turns errors into one line and an exit status. Nothing here imports torch.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+
+class RunError(Exception):
+    """A run cannot start, go on or be resumed; the message says what to do."""
+
+
+# ---- Flags -------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads flags from the command line and from `@FILE`s, and reports a wrong one in one line, exit status 2."""
+
+    def convert_arg_line_to_args(self, line):
+        try:
+            return shlex.split(line, comments=True)
+        except ValueError as error:
+            self.error(f"flag file line {line!r}: {error}")
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (flags: {self.prog} --help)\n")
+
+
+def whole_number(minimum, maximum=None):
+    """Return an argparse type for whole numbers from `minimum` to `maximum` (None: no bound)."""
+    expected = f"a whole number {f'of at least {minimum}' if maximum is None else f'from {minimum} to {maximum}'}"
+
+    def parse(text):
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < minimum or (maximum is not None and number > maximum):
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+        return number
+
+    return parse
+
+
+def real_number(minimum, *, exclusive=False):
+    """Return an argparse type for finite numbers of at least, or `exclusive`ly above, `minimum`."""
+    expected = f"a number {'above' if exclusive else 'of at least'} {minimum}"
+
+    def parse(text):
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number >= minimum) or (exclusive and number == minimum):
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+        return number
+
+    return parse
+
+
+def layer_sizes(text):
+    """Argparse type: '100,50' is [100, 50], and '' is [], a network without a hidden layer."""
+    try:
+        sizes = [int(size) for size in text.split(",")] if text.strip() else []
+    except ValueError:
+        sizes = [0]
+    if any(size < 1 for size in sizes):
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected sizes of at least 1 with commas between, as in 100,50"
+        )
+    return sizes
+
+
+def make_parser(script, description, *, learning_rate, max_steps, batch_size, eval_freq):
+    """Return a `Parser` with the flags that every script shares, and the defaults of this one, `script`.py."""
+    parser = Parser(
+        prog=f"{script}.py",
+        description=description,
+        epilog="Flags can also stand in a file, one and its value a line, # before a comment: give it as @FILE.",
+        fromfile_prefix_chars="@",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    positive = whole_number(1)
+    add("--learning_rate", type=real_number(0, exclusive=True), default=learning_rate, help="step size")
+    add("--max_steps", type=positive, default=max_steps, help="number of training steps")
+    add("--batch_size", type=positive, default=batch_size, help="images a step")
+    add("--eval_freq", type=positive, default=eval_freq, help="steps between evaluations")
+    add(
+        "--train_eval_size",
+        type=whole_number(0, 50_000),
+        default=10_000,
+        help="training images to evaluate on, 0 for all; the test set is always taken whole",
+    )
+    add("--seed", type=whole_number(0, 2**32 - 1), default=42, help="of weights and order of the images")
+    add(
+        "--dataset",
+        choices=("auto", "cifar10", "synthetic"),
+        default="auto",
+        help="auto takes synthetic images where CIFAR-10 is neither on disk nor to be had",
+    )
+    add("--data_dir", default="./cifar10/cifar-10-batches-py", help="folder of CIFAR-10, downloaded where missing")
+    add(
+        "--synthetic_size",
+        type=whole_number(10, 1_000_000),
+        default=50_000,
+        help="synthetic training images, with a fifth as many for the test",
+    )
+    add("--out_dir", help="run folder to make (default: results/SCRIPT/TIME)")
+    add("--resume", metavar="DIR", help="go on with the run in DIR, under the flags it was started with")
+    add("--quiet", action="store_true", help="print only warnings and errors")
+    parser.set_defaults(script=script)
+    return parser
+
+
+def add_mlp_flags(parser):
+    """Add the flags that describe an MLP."""
+    parser.add_argument(
+        "--dnn_hidden_units", type=layer_sizes, default=[100], help="sizes of the hidden layers, with commas between"
+    )
+    parser.add_argument(
+        "--neg_slope", type=real_number(0), default=0.02, help="slope of the leaky ReLUs for negative inputs"
+    )
+
+
+def parse_args(parser, argv=None):
+    """Return the flags; with `--resume`, those that the run was started with. Reads no data.
+
+    Exits with status 2 and one line on standard error where a flag is unknown or impossible.
+    """
+    args = parser.parse_args(argv)
+    if args.resume is not None:
+        return _parse_resumed(parser, argv, args)
+    if args.out_dir is not None:
+        folder = Path(args.out_dir)
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            parser.error(
+                f"argument --out_dir: {args.out_dir!r} exists already and is not overwritten; "
+                f"name another folder, or go on with that run: --resume {shlex.quote(args.out_dir)}"
+            )
+    n_train = {"cifar10": 50_000, "synthetic": args.synthetic_size}.get(args.dataset, min(50_000, args.synthetic_size))
+    if args.batch_size > n_train:
+        parser.error(f"argument --batch_size: got {args.batch_size}, expected at most {n_train}, the training images")
+    return args
+
+
+def _parse_resumed(parser, argv, args):
+    """Return the flags of the run in `args.resume`, which the command line may repeat but not change."""
+    folder, script = args.resume, args.script
+    try:
+        config = json.loads(Path(folder, "config.json").read_text())
+        recorded = config["flags"] | {"resume": folder}
+        dataset = "synthetic" if config["dataset"]["is_synthetic"] else "cifar10"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"argument --resume: {folder!r} is not a run folder with a readable config.json ({error})")
+    if recorded.get("script") != script:
+        parser.error(f"argument --resume: {folder!r} is a run of {recorded.get('script')}.py")
+    parser.set_defaults(**recorded)
+    args = parser.parse_args(argv)
+    for name, value in recorded.items():
+        # A data set may have moved (its fingerprint is checked), and quiet changes no number.
+        if name not in ("data_dir", "quiet") and getattr(args, name) != value:
+            parser.error(
+                f"argument --{name}: got {getattr(args, name)!r}, but {folder!r} was started with {value!r}; "
+                "leave the flag out, or start a new run without --resume"
+            )
+    args.dataset = dataset  # what 'auto' found the first time, whatever is to be had now
+    return args
+
+
+def run_script(train, parser, argv=None, *, expected=()):
+    """Parse flags, call `train(args)` and return the exit status.
+
+    0 after a whole run, 1 with one line on standard error for a `RunError`, an `OSError` or one of
+    `expected`, 130 for a run that Ctrl-C ended; wrong flags exit with 2.
+    """
+    warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
+    args = parse_args(parser, argv)
+    try:
+        return 0 if train(args).is_complete else 130
+    except (RunError, OSError, *expected) as error:
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+
+
+# ---- One run -----------------------------------------------------------------------------------
+
+
+class Run:
+    """A run folder, and the loop that fills it.
+
+    Args:
+        args: flags from `parse_args`. Without `args.resume` a new folder is made.
+        data: splits from `get_cifar10`; where they come from is recorded.
+        device, precision: recorded.
+
+    Attributes:
+        folder: `pathlib.Path` of the run folder.
+        step: how many training steps the network has had.
+        loss: the script sets it to the training loss of its last batch.
+        is_complete: whether that was the last one; not so after Ctrl-C or SIGTERM.
+
+    Raises:
+        RunError: what is to be resumed is damaged, or was trained on other data.
+        OSError: the folder cannot be written.
+    """
+
+    checkpoint_name = "checkpoint.npz"
+
+    def __init__(self, args, data, *, device="cpu", precision="float32"):
+        self.args = args
+        self.dataset = data["train"].origin
+        self.step = 0
+        self.loss = 0.0
+        self.metrics = []
+        self._state = None
+        self._interrupted = False
+        self._seconds_before = 0.0  # of the run before it was resumed
+        self._step_seconds = 0.0  # of training steps only, without evaluations and figures
+        if args.resume is None:
+            self.folder = self._make_folder()
+            self._write_config(device, precision)
+        else:
+            self.folder = Path(args.resume)
+            self._reopen()
+        self._started = time.perf_counter()
+        n_train, n_test = data["train"].num_examples, data["test"].num_examples
+        self.say(f"{self.dataset['name']}: {n_train} training and {n_test} test images; run folder {self.folder}")
+        self._warn_if_synthetic()
+
+    @property
+    def is_complete(self):
+        return self.step == self.args.max_steps
+
+    def steps(self, evaluate, state):
+        """Yield once for each training step that is to be done, and take care of everything else.
+
+        At step 0, every `eval_freq` steps and at the last, the network is evaluated, and metrics,
+        figures and checkpoint are written. Ends early, with a checkpoint, after Ctrl-C.
+
+        Args:
+            evaluate: `evaluate(split)` returns loss and accuracy on 'train' and on 'test'.
+            state: returns what a checkpoint must hold, as `write_state` takes it.
+
+        Raises:
+            RunError: a loss is not finite. The last checkpoint stays as it was.
+        """
+        with self._catch_signals(), self._progress_bar() as bar:
+            while True:
+                is_due = self.step % self.args.eval_freq == 0 or self.is_complete
+                if is_due and not (self.metrics and self.metrics[-1]["step"] == self.step):
+                    self._record(evaluate)
+                    self._write_checkpoint(state())
+                if self.is_complete or self._interrupted:
+                    break
+                began = time.perf_counter()
+                yield
+                self._step_seconds += time.perf_counter() - began
+                self.step += 1
+                self._check_finite("training loss", self.loss)
+                bar.set_postfix_str(f"loss {self.loss:.3f}", refresh=False)
+                bar.update()
+        self._warn_if_synthetic()
+        if self.is_complete:
+            self._write_summary()
+        else:
+            self._write_checkpoint(state())
+            command = f"python {self.args.script}.py --resume {shlex.quote(str(self.folder))}"
+            print(f"stopped at step {self.step}; to go on: {command}", file=sys.stderr)
+
+    def restore(self, load):
+        """Call `load(state)` with what the checkpoint holds, where there is one to resume from."""
+        if self._state is not None:
+            try:
+                load(self._state)
+            except (KeyError, ValueError) as error:
+                raise RunError(f"{self.folder / self.checkpoint_name} is not of this run: {error}") from error
+
+    def say(self, message):
+        if not self.args.quiet:
+            tqdm.write(message, file=sys.stdout)
+            sys.stdout.flush()
+
+    # What a checkpoint is made of: PyTorch's scripts override these two and the name.
+
+    def write_state(self, file, state):
+        np.savez(file, **state)
+
+    def read_state(self, path):
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    # The folder and its files
+
+    def _make_folder(self):
+        if self.args.out_dir is not None:
+            folder = Path(self.args.out_dir)
+            folder.mkdir(parents=True, exist_ok=True)  # `parse_args` has made sure that it is empty
+            return folder
+        base = Path("results", self.args.script, time.strftime("%Y-%m-%d_%H-%M-%S"))
+        folder, n = base, 1
+        while True:
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                n += 1
+                folder = base.with_name(f"{base.name}-{n}")
+
+    def _write_config(self, device, precision):
+        modules = ("numpy", "torch", "torchvision")
+        config = {
+            "script": self.args.script,
+            "flags": vars(self.args),
+            "dataset": self.dataset,
+            "seed": self.args.seed,
+            "versions": {"python": platform.python_version()}
+            | {name: sys.modules[name].__version__ for name in modules if name in sys.modules},
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "device": device,
+            "precision": precision,
+            "git_commit": _git_commit(),
+        }
+        _write_json(self.folder / "config.json", config)
+
+    def _reopen(self):
+        recorded = json.loads((self.folder / "config.json").read_text())["dataset"]
+        if recorded != self.dataset:
+            raise RunError(
+                f"{self.folder} was trained on {recorded['name']} ({recorded['fingerprint']}), got "
+                f"{self.dataset['name']} ({self.dataset['fingerprint']}): name the folder of the first with --data_dir"
+            )
+        path = self.folder / self.checkpoint_name
+        if path.exists():
+            try:
+                state = self.read_state(path)
+                self.step = int(state.pop("step"))
+                self._seconds_before = float(state.pop("seconds"))
+                self._step_seconds = float(state.pop("step_seconds"))
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise RunError(
+                    f"{path} is damaged or no checkpoint ({error}); delete it to begin this run again from step 0"
+                ) from error
+            self._state = state
+        # Killed between metrics and checkpoint, a run has evaluations that it is about to repeat.
+        self.metrics = [m for m in read_metrics(self.folder) if self._state and m["step"] <= self.step]
+        lines = "".join(json.dumps(m) + "\n" for m in self.metrics)
+        _write_atomically(self.folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
+
+    def _record(self, evaluate):
+        metrics = {"step": self.step}
+        for split in ("train", "test"):
+            loss, accuracy = evaluate(split)
+            self._check_finite(f"{split} loss", loss)
+            metrics |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
+        metrics |= {"images_seen": self.step * self.args.batch_size, "seconds": round(self._seconds(), 3)}
+        self.metrics.append(metrics)
+        # One write of one short line: a killed process leaves whole lines.
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(metrics) + "\n")
+        self._draw_curves()
+        self.say(
+            f"step {self.step:>6}/{self.args.max_steps}"
+            f"   train loss {metrics['train_loss']:.4f} accuracy {metrics['train_accuracy']:.4f}"
+            f"   test loss {metrics['test_loss']:.4f} accuracy {metrics['test_accuracy']:.4f}"
+            f"   {metrics['seconds']:.1f} s"
+        )
+
+    def _write_checkpoint(self, state):
+        clock = {"step": self.step, "seconds": self._seconds(), "step_seconds": self._step_seconds}
+        _write_atomically(self.folder / self.checkpoint_name, lambda file: self.write_state(file, state | clock))
+
+    def _draw_curves(self):
+        title = f"{self.args.script} on {self.dataset['name']}"
+        for quantity in ("accuracy", "loss"):
+            figure = draw_curve(self.metrics, quantity, title)
+            _write_atomically(self.folder / f"{quantity}.png", lambda file, f=figure: f.savefig(file, format="png"))
+
+    def _write_summary(self):
+        last = self.metrics[-1]
+        best_accuracy = max(self.metrics, key=lambda m: m["test_accuracy"])
+        best_loss = min(self.metrics, key=lambda m: m["test_loss"])
+        summary = {
+            "dataset": self.dataset["name"],
+            "last": last,
+            "best": {
+                "test_accuracy": {"value": best_accuracy["test_accuracy"], "step": best_accuracy["step"]},
+                "test_loss": {"value": best_loss["test_loss"], "step": best_loss["step"]},
+            },
+            "seconds": round(self._seconds(), 3),
+            "images_per_second": round(last["images_seen"] / self._step_seconds),
+            "peak_memory_mb": _peak_memory_mb(),
+        }
+        _write_json(self.folder / "summary.json", summary)
+        self.say(
+            f"test accuracy {last['test_accuracy']:.4f}, test loss {last['test_loss']:.4f} after {self.step} steps "
+            f"and {summary['seconds']:.1f} s; curves: {self.folder / 'accuracy.png'}, {self.folder / 'loss.png'}"
+        )
+
+    # Around the loop
+
+    def _seconds(self):
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def _progress_bar(self):
+        # disable=None: no bar where standard error is not a terminal.
+        return tqdm(
+            total=self.args.max_steps,
+            initial=self.step,
+            unit="step",
+            disable=True if self.args.quiet else None,
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    @contextlib.contextmanager
+    def _catch_signals(self):
+        """Let Ctrl-C and SIGTERM end the run after the step that they fall in; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may set handlers
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def stop(number, _frame):
+            self._interrupted = True
+            signal.signal(number, before[number])
+            print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+
+        for number in before:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _check_finite(self, name, value):
+        if not math.isfinite(value):
+            checkpoint = self.folder / self.checkpoint_name
+            raise RunError(
+                f"{name} is {float(value)} at step {self.step}: the run has diverged; start anew with a "
+                f"--learning_rate below {self.args.learning_rate}. "
+                + (
+                    f"The last good checkpoint stays in {checkpoint}"
+                    if checkpoint.exists()
+                    else "No checkpoint was made"
+                )
+            )
+
+    def _warn_if_synthetic(self):
+        if self.dataset["is_synthetic"]:
+            print(
+                "*** SYNTHETIC IMAGES, not CIFAR-10: no number of this run says anything of CIFAR-10 ***",
+                file=sys.stderr,
+            )
+
+
+# ---- Files and figures -------------------------------------------------------------------------
+
+
+def read_metrics(folder):
+    """Return the evaluations of a run folder, a list of dicts, without a last line that a crash cut off.
+
+    Raises:
+        RunError: a line is no JSON.
+    """
+    path = Path(folder, "metrics.jsonl")
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); start a new run") from error
+
+
+def draw_curve(metrics, quantity, title):
+    """Return a matplotlib figure of one quantity, 'accuracy' or 'loss', of both splits over the steps."""
+    from matplotlib.figure import Figure  # takes 0.4 s, which --help need not
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=110)
+    axes = figure.subplots()
+    steps = [m["step"] for m in metrics]
+    # Blue and vermilion, and line styles besides: clear to the colour-blind, and in grey.
+    for split, style in (
+        ("train", {"color": "#0072B2", "ls": "--", "marker": "o"}),
+        ("test", {"color": "#D55E00", "marker": "s"}),
+    ):
+        axes.plot(steps, [m[f"{split}_{quantity}"] for m in metrics], label=split, markersize=3.5, **style)
+    axes.set(xlabel="training step", ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _write_atomically(path, write):
+    """Call `write(file)` on a temporary file, flush it to disk and rename it to `path`: there is never half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _write_json(path, content):
+    _write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+
+
+def _git_commit():
+    """Return the commit of this code, with '-dirty' where files differ from it, or None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _peak_memory_mb():
+    """Return the process's peak resident memory in MB (10⁶ bytes), or None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
