@@ -215,7 +215,7 @@ def _read_cifar10(data_dir):
         try:
             raw = (data_dir / name).read_bytes()
             images[i], labels = _parse_batch(raw, batch_label)
-        except (OSError, ValueError, pickle.UnpicklingError) as error:
+        except (OSError, ValueError) as error:
             raise DataError(
                 f"{data_dir / name} cannot be used: {error}. Move {data_dir} away to have it downloaded anew."
             ) from error
@@ -240,16 +240,17 @@ def _parse_batch(raw, batch_label):
     """Return pixels, uint8 (10000, 3, 32, 32), and labels, a list, of one official file's bytes.
 
     Raises:
-        ValueError, pickle.UnpicklingError: the bytes are anything else.
+        ValueError: the bytes are anything else.
     """
     if not raw:
         raise ValueError("the file is empty")
     try:
         batch = _BatchUnpickler(io.BytesIO(raw), encoding="bytes").load()
-    except pickle.UnpicklingError:
+    except _RefusedError:
         raise
     except Exception as error:  # damaged opcodes raise nearly every kind that there is
-        raise ValueError(f"it is damaged or no pickle ({type(error).__name__}: {error})") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"it is damaged or no pickle ({type(error).__name__}: {reason})") from error
     if not isinstance(batch, dict):
         raise ValueError(f"it holds a {type(batch).__name__}, expected a dict")
     found = batch.get(b"batch_label")
@@ -267,6 +268,10 @@ def _parse_batch(raw, batch_label):
     return pixels.reshape(-1, *IMAGE_SHAPE), labels
 
 
+class _RefusedError(ValueError):
+    """A pickle asks for what no CIFAR-10 file holds."""
+
+
 class _PickledArray:
     """Receives what a pickle says of an array and makes a uint8 array of it.
 
@@ -282,7 +287,7 @@ class _PickledArray:
     def __setstate__(self, state):
         _version, shape, dtype, is_fortran, raw = state
         if not isinstance(dtype, _PickledDtype) or dtype.name not in (b"u1", "u1"):
-            raise pickle.UnpicklingError("it holds an array that is not uint8")
+            raise _RefusedError("refused: it holds an array that is not uint8")
         self.pixels = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if is_fortran else "C")
 
 
@@ -309,7 +314,7 @@ class _BatchUnpickler(pickle.Unpickler):
         try:
             return _STAND_INS[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(
+            raise _RefusedError(
                 f"refused: it asks for {module}.{name}, and a CIFAR-10 file holds nothing but arrays, lists and strings"
             ) from None
 
@@ -361,7 +366,11 @@ def _check_md5(archive):
 def _fetch_archive(folder):
     """Download the archive into `folder` through torchvision's helper, which shows progress and checks the md5."""
     # Importing torchvision takes seconds and a few hundred MB: not without a server that answers.
-    urllib.request.urlopen(urllib.request.Request(ARCHIVE_URL, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
+    try:
+        urllib.request.urlopen(urllib.request.Request(ARCHIVE_URL, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
     from torchvision.datasets.utils import download_url
 
     with _https_with_timeout():
@@ -436,7 +445,7 @@ def _cached_synthetic(folder, n_train):
     n_images = n_train + n_train // 5
     path = folder / f"synthetic-1-{n_images}.npz"
     try:
-        with np.load(path, allow_pickle=False) as cached:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as cached:
             return cached["images"], cached["labels"], str(cached["fingerprint"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not drawn yet, or its writing was cut off

@@ -1,0 +1,87 @@
+"""Small CIFAR-10 folders in the official format, and a cache for the synthetic images, made once for all tests."""
+
+import os
+import struct
+
+import numpy as np
+import pytest
+
+import cifar10_utils
+
+
+def py2_string(raw):
+    """Pickle opcodes of a Python 2 str."""
+    return b"U" + bytes([len(raw)]) + raw if len(raw) < 256 else b"T" + struct.pack("<i", len(raw)) + raw
+
+
+def py2_int(n):
+    return b"K" + bytes([n]) if 0 <= n < 256 else b"J" + struct.pack("<i", n)
+
+
+def py2_array(array):
+    """Pickle opcodes of a two-dimensional array as NumPy under Python 2 wrote them, with align and copy as ints."""
+    raw = array.tobytes()
+    kind = array.dtype.str[1:].encode()
+    order = b"|" if array.dtype.itemsize == 1 else b"<"
+    return (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01("
+        + b"".join(py2_int(n) for n in array.shape)
+        + b"tcnumpy\ndtype\n("
+        + py2_string(kind)
+        + b"K\x00K\x01tR(K\x03"
+        + py2_string(order)
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        + py2_string(raw)
+        + b"tb"
+    )
+
+
+def py2_batch(label, pixels, labels):
+    """The bytes of an official batch file."""
+    items = {
+        b"batch_label": py2_string(label),
+        b"labels": b"](" + b"".join(map(py2_int, labels)) + b"e",
+        b"data": py2_array(pixels),
+    }
+    return b"\x80\x02}(" + b"".join(py2_string(key) + value for key, value in items.items()) + b"u."
+
+
+@pytest.fixture(scope="session")
+def official_files():
+    """`{file name: bytes}` of a whole data set of the official shape; image i has the pixels i % 251, label i % 10."""
+    files = {}
+    for number, (name, label, _) in enumerate((*cifar10_utils.TRAIN_FILES, cifar10_utils.TEST_FILE)):
+        index = np.arange(number * 10_000, (number + 1) * 10_000)
+        pixels = np.repeat((index % 251).astype(np.uint8)[:, None], 3072, axis=1)
+        files[name] = py2_batch(label, pixels, (index % 10).tolist())
+    return files
+
+
+@pytest.fixture(scope="session")
+def official_folder(official_files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("official")
+    for name, raw in official_files.items():
+        (folder / name).write_bytes(raw)
+    return folder
+
+
+@pytest.fixture
+def data_dir(official_folder, tmp_path):
+    """A folder of those files, for a test to damage: links, which `replace` replaces and never writes through."""
+    folder = tmp_path / "cifar10" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for path in official_folder.iterdir():
+        os.link(path, folder / path.name)
+    return folder
+
+
+def replace(path, raw):
+    path.unlink()
+    path.write_bytes(raw)
+
+
+@pytest.fixture(scope="session")
+def synthetic_flags(tmp_path_factory):
+    """Flags that make a script train on a few synthetic images, cached for the session."""
+    data_dir = tmp_path_factory.mktemp("data") / "cifar-10-batches-py"
+    return ["--dataset", "synthetic", "--synthetic_size", "1000", "--data_dir", str(data_dir)]
