@@ -310,7 +310,7 @@ class Run:
         np.savez(file, **state)
 
     def read_state(self, path):
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
 
     # The folder and its files

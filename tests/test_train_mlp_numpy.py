@@ -1,0 +1,465 @@
+"""The training script as its users run it: flags, run folder, interruptions, resuming."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+import train_mlp_numpy
+from train_utils import draw_curve, make_parser, read_metrics
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "train_mlp_numpy.py"
+CIFAR10 = ROOT / "cifar10" / "cifar-10-batches-py"
+# Small enough for a test, with an evaluation every third step, so that a kill may fall into one.
+SMALL = ["--dnn_hidden_units", "20,10", "--batch_size", "30", "--max_steps", "40", "--eval_freq", "3"]
+FOLDER_FILES = {"config.json", "metrics.jsonl", "accuracy.png", "loss.png", "checkpoint.npz", "summary.json"}
+
+
+def run(*flags, **kwargs):
+    """Run the script in a process of its own and return the finished process."""
+    return subprocess.run([sys.executable, SCRIPT, *map(str, flags)], capture_output=True, text=True, **kwargs)
+
+
+def metrics_without_seconds(folder):
+    return [{k: v for k, v in m.items() if k != "seconds"} for m in read_metrics(folder)]
+
+
+def checkpoint(folder):
+    """Return what the checkpoint holds, but for the clock."""
+    with np.load(folder / "checkpoint.npz", allow_pickle=False) as arrays:
+        return {name: array for name, array in arrays.items() if "seconds" not in name}
+
+
+def assert_same_run(folder, reference):
+    """Assert that two runs have the same metrics to the last digit, and the same weights to the bit."""
+    assert metrics_without_seconds(folder) == metrics_without_seconds(reference)
+    ours, theirs = checkpoint(folder), checkpoint(reference)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        assert array.tobytes() == theirs[name].tobytes(), f"{name} differs"
+
+
+@pytest.fixture(scope="module")
+def reference(synthetic_flags, tmp_path_factory):
+    """The run folder of a small run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "reference"
+    done = run(*synthetic_flags, *SMALL, "--out_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+# ---- A run and its folder ----------------------------------------------------------------------
+
+
+def test_run_folder_holds_what_it_should(reference):
+    assert {path.name for path in reference.iterdir()} == FOLDER_FILES
+    metrics = read_metrics(reference)
+    assert [m["step"] for m in metrics] == [*range(0, 40, 3), 40]
+    assert list(metrics[0]) == [
+        "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "images_seen", "seconds",
+    ]  # fmt: skip
+    assert metrics[-1]["images_seen"] == 40 * 30
+    seconds = [m["seconds"] for m in metrics]
+    assert seconds == sorted(seconds)
+    config = json.loads((reference / "config.json").read_text())
+    assert config["flags"]["dnn_hidden_units"] == [20, 10]
+    assert config["dataset"]["is_synthetic"] is True
+    assert len(config["dataset"]["fingerprint"]) == 32
+    assert set(config["versions"]) == {"python", "numpy"}
+    assert (config["seed"], config["device"], config["precision"]) == (42, "cpu", "float32")
+    summary = json.loads((reference / "summary.json").read_text())
+    assert summary["last"] == metrics[-1]
+    assert summary["best"]["test_accuracy"]["value"] == max(m["test_accuracy"] for m in metrics)
+    assert summary["best"]["test_loss"]["value"] == min(m["test_loss"] for m in metrics)
+    assert summary["images_per_second"] > 0
+
+
+def test_first_evaluation_is_of_the_untrained_network(reference):
+    # Logits of nearly 0 give every class a tenth.
+    assert read_metrics(reference)[0]["test_loss"] == pytest.approx(np.log(10), abs=1e-3)
+
+
+def test_figures_are_pictures_and_name_the_data_set(reference):
+    for name in ("accuracy.png", "loss.png"):
+        picture = matplotlib.image.imread(reference / name)
+        assert picture.std() > 0.05, f"{name} is blank"
+    (axes,) = draw_curve(read_metrics(reference), "loss", "here on there").axes
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == (
+        "here on there",
+        "training step",
+        "cross-entropy loss",
+    )
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["train", "test"]
+
+
+def test_synthetic_images_are_announced_at_the_start_and_the_end(synthetic_flags, tmp_path):
+    done = run(*synthetic_flags, *SMALL, "--quiet", "--out_dir", tmp_path / "run")
+    assert done.stdout == ""
+    assert done.stderr.count("SYNTHETIC IMAGES, not CIFAR-10") == 2
+
+
+def test_same_seed_gives_the_same_metrics_and_another_seed_does_not(synthetic_flags, reference, tmp_path):
+    assert run(*synthetic_flags, *SMALL, "--out_dir", tmp_path / "again").returncode == 0
+    assert_same_run(tmp_path / "again", reference)
+    assert run(*synthetic_flags, *SMALL, "--seed", 1, "--out_dir", tmp_path / "other").returncode == 0
+    assert metrics_without_seconds(tmp_path / "other") != metrics_without_seconds(reference)
+
+
+def test_log_has_a_plain_line_for_each_evaluation(synthetic_flags, reference, tmp_path):
+    done = run(*synthetic_flags, *SMALL, "--out_dir", tmp_path / "run")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("step ")]
+    assert len(lines) == len(read_metrics(reference))
+    assert "\r" not in done.stdout + done.stderr
+    last = read_metrics(reference)[-1]
+    assert f"test loss {last['test_loss']:.4f} accuracy {last['test_accuracy']:.4f}" in lines[-1]
+
+
+def test_default_folder_is_named_after_script_and_time_and_never_taken_twice(synthetic_flags, tmp_path):
+    flags = [*synthetic_flags, "--max_steps", "1", "--quiet"]
+    runs = [
+        subprocess.Popen([sys.executable, SCRIPT, *flags], cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(3)
+    ]
+    assert [process.wait() for process in runs] == [0, 0, 0]
+    folders = list((tmp_path / "results" / "train_mlp_numpy").iterdir())
+    assert len(folders) == 3
+    assert all({path.name for path in folder.iterdir()} == FOLDER_FILES for folder in folders)
+
+
+def test_network_without_hidden_layers_trains(synthetic_flags, tmp_path):
+    done = run(
+        *synthetic_flags, *SMALL, "--dnn_hidden_units", "", "--learning_rate", 1e-6, "--out_dir", tmp_path / "run"
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(checkpoint(tmp_path / "run")) == {"step", "linear1.weight", "linear1.bias"}
+
+
+def test_numpy_path_never_imports_torch(synthetic_flags, tmp_path):
+    code = (
+        "import sys, train_mlp_numpy as script\n"
+        f"assert script.main({[*synthetic_flags, *SMALL, '--out_dir', str(tmp_path / 'run')]!r}) == 0\n"
+        "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_imports_neither_torch_nor_matplotlib():
+    code = (
+        "import sys, train_mlp_numpy as script\n"
+        "try:\n    script.main(['--help'])\n"
+        "except SystemExit:\n    assert not {'torch', 'torchvision', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for flag in ("--dnn_hidden_units", "--learning_rate", "--neg_slope", "--resume", "--dataset", "@FILE"):
+        assert flag in done.stdout
+
+
+def last_of_default_run(tmp_path, *flags):
+    done = run(*flags, "--out_dir", tmp_path / "run", "--quiet")
+    assert done.returncode == 0, done.stderr
+    last = read_metrics(tmp_path / "run")[-1]
+    assert last["step"] == 1500
+    assert last["train_accuracy"] > last["test_accuracy"] + 0.02, "overfitting should have begun"
+    assert last["train_loss"] < last["test_loss"] - 0.05
+    return last
+
+
+def test_default_run_on_synthetic_images_teaches_what_the_course_teaches(tmp_path):
+    last = last_of_default_run(tmp_path, "--dataset", "synthetic", "--data_dir", tmp_path / "x")
+    assert 0.40 <= last["test_accuracy"] <= 0.55
+
+
+@pytest.mark.skipif(not CIFAR10.exists(), reason="CIFAR-10 is not in cifar10/cifar-10-batches-py")
+def test_default_run_on_cifar10_reaches_the_accuracy_of_the_report(tmp_path):
+    last = last_of_default_run(tmp_path, "--dataset", "cifar10", "--data_dir", CIFAR10)
+    assert 0.435 <= last["test_accuracy"] <= 0.490
+    assert 1.45 <= last["test_loss"] <= 1.70
+
+
+# ---- Flags -------------------------------------------------------------------------------------
+
+WRONG_FLAGS = [
+    ("--learning_rate", "0", "got '0', expected a number above 0"),
+    ("--learning_rate", "-1e-3", "expected a number above 0"),
+    ("--learning_rate", "nan", "got 'nan'"),
+    ("--learning_rate", "inf", "got 'inf'"),
+    ("--learning_rate", "fast", "got 'fast'"),
+    ("--max_steps", "0", "got '0', expected a whole number of at least 1"),
+    ("--max_steps", "1.5", "got '1.5'"),
+    ("--batch_size", "0", "expected a whole number of at least 1"),
+    ("--batch_size", "-200", "expected a whole number of at least 1"),
+    ("--batch_size", "50001", "expected at most 50000, the training images"),
+    ("--eval_freq", "0", "expected a whole number of at least 1"),
+    ("--train_eval_size", "-1", "expected a whole number from 0 to 50000"),
+    ("--train_eval_size", "50001", "expected a whole number from 0 to 50000"),
+    ("--seed", "-1", "expected a whole number from 0 to 4294967295"),
+    ("--seed", "4294967296", "expected a whole number from 0 to 4294967295"),
+    ("--neg_slope", "-0.02", "expected a number of at least 0"),
+    ("--neg_slope", "nan", "got 'nan'"),
+    ("--dnn_hidden_units", "100,", "got '100,', expected sizes of at least 1 with commas between"),
+    ("--dnn_hidden_units", "100,0", "expected sizes of at least 1"),
+    ("--dnn_hidden_units", "-5", "expected sizes of at least 1"),
+    ("--dnn_hidden_units", "many", "expected sizes of at least 1"),
+    ("--dataset", "mnist", "invalid choice: 'mnist'"),
+    ("--synthetic_size", "9", "expected a whole number from 10 to 1000000"),
+    ("--resume", "no such folder", "'no such folder' is not a run folder with a readable config.json"),
+    ("--out_dir", "tests", "'tests' exists already and is not overwritten"),
+    ("--out_dir", "README.md", "'README.md' exists already"),
+    ("--unknown", "1", "unrecognized arguments: --unknown 1"),
+    ("--learn", "1", "unrecognized arguments: --learn 1"),
+    ("--learning_rate", None, "expected one argument"),
+    ("stray", None, "unrecognized arguments: stray"),
+    ("@no_such_file.args", None, "No such file"),
+]
+
+
+@pytest.mark.parametrize(("flag", "value", "message"), WRONG_FLAGS, ids=[f"{f} {v}" for f, v, _ in WRONG_FLAGS])
+def test_wrong_flag_ends_with_one_line_and_status_2_before_data_is_read(capsys, monkeypatch, flag, value, message):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(train_mlp_numpy, "get_cifar10", lambda *_, **__: pytest.fail("data was read"))
+    with pytest.raises(SystemExit) as error:
+        # One word, so that argparse does not take '-1' for a flag.
+        train_mlp_numpy.main([flag if value is None else f"{flag}={value}" if flag.startswith("--") else flag])
+    assert error.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("train_mlp_numpy.py: error: ")
+    assert message in err.replace("=", " ")
+
+
+def test_every_flag_that_takes_a_value_is_among_the_wrong_ones():
+    """A new flag needs its impossible values in the list above."""
+    parser = make_parser("x", "", learning_rate=1.0, max_steps=1, batch_size=1, eval_freq=1)
+    flags = {a.option_strings[0] for a in parser._actions if a.nargs != 0 and a.option_strings}
+    assert flags - {"--data_dir"} <= {flag for flag, *_ in WRONG_FLAGS}
+
+
+def test_flags_come_from_a_file_and_the_command_line_overrides_it(tmp_path, monkeypatch):
+    file = tmp_path / "run.args"
+    file.write_text('# a comment\n--learning_rate 0.5  # and another\n--dnn_hidden_units ""\n\n--seed 7\n')
+    seen = []
+    monkeypatch.setattr(train_mlp_numpy, "get_cifar10", lambda *_, **__: pytest.exit("read"))
+    monkeypatch.setattr(train_mlp_numpy, "train", lambda args: seen.append(args) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        train_mlp_numpy.main([f"@{file}", "--seed", "8"])
+    (args,) = seen
+    assert (args.learning_rate, args.dnn_hidden_units, args.seed) == (0.5, [], 8)
+
+
+def test_flag_file_with_an_open_quote_is_named(tmp_path, capsys):
+    (tmp_path / "run.args").write_text('--out_dir "half\n')
+    with pytest.raises(SystemExit) as error:
+        train_mlp_numpy.main([f"@{tmp_path / 'run.args'}"])
+    assert error.value.code == 2
+    assert "No closing quotation" in capsys.readouterr().err
+
+
+def test_existing_run_is_not_overwritten(synthetic_flags, reference):
+    before = {path: path.read_bytes() for path in reference.iterdir()}
+    done = run(*synthetic_flags, *SMALL, "--out_dir", reference)
+    assert done.returncode == 2
+    assert "exists already and is not overwritten" in done.stderr
+    assert f"--resume {reference}" in done.stderr
+    assert {path: path.read_bytes() for path in reference.iterdir()} == before
+
+
+def test_damaged_data_set_ends_with_one_line_and_status_1(tmp_path):
+    (tmp_path / "data_batch_1").write_bytes(b"x")
+    done = run("--data_dir", tmp_path, "--out_dir", tmp_path / "run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("train_mlp_numpy.py: error: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+# ---- Divergence --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("eval_freq", "seen_by"), [(1, "train loss"), (1000, "training loss")])
+def test_diverging_run_stops_with_a_message_and_keeps_the_last_good_checkpoint(
+    synthetic_flags, tmp_path, eval_freq, seen_by
+):
+    folder = tmp_path / "run"
+    done = run(*synthetic_flags, *SMALL, "--eval_freq", eval_freq, "--learning_rate", 1e6, "--out_dir", folder)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "SYNTHETIC" not in line]
+    assert f"error: {seen_by} is nan at step " in line
+    assert "--learning_rate below 1000000.0" in line
+    assert str(folder / "checkpoint.npz") in line
+    assert all(np.isfinite(array).all() for array in checkpoint(folder).values())
+    assert all(np.isfinite(list(m.values())).all() for m in read_metrics(folder))
+    assert not (folder / "summary.json").exists()
+
+
+# ---- Interruptions -----------------------------------------------------------------------------
+
+
+def start(flags, folder):
+    """Start a run in the background and return it once its folder has a config."""
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *flags, "--out_dir", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(folder / "config.json", process)
+    return process
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{path} did not appear within a minute"
+        time.sleep(0.005)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_run_killed_at_random_moments_and_resumed_ends_as_one_left_alone(synthetic_flags, reference, tmp_path):
+    folder = tmp_path / "run"
+    rng = random.Random(0)
+    process = start([*synthetic_flags, *SMALL], folder)
+    kills = 0
+    while kills < 6:
+        time.sleep(rng.uniform(0, 0.5))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.communicate()
+        kills += 1
+        read_metrics(folder)  # readable, whatever the moment
+        before = (folder / "metrics.jsonl").stat().st_mtime_ns if (folder / "metrics.jsonl").exists() else 0
+        process = subprocess.Popen(
+            [sys.executable, SCRIPT, "--resume", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        # The next kill falls into the run, not into its imports.
+        while process.poll() is None and (
+            not (folder / "metrics.jsonl").exists() or (folder / "metrics.jsonl").stat().st_mtime_ns == before
+        ):
+            time.sleep(0.005)
+    process.communicate()
+    assert kills >= 2, "the run was over before it could be killed"
+    done = run("--resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, reference)
+    assert {path.name for path in folder.iterdir()} - {"checkpoint.npz.tmp"} <= FOLDER_FILES
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_interrupted_run_ends_cleanly_and_the_command_that_it_prints_resumes_it(
+    synthetic_flags, reference, tmp_path, stop
+):
+    folder = tmp_path / "run with a space"
+    process = start([*synthetic_flags, *SMALL], folder)
+    wait_for(folder / "checkpoint.npz", process)
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert {path.name for path in folder.iterdir()} == FOLDER_FILES - {"summary.json"}
+    assert 0 <= int(checkpoint(folder)["step"]) < 40
+    (command,) = [line.split("to go on: ")[1] for line in err.splitlines() if "to go on: " in line]
+    assert command.startswith("python train_mlp_numpy.py --resume ")
+    command = command.replace("python", sys.executable, 1)
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, reference)
+
+
+# ---- Resuming ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def half_run(synthetic_flags, tmp_path):
+    """A run folder that stopped between evaluations, by its own signal."""
+    folder = tmp_path / "half"
+    process = start([*synthetic_flags, *SMALL], folder)
+    wait_for(folder / "checkpoint.npz", process)
+    process.terminate()
+    process.communicate(timeout=60)
+    return folder
+
+
+def test_resume_repeats_an_evaluation_whose_checkpoint_was_not_written(half_run, reference):
+    step = int(checkpoint(half_run)["step"])
+    with open(half_run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": step + 3, "test_loss": 0}) + "\n" + '{"step": 99, "test_lo')
+    assert run("--resume", half_run).returncode == 0
+    assert_same_run(half_run, reference)
+
+
+def test_resume_without_a_checkpoint_begins_at_step_0(half_run, reference):
+    (half_run / "checkpoint.npz").unlink()
+    assert run("--resume", half_run).returncode == 0
+    assert_same_run(half_run, reference)
+
+
+def test_resuming_a_finished_run_changes_no_result(half_run, reference):
+    assert run("--resume", half_run).returncode == 0
+    assert run("--resume", half_run).returncode == 0
+    assert_same_run(half_run, reference)
+
+
+def test_flags_may_be_repeated_on_resume_but_not_changed(half_run):
+    done = run("--resume", half_run, "--seed", 42, "--learning_rate", 0.01)
+    assert done.returncode == 2
+    assert "argument --learning_rate: got 0.01, but" in done.stderr
+    assert "was started with 0.002" in done.stderr
+    assert run("--resume", half_run, "--seed", 42, "--quiet").returncode == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", None], ids=["empty", "foreign", "cut off"])
+def test_damaged_checkpoint_is_named(half_run, content):
+    path = half_run / "checkpoint.npz"
+    path.write_bytes(path.read_bytes()[:-500] if content is None else content)
+    done = run("--resume", half_run)
+    assert done.returncode == 1
+    assert "checkpoint.npz is damaged or no checkpoint" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_checkpoint_of_another_network_is_named(half_run):
+    state = checkpoint(half_run) | {"seconds": 0.0, "step_seconds": 0.0, "linear2.weight": np.zeros((3, 3))}
+    np.savez(half_run / "checkpoint.npz", **state)
+    done = run("--resume", half_run)
+    assert done.returncode == 1
+    assert "is not of this run: linear2.weight has shape (3, 3), expected (10, 20)" in done.stderr
+
+
+def test_checkpoint_that_would_run_code_does_not(half_run, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.system, (f"touch '{tmp_path / 'ran'}'",)
+
+    state = checkpoint(half_run) | {"seconds": 0.0, "step_seconds": 0.0, "linear1.bias": np.array([Payload()])}
+    np.savez(half_run / "checkpoint.npz", **state)
+    assert run("--resume", half_run).returncode == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_resume_on_other_data_is_refused(half_run):
+    config = json.loads((half_run / "config.json").read_text())
+    config["dataset"]["fingerprint"] = "0" * 32
+    (half_run / "config.json").write_text(json.dumps(config))
+    done = run("--resume", half_run)
+    assert done.returncode == 1
+    assert "was trained on" in done.stderr
+
+
+def test_run_of_another_script_is_refused(half_run):
+    config = json.loads((half_run / "config.json").read_text())
+    config["flags"]["script"] = "train_convnet_pytorch"
+    (half_run / "config.json").write_text(json.dumps(config))
+    done = run("--resume", half_run)
+    assert done.returncode == 2
+    assert "is a run of train_convnet_pytorch.py" in done.stderr
