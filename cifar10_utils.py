@@ -453,9 +453,9 @@ def _cached_synthetic(folder, n_train):
     fingerprint = hashlib.md5(images, usedforsecurity=False).hexdigest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".synthetic-", delete=False) as file:
-            np.savez(file, images=images, labels=labels, fingerprint=fingerprint)
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(prefix=".synthetic-", dir=folder) as unfinished:
+            np.savez(Path(unfinished, path.name), images=images, labels=labels, fingerprint=fingerprint)
+            os.replace(Path(unfinished, path.name), path)
     except OSError as error:
         warnings.warn(f"the synthetic images could not be kept for next time: {error}", stacklevel=4)
     return images, labels, fingerprint
