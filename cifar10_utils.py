@@ -204,9 +204,11 @@ def _read_cifar10(data_dir):
     files = (*TRAIN_FILES, TEST_FILE)
     missing = [name for name, *_ in files if not (data_dir / name).is_file()]
     if missing:
+        inner = data_dir / "cifar-10-batches-py"
         raise DataError(
-            f"{data_dir} is not the whole of CIFAR-10: {', '.join(missing)} missing. Name the folder that holds all of "
-            "it with --data_dir, or one that is not there yet to have it downloaded."
+            f"{data_dir} is not the whole of CIFAR-10: {', '.join(missing)} missing. Name "
+            f"{inner if inner.is_dir() else 'the folder that holds all of it'} with --data_dir, or one that is not "
+            "there yet to have it downloaded."
         )
     images = np.empty((len(files), IMAGES_PER_FILE, *IMAGE_SHAPE), np.uint8)
 
@@ -215,7 +217,7 @@ def _read_cifar10(data_dir):
         try:
             raw = (data_dir / name).read_bytes()
             images[i], labels = _parse_batch(raw, batch_label)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise DataError(
                 f"{data_dir / name} cannot be used: {error}. Move {data_dir} away to have it downloaded anew."
             ) from error
@@ -330,14 +332,16 @@ def _download(data_dir):
         DataUnavailableError: the network, or the disk, says no.
     """
     parent = data_dir.parent
+    archive = parent / ARCHIVE_NAME
     try:
+        if archive.exists():
+            _check_md5(archive)
+        else:
+            _ask_server()
         parent.mkdir(parents=True, exist_ok=True)
         # Beside its destination, so that the last step is a rename within one file system.
         with tempfile.TemporaryDirectory(prefix=".cifar-10-download-", dir=parent) as folder:
-            archive = parent / ARCHIVE_NAME
-            if archive.exists():
-                _check_md5(archive)
-            else:
+            if not archive.exists():
                 archive = _fetch_archive(folder)
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter="data")
@@ -363,15 +367,18 @@ def _check_md5(archive):
         )
 
 
-def _fetch_archive(folder):
-    """Download the archive into `folder` through torchvision's helper, which shows progress and checks the md5."""
-    # Importing torchvision takes seconds and a few hundred MB: not without a server that answers.
+def _ask_server():
+    """Raise `OSError` where the server does not offer the archive, before a folder is made or torchvision imported."""
     try:
         urllib.request.urlopen(urllib.request.Request(ARCHIVE_URL, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
     except urllib.error.HTTPError as error:
         error.close()
         raise
-    from torchvision.datasets.utils import download_url
+
+
+def _fetch_archive(folder):
+    """Download the archive into `folder` through torchvision's helper, which shows progress and checks the md5."""
+    from torchvision.datasets.utils import download_url  # takes seconds and a few hundred MB
 
     with _https_with_timeout():
         download_url(ARCHIVE_URL, folder, ARCHIVE_NAME, ARCHIVE_MD5)

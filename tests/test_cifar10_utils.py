@@ -165,6 +165,11 @@ def test_missing_files_are_named_and_not_downloaded_over(data_dir, dataset):
     assert (data_dir / "data_batch_1").exists()
 
 
+def test_folder_around_the_data_set_is_told_from_it(data_dir):
+    with pytest.raises(DataError, match=r"Name .*cifar-10-batches-py with --data_dir"):
+        get_cifar10(data_dir.parent)
+
+
 def test_folder_in_place_of_a_file_is_named(data_dir):
     (data_dir / "data_batch_4").unlink()
     (data_dir / "data_batch_4").mkdir()
@@ -425,7 +430,7 @@ def test_download_fills_an_empty_folder(tmp_path, archive, download_from):
 
 @pytest.mark.parametrize("failure", [{"status": 404}, {"cut": 1000}, {"body": b"not the archive"}], ids=str)
 def test_failed_download_leaves_nothing_and_names_three_next_steps(tmp_path, archive, download_from, failure):
-    data_dir = tmp_path / "cifar-10-batches-py"
+    data_dir = tmp_path / "new" / "cifar-10-batches-py"
     with Server(**{"body": archive, **failure}) as server:
         download_from(server)
         with pytest.raises(DataUnavailableError) as error:
@@ -438,7 +443,7 @@ def test_failed_download_leaves_nothing_and_names_three_next_steps(tmp_path, arc
         "--dataset synthetic",
     ):
         assert step in message
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.name != "new"] == []
 
 
 def test_auto_falls_back_to_synthetic_images_with_a_warning(tmp_path, download_from):
@@ -456,8 +461,9 @@ def test_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
         monkeypatch.setattr(cifar10_utils, "ARCHIVE_URL", f"https://127.0.0.1:{silent.getsockname()[1]}/x.tar.gz")
         began = time.perf_counter()
         with pytest.raises(DataUnavailableError, match="timed out"):
-            get_cifar10(tmp_path / "cifar-10-batches-py")
+            get_cifar10(tmp_path / "new" / "cifar-10-batches-py")
     assert time.perf_counter() - began < 10  # far below the 15 s that the patch replaces
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_plain_http_is_refused_during_a_download_and_works_again_after_it():
