@@ -6,6 +6,7 @@ turns errors into one line and an exit status. Nothing here imports torch.
 
 import argparse
 import contextlib
+import io
 import json
 import math
 import os
@@ -36,13 +37,23 @@ class Parser(argparse.ArgumentParser):
     """Reads flags from the command line and from `@FILE`s, and reports a wrong one in one line, exit status 2."""
 
     def convert_arg_line_to_args(self, line):
+        words = shlex.shlex(line, posix=True, punctuation_chars=False)
+        words.whitespace_split = True
+        words.escape = ""  # a backslash parts the folders of a path on Windows
         try:
-            return shlex.split(line, comments=True)
+            return list(words)
         except ValueError as error:
             self.error(f"flag file line {line!r}: {error}")
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (flags: {self.prog} --help)\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but for flags that have none."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def whole_number(minimum, maximum=None):
@@ -83,9 +94,9 @@ def layer_sizes(text):
         sizes = [int(size) for size in text.split(",")] if text.strip() else []
     except ValueError:
         sizes = [0]
-    if any(size < 1 for size in sizes):
+    if not all(1 <= size <= 1_000_000 for size in sizes):
         raise argparse.ArgumentTypeError(
-            f"got {text!r}, expected sizes of at least 1 with commas between, as in 100,50"
+            f"got {text!r}, expected sizes from 1 to 1000000 with commas between, as in 100,50"
         )
     return sizes
 
@@ -98,7 +109,7 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
         epilog="Flags can also stand in a file, one and its value a line, # before a comment: give it as @FILE.",
         fromfile_prefix_chars="@",
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     add = parser.add_argument
     positive = whole_number(1)
@@ -136,7 +147,10 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
 def add_mlp_flags(parser):
     """Add the flags that describe an MLP."""
     parser.add_argument(
-        "--dnn_hidden_units", type=layer_sizes, default=[100], help="sizes of the hidden layers, with commas between"
+        "--dnn_hidden_units",
+        type=layer_sizes,
+        default="100",
+        help="sizes of the hidden layers, with commas between; '' for none",
     )
     parser.add_argument(
         "--neg_slope", type=real_number(0), default=0.02, help="slope of the leaky ReLUs for negative inputs"
@@ -153,10 +167,15 @@ def parse_args(parser, argv=None):
         return _parse_resumed(parser, argv, args)
     if args.out_dir is not None:
         folder = Path(args.out_dir)
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        try:
+            is_taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+            is_run = is_taken and (folder / "config.json").is_file()
+        except OSError as error:
+            parser.error(f"argument --out_dir: {error}; name another folder")
+        if is_taken:
             parser.error(
-                f"argument --out_dir: {args.out_dir!r} exists already and is not overwritten; "
-                f"name another folder, or go on with that run: --resume {shlex.quote(args.out_dir)}"
+                f"argument --out_dir: {args.out_dir!r} exists already and is not overwritten; name another folder"
+                + (f", or go on with that run: --resume {shlex.quote(args.out_dir)}" if is_run else "")
             )
     n_train = {"cifar10": 50_000, "synthetic": args.synthetic_size}.get(args.dataset, min(50_000, args.synthetic_size))
     if args.batch_size > n_train:
@@ -191,13 +210,20 @@ def _parse_resumed(parser, argv, args):
 def run_script(train, parser, argv=None, *, expected=()):
     """Parse flags, call `train(args)` and return the exit status.
 
-    0 after a whole run, 1 with one line on standard error for a `RunError`, an `OSError` or one of
-    `expected`, 130 for a run that Ctrl-C ended; wrong flags exit with 2.
+    0 after a whole run, 1 with one line on standard error for a `RunError`, an `OSError`, a lack of
+    memory or one of `expected`, 130 for a run that Ctrl-C ended, 143 for one that SIGTERM did; wrong
+    flags exit with 2.
     """
     warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be beyond the log's encoding
     args = parse_args(parser, argv)
     try:
-        return 0 if train(args).is_complete else 130
+        run = train(args)
+        return 0 if run.is_complete else 128 + run.stopped_by
+    except MemoryError as error:
+        print(f"{parser.prog}: error: out of memory ({error}): take a smaller network or batch", file=sys.stderr)
+        return 1
     except (RunError, OSError, *expected) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -222,6 +248,7 @@ class Run:
         step: how many training steps the network has had.
         loss: the script sets it to the training loss of its last batch.
         is_complete: whether that was the last one; not so after Ctrl-C or SIGTERM.
+        stopped_by: number of the signal that ended the run early, or None.
 
     Raises:
         RunError: what is to be resumed is damaged, or was trained on other data.
@@ -237,7 +264,7 @@ class Run:
         self.loss = 0.0
         self.metrics = []
         self._state = None
-        self._interrupted = False
+        self.stopped_by = None
         self._seconds_before = 0.0  # of the run before it was resumed
         self._step_seconds = 0.0  # of training steps only, without evaluations and figures
         if args.resume is None:
@@ -268,13 +295,16 @@ class Run:
         Raises:
             RunError: a loss is not finite. The last checkpoint stays as it was.
         """
+        if self.is_complete and self._state is None:
+            self.say("this run is complete already; nothing is left to do")
+            return
         with self._catch_signals(), self._progress_bar() as bar:
             while True:
                 is_due = self.step % self.args.eval_freq == 0 or self.is_complete
                 if is_due and not (self.metrics and self.metrics[-1]["step"] == self.step):
                     self._record(evaluate)
                     self._write_checkpoint(state())
-                if self.is_complete or self._interrupted:
+                if self.is_complete or self.stopped_by:
                     break
                 began = time.perf_counter()
                 yield
@@ -288,7 +318,9 @@ class Run:
             self._write_summary()
         else:
             self._write_checkpoint(state())
-            command = f"python {self.args.script}.py --resume {shlex.quote(str(self.folder))}"
+            # With slashes even on Windows, whose shell knows no quotes around backslashes.
+            folder, script = (shlex.quote(Path(path).as_posix()) for path in (self.folder, sys.argv[0]))
+            command = f"python {script} --resume {folder}"
             print(f"stopped at step {self.step}; to go on: {command}", file=sys.stderr)
 
     def restore(self, load):
@@ -353,6 +385,10 @@ class Run:
                 f"{self.folder} was trained on {recorded['name']} ({recorded['fingerprint']}), got "
                 f"{self.dataset['name']} ({self.dataset['fingerprint']}): name the folder of the first with --data_dir"
             )
+        self.metrics = read_metrics(self.folder)
+        if (self.folder / "summary.json").exists():
+            self.step = self.args.max_steps
+            return
         path = self.folder / self.checkpoint_name
         if path.exists():
             try:
@@ -360,13 +396,15 @@ class Run:
                 self.step = int(state.pop("step"))
                 self._seconds_before = float(state.pop("seconds"))
                 self._step_seconds = float(state.pop("step_seconds"))
+            except PermissionError:
+                raise
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise RunError(
-                    f"{path} is damaged or no checkpoint ({error}); delete it to begin this run again from step 0"
-                ) from error
+                raise RunError(f"{path} is damaged or no checkpoint ({error}); start a new run") from error
             self._state = state
+        elif any(m["step"] > 0 for m in self.metrics):
+            raise RunError(f"{path} is missing, and without it this run cannot go on; start a new run")
         # Killed between metrics and checkpoint, a run has evaluations that it is about to repeat.
-        self.metrics = [m for m in read_metrics(self.folder) if self._state and m["step"] <= self.step]
+        self.metrics = [m for m in self.metrics if self._state and m["step"] <= self.step]
         lines = "".join(json.dumps(m) + "\n" for m in self.metrics)
         _write_atomically(self.folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
 
@@ -445,7 +483,7 @@ class Run:
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def stop(number, _frame):
-            self._interrupted = True
+            self.stopped_by = number
             signal.signal(number, before[number])
             print("\nstopping after this step; once more to stop at once", file=sys.stderr)
 
@@ -459,15 +497,12 @@ class Run:
 
     def _check_finite(self, name, value):
         if not math.isfinite(value):
-            checkpoint = self.folder / self.checkpoint_name
+            message = f"{name} is {float(value)} at step {self.step}: "
+            if self.step == 0:
+                raise RunError(message + "the network overflows before it is trained; start anew with other flags")
             raise RunError(
-                f"{name} is {float(value)} at step {self.step}: the run has diverged; start anew with a "
-                f"--learning_rate below {self.args.learning_rate}. "
-                + (
-                    f"The last good checkpoint stays in {checkpoint}"
-                    if checkpoint.exists()
-                    else "No checkpoint was made"
-                )
+                f"{message}the run has diverged; start anew with a --learning_rate below {self.args.learning_rate}. "
+                f"The last good checkpoint stays in {self.folder / self.checkpoint_name}"
             )
 
     def _warn_if_synthetic(self):
@@ -499,7 +534,7 @@ def draw_curve(metrics, quantity, title):
     """Return a matplotlib figure of one quantity, 'accuracy' or 'loss', of both splits over the steps."""
     from matplotlib.figure import Figure  # takes 0.4 s, which --help need not
 
-    figure = Figure(figsize=(6.4, 4.2), dpi=110)
+    figure = Figure(figsize=(6.4, 4.2), dpi=110, layout="constrained")
     axes = figure.subplots()
     steps = [m["step"] for m in metrics]
     # Blue and vermilion, and line styles besides: clear to the colour-blind, and in grey.

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,15 +207,17 @@ WRONG_FLAGS = [
     ("--seed", "4294967296", "expected a whole number from 0 to 4294967295"),
     ("--neg_slope", "-0.02", "expected a number of at least 0"),
     ("--neg_slope", "nan", "got 'nan'"),
-    ("--dnn_hidden_units", "100,", "got '100,', expected sizes of at least 1 with commas between"),
-    ("--dnn_hidden_units", "100,0", "expected sizes of at least 1"),
-    ("--dnn_hidden_units", "-5", "expected sizes of at least 1"),
-    ("--dnn_hidden_units", "many", "expected sizes of at least 1"),
+    ("--dnn_hidden_units", "100,", "got '100,', expected sizes from 1 to 1000000 with commas between"),
+    ("--dnn_hidden_units", "100,0", "expected sizes from 1 to 1000000"),
+    ("--dnn_hidden_units", "-5", "expected sizes from 1 to 1000000"),
+    ("--dnn_hidden_units", "many", "expected sizes from 1 to 1000000"),
+    ("--dnn_hidden_units", "1000001", "expected sizes from 1 to 1000000"),
     ("--dataset", "mnist", "invalid choice: 'mnist'"),
     ("--synthetic_size", "9", "expected a whole number from 10 to 1000000"),
     ("--resume", "no such folder", "'no such folder' is not a run folder with a readable config.json"),
     ("--out_dir", "tests", "'tests' exists already and is not overwritten"),
     ("--out_dir", "README.md", "'README.md' exists already"),
+    ("--out_dir", "x" * 300, "name too long"),
     ("--unknown", "1", "unrecognized arguments: --unknown 1"),
     ("--learn", "1", "unrecognized arguments: --learn 1"),
     ("--learning_rate", None, "expected one argument"),
@@ -247,7 +250,9 @@ def test_every_flag_that_takes_a_value_is_among_the_wrong_ones():
 
 def test_flags_come_from_a_file_and_the_command_line_overrides_it(tmp_path, monkeypatch):
     file = tmp_path / "run.args"
-    file.write_text('# a comment\n--learning_rate 0.5  # and another\n--dnn_hidden_units ""\n\n--seed 7\n')
+    file.write_text(
+        '# a comment\n--learning_rate 0.5  # and another\n--dnn_hidden_units ""\n\n--seed 7\n--data_dir C:\\my\\data\n'
+    )
     seen = []
     monkeypatch.setattr(train_mlp_numpy, "get_cifar10", lambda *_, **__: pytest.exit("read"))
     monkeypatch.setattr(train_mlp_numpy, "train", lambda args: seen.append(args) or sys.exit(0))
@@ -255,6 +260,7 @@ def test_flags_come_from_a_file_and_the_command_line_overrides_it(tmp_path, monk
         train_mlp_numpy.main([f"@{file}", "--seed", "8"])
     (args,) = seen
     assert (args.learning_rate, args.dnn_hidden_units, args.seed) == (0.5, [], 8)
+    assert args.data_dir == r"C:\my\data"
 
 
 def test_flag_file_with_an_open_quote_is_named(tmp_path, capsys):
@@ -266,12 +272,12 @@ def test_flag_file_with_an_open_quote_is_named(tmp_path, capsys):
 
 
 def test_existing_run_is_not_overwritten(synthetic_flags, reference):
-    before = {path: path.read_bytes() for path in reference.iterdir()}
+    before = contents(reference)
     done = run(*synthetic_flags, *SMALL, "--out_dir", reference)
     assert done.returncode == 2
     assert "exists already and is not overwritten" in done.stderr
     assert f"--resume {reference}" in done.stderr
-    assert {path: path.read_bytes() for path in reference.iterdir()} == before
+    assert contents(reference) == before
 
 
 def test_damaged_data_set_ends_with_one_line_and_status_1(tmp_path):
@@ -281,6 +287,17 @@ def test_damaged_data_set_ends_with_one_line_and_status_1(tmp_path):
     assert done.stderr.startswith("train_mlp_numpy.py: error: ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_network_that_memory_cannot_hold_ends_with_one_line_and_status_1(capsys, monkeypatch):
+    def no_memory(*_, **__):
+        raise MemoryError("Unable to allocate 22.9 GiB")
+
+    monkeypatch.setattr(train_mlp_numpy, "get_cifar10", no_memory)
+    assert train_mlp_numpy.main(["--quiet"]) == 1
+    assert capsys.readouterr().err == (
+        "train_mlp_numpy.py: error: out of memory (Unable to allocate 22.9 GiB): take a smaller network or batch\n"
+    )
 
 
 # ---- Divergence --------------------------------------------------------------------------------
@@ -300,6 +317,13 @@ def test_diverging_run_stops_with_a_message_and_keeps_the_last_good_checkpoint(
     assert all(np.isfinite(array).all() for array in checkpoint(folder).values())
     assert all(np.isfinite(list(m.values())).all() for m in read_metrics(folder))
     assert not (folder / "summary.json").exists()
+
+
+def test_network_that_overflows_untrained_is_not_blamed_on_the_learning_rate(synthetic_flags, tmp_path):
+    done = run(*synthetic_flags, *SMALL, "--neg_slope", 1e300, "--out_dir", tmp_path / "run")
+    assert done.returncode == 1
+    assert "at step 0: the network overflows before it is trained" in done.stderr
+    assert "learning_rate" not in done.stderr
 
 
 # ---- Interruptions -----------------------------------------------------------------------------
@@ -365,18 +389,22 @@ def test_interrupted_run_ends_cleanly_and_the_command_that_it_prints_resumes_it(
     wait_for(folder / "checkpoint.npz", process)
     process.send_signal(stop)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + stop
     assert {path.name for path in folder.iterdir()} == FOLDER_FILES - {"summary.json"}
     assert 0 <= int(checkpoint(folder)["step"]) < 40
     (command,) = [line.split("to go on: ")[1] for line in err.splitlines() if "to go on: " in line]
-    assert command.startswith("python train_mlp_numpy.py --resume ")
+    assert command.startswith("python ")
     command = command.replace("python", sys.executable, 1)
-    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_same_run(folder, reference)
 
 
 # ---- Resuming ----------------------------------------------------------------------------------
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -398,16 +426,34 @@ def test_resume_repeats_an_evaluation_whose_checkpoint_was_not_written(half_run,
     assert_same_run(half_run, reference)
 
 
-def test_resume_without_a_checkpoint_begins_at_step_0(half_run, reference):
+def test_run_killed_before_its_first_checkpoint_begins_at_step_0(half_run, reference):
     (half_run / "checkpoint.npz").unlink()
+    (half_run / "metrics.jsonl").write_text(json.dumps(read_metrics(half_run)[0]) + "\n")
     assert run("--resume", half_run).returncode == 0
     assert_same_run(half_run, reference)
 
 
-def test_resuming_a_finished_run_changes_no_result(half_run, reference):
-    assert run("--resume", half_run).returncode == 0
-    assert run("--resume", half_run).returncode == 0
-    assert_same_run(half_run, reference)
+def test_run_that_has_lost_its_checkpoint_is_left_as_it_is(half_run):
+    (half_run / "checkpoint.npz").unlink()
+    with open(half_run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 3, "test_loss": 0}) + "\n")
+    before = contents(half_run)
+    done = run("--resume", half_run)
+    assert done.returncode == 1
+    assert "checkpoint.npz is missing" in done.stderr
+    assert contents(half_run) == before
+
+
+@pytest.mark.parametrize("with_checkpoint", [True, False])
+def test_resuming_a_complete_run_writes_nothing(reference, tmp_path, with_checkpoint):
+    folder = shutil.copytree(reference, tmp_path / "complete")
+    if not with_checkpoint:  # as the report's runs are kept
+        (folder / "checkpoint.npz").unlink()
+    before = contents(folder)
+    done = run("--resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert "complete already" in done.stdout
+    assert contents(folder) == before
 
 
 def test_flags_may_be_repeated_on_resume_but_not_changed(half_run):
