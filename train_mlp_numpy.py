@@ -1,7 +1,7 @@
 """Train the NumPy MLP on CIFAR-10 (question 1.2).
 
 python train_mlp_numpy.py
-python train_mlp_numpy.py --dnn_hidden_units 300,100 --max_steps 3000
+python train_mlp_numpy.py --dnn_hidden_units 300 --max_steps 3000
 python train_mlp_numpy.py --resume results/train_mlp_numpy/2026-11-23_20-15-00
 """
 
