@@ -1,0 +1,162 @@
+"""Batch normalisation three times: by autograd, by hand, and the latter as a module (question 3).
+
+Ioffe and Szegedy, "Batch Normalization", 2015. Over a batch s = 1 … B, for neuron i:
+
+    μᵢ = (1/B) Σₛ xᵢˢ        σᵢ² = (1/B) Σₛ (xᵢˢ − μᵢ)²
+    x̂ᵢˢ = (xᵢˢ − μᵢ) / √(σᵢ² + ε)        yᵢˢ = γᵢ x̂ᵢˢ + βᵢ
+"""
+
+import torch
+from torch import nn
+
+
+def statistics(x, eps):
+    """Return μ and 1/√(σ² + ε) of each neuron, shape (n_neurons,), for x of shape (n_batch, n_neurons)."""
+    mean = x.mean(dim=0)
+    # torch.var over the batch takes ten times as long on a CPU.
+    return mean, torch.rsqrt((x - mean).square().mean(dim=0) + eps)
+
+
+def check_shapes(x, gamma, beta):
+    """Raise `ValueError` where x is not (n_batch, n_neurons), or gamma or beta not (n_neurons,)."""
+    if x.ndim != 2 or x.shape[1:] != gamma.shape:
+        raise ValueError(f"batch norm expects input of shape (n_batch, {gamma.numel()}), got {tuple(x.shape)}")
+    if beta.shape != gamma.shape:
+        raise ValueError(
+            f"batch norm expects beta of the shape of gamma, {tuple(gamma.shape)}, got {tuple(beta.shape)}"
+        )
+
+
+def check_batch(x):
+    """Raise `ValueError` where a batch has no variance."""
+    if len(x) < 2:
+        raise ValueError(f"batch norm takes its statistics over a batch of at least 2 examples, got {len(x)}")
+
+
+class CustomBatchNorm(nn.Module):
+    """What the two modules share: parameters, running statistics, and evaluation with them.
+
+    Parameters and buffers are named as in `nn.BatchNorm1d`, so that either loads the other's state
+    dict: γ is `weight`, β is `bias`. They start at 1 and 0.
+
+    Args:
+        n_neurons: size of a row of the input.
+        eps: ε, added to the variance.
+        momentum: weight of the newest batch in the running statistics.
+        track_running_stats: keep them, and normalise with them in evaluation. Without, as in the
+            course, evaluation normalises with its own batch, too.
+    """
+
+    def __init__(self, n_neurons, eps=1e-5, *, momentum=0.1, track_running_stats=False):
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.track_running_stats = track_running_stats
+        self.weight = nn.Parameter(torch.ones(n_neurons))
+        self.bias = nn.Parameter(torch.zeros(n_neurons))
+        if track_running_stats:
+            self.register_buffer("running_mean", torch.zeros(n_neurons))
+            self.register_buffer("running_var", torch.ones(n_neurons))
+            self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, input):
+        """Return y, of the shape of `input`, (n_batch, n_neurons).
+
+        Raises:
+            ValueError: `input` of any other shape, or a batch of 1 whose statistics are asked for.
+        """
+        check_shapes(input, self.weight, self.bias)
+        input = input.to(self.weight.dtype)  # statistics need more digits than bfloat16 has
+        if self.track_running_stats and not self.training:
+            return (input - self.running_mean) * (torch.rsqrt(self.running_var + self.eps) * self.weight) + self.bias
+        check_batch(input)
+        if self.track_running_stats:
+            self._track(input.detach())
+        return self.normalize(input)
+
+    def normalize(self, input):
+        """Return y by the statistics of the batch `input`."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _track(self, input):
+        # As in nn.BatchNorm1d, the running variance has Bessel's correction, unlike the one that normalises.
+        n_batch, mean = len(input), input.mean(dim=0)
+        variance = (input - mean).square().sum(dim=0) / (n_batch - 1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+        self.num_batches_tracked += 1
+
+    def extra_repr(self):
+        return f"{self.weight.numel()}, eps={self.eps}, track_running_stats={self.track_running_stats}"
+
+
+class CustomBatchNormAutograd(CustomBatchNorm):
+    """Batch norm whose backward pass autograd derives (question 3.1). Arguments: see `CustomBatchNorm`."""
+
+    def normalize(self, input):
+        mean, inverse_std = statistics(input, self.eps)
+        return self.weight * ((input - mean) * inverse_std) + self.bias
+
+
+class CustomBatchNormManualFunction(torch.autograd.Function):
+    """Batch norm with its backward pass written out (question 3.2 b). Use: `apply(input, gamma, beta, eps)`.
+
+    Second derivatives are right as well: `backward` is made of operations that autograd can
+    differentiate, on tensors whose history it knows.
+    """
+
+    def __init__(self, *args, **kwargs):
+        """Take anything: the course calls `apply` on an instance, which PyTorch itself would warn of."""
+
+    @staticmethod
+    def forward(ctx, input, gamma, beta, eps=1e-5):
+        """Return y, of the shape of `input`.
+
+        Args:
+            input: x, shape (n_batch, n_neurons), n_batch at least 2.
+            gamma, beta: shape (n_neurons,).
+            eps: ε.
+
+        Raises:
+            ValueError: any other shape.
+        """
+        check_shapes(input, gamma, beta)
+        check_batch(input)
+        mean, inverse_std = statistics(input, eps)
+        ctx.eps = eps
+        needs_dx, needs_dgamma, *_ = ctx.needs_input_grad
+        needs_x_hat = needs_dx or needs_dgamma
+        ctx.save_for_backward(*((input, mean, inverse_std) if needs_x_hat else ()), *((gamma,) if needs_dx else ()))
+        return torch.addcmul(beta, (input - mean).mul_(inverse_std), gamma)
+
+    @staticmethod
+    def backward(ctx, dout):
+        """Return dL/dx, dL/dγ and dL/dβ, each None where nobody asks for it, and None for ε (question 3.2 a).
+
+            dL/dβᵢ = Σₛ dL/dyᵢˢ        dL/dγᵢ = Σₛ dL/dyᵢˢ x̂ᵢˢ
+            dL/dxᵢˢ = γᵢ / √(σᵢ² + ε) · (dL/dyᵢˢ − (1/B) dL/dβᵢ − (1/B) x̂ᵢˢ dL/dγᵢ)
+
+        Args:
+            dout: dL/dy, shape (n_batch, n_neurons).
+        """
+        needs_dx, needs_dgamma, needs_dbeta, *_ = ctx.needs_input_grad
+        dx = dgamma = dbeta = None
+        if needs_dx or needs_dbeta:
+            dbeta = dout.sum(dim=0)
+        if needs_dx or needs_dgamma:
+            input, mean, inverse_std, *gamma = ctx.saved_tensors
+            if torch.is_grad_enabled():  # for a second derivative, to which the statistics contribute
+                mean, inverse_std = statistics(input, ctx.eps)
+            x_hat = (input - mean) * inverse_std
+            dgamma = (dout * x_hat).sum(dim=0)
+        if needs_dx:
+            dx = torch.addcmul(dout - dbeta / len(dout), x_hat, dgamma / -len(dout)) * (gamma[0] * inverse_std)
+        return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None
+
+
+class CustomBatchNormManualModule(CustomBatchNorm):
+    """Batch norm by `CustomBatchNormManualFunction` (question 3.2 c). Arguments: see `CustomBatchNorm`."""
+
+    def normalize(self, input):
+        return CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps)
