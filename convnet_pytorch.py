@@ -1,0 +1,39 @@
+"""The small VGG of Table 1, in PyTorch (question 4)."""
+
+from torch import nn
+
+# The numbers of channels of its 3x3 convolutions, and where it pools.
+LAYERS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+
+
+class ConvNet(nn.Module):
+    """VGG (Simonyan and Zisserman, 2015) with batch norm, small enough for images of 32x32.
+
+    A convolution is 3x3 with stride 1 and padding 1, followed by batch norm and ReLU; a pooling takes
+    the maximum over 3x3 with stride 2 and padding 1, and halves the sides: 32, 16, 8, 4, 2, 1. The
+    weights start as PyTorch's defaults have it.
+
+    Args:
+        n_channels: channels of the input, 3 for colour images.
+        n_classes: size of an output row.
+
+    Attributes:
+        features: the convolutions and poolings, (n_batch, n_channels, 32, 32) to (n_batch, 512, 1, 1).
+        classifier: the linear layer, 512 to n_classes.
+    """
+
+    def __init__(self, n_channels, n_classes):
+        super().__init__()
+        layers = []
+        for layer in LAYERS:
+            if layer == "pool":
+                layers.append(nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
+            else:
+                layers += [nn.Conv2d(n_channels, layer, kernel_size=3, padding=1), nn.BatchNorm2d(layer), nn.ReLU()]
+                n_channels = layer
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(n_channels, n_classes)
+
+    def forward(self, x):
+        """Return logits, (n_batch, n_classes), of images x, (n_batch, n_channels, 32, 32)."""
+        return self.classifier(self.features(x).flatten(1))

@@ -1,0 +1,61 @@
+"""The MLP of `mlp_numpy.py` in PyTorch, with what question 2 may add to it."""
+
+from torch import nn
+
+from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualModule
+
+INITS = ("normal", "kaiming")
+BATCH_NORMS = {
+    "none": None,
+    "autograd": CustomBatchNormAutograd,
+    "manual": CustomBatchNormManualModule,
+    "torch": nn.BatchNorm1d,
+}
+
+
+class MLP(nn.Module):
+    """Linear layers with leaky ReLUs between them; batch norm and dropout where asked for.
+
+    Args:
+        n_inputs: size of an input row.
+        n_hidden: sizes of the hidden layers, an empty sequence for multinomial logistic regression.
+        n_classes: size of an output row.
+        neg_slope: slope of the leaky ReLUs left of 0.
+        init: of the weights; 'normal' draws from N(0, 0.0001²), as the course and the NumPy MLP do,
+            'kaiming' from N(0, 2 / ((1 + neg_slope²) n)) for a layer of n inputs (He et al., 2015).
+            Biases start at 0.
+        batch_norm: before each activation, a key of `BATCH_NORMS`; all keep running statistics.
+        dropout: probability with which a hidden unit is left out in training, at least 0, below 1.
+
+    Raises:
+        ValueError: an unknown `init` or `batch_norm`.
+    """
+
+    def __init__(self, n_inputs, n_hidden, n_classes, neg_slope, *, init="normal", batch_norm="none", dropout=0.0):
+        super().__init__()
+        if init not in INITS:
+            raise ValueError(f"init is {init!r}, expected one of {', '.join(INITS)}")
+        if batch_norm not in BATCH_NORMS:
+            raise ValueError(f"batch_norm is {batch_norm!r}, expected one of {', '.join(BATCH_NORMS)}")
+        modules = []
+        for n in n_hidden:
+            modules.append(nn.Linear(n_inputs, n))
+            if batch_norm != "none":
+                modules.append(BATCH_NORMS[batch_norm](n, track_running_stats=True))
+            modules.append(nn.LeakyReLU(neg_slope))
+            if dropout > 0:
+                modules.append(nn.Dropout(dropout))
+            n_inputs = n
+        modules.append(nn.Linear(n_inputs, n_classes))
+        self.layers = nn.Sequential(*modules)
+        for module in self.layers:
+            if isinstance(module, nn.Linear):
+                if init == "normal":
+                    nn.init.normal_(module.weight, std=1e-4)
+                else:
+                    nn.init.kaiming_normal_(module.weight, a=neg_slope)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x):
+        """Return logits, (n_batch, n_classes), of rows, (n_batch, n_inputs), or of images with as many numbers."""
+        return self.layers(x.flatten(1))
