@@ -153,13 +153,21 @@ class DataSet:
         return self._batch_labels(slice(None))
 
     def next_batch(self, batch_size):
-        """Draw the next `batch_size` examples.
-
-        Every epoch visits each example once, in an order of its own. A batch may run over into the
-        next epoch, so none is dropped.
+        """Draw the next `batch_size` examples, those that `next_index` names.
 
         Returns:
             images, float32 (batch_size, 3, 32, 32), mean image subtracted; labels as in `labels`.
+
+        Raises:
+            ValueError: a batch below 1 or larger than the data set.
+        """
+        return self._batch(self.next_index(batch_size))
+
+    def next_index(self, batch_size):
+        """Return the places of the next `batch_size` examples, int64 (batch_size,).
+
+        Every epoch visits each example once, in an order of its own. A batch may run over into the
+        next epoch, so none is dropped.
 
         Raises:
             ValueError: a batch below 1 or larger than the data set.
@@ -172,7 +180,7 @@ class DataSet:
         if len(index) < batch_size:
             index = np.concatenate([index, self._epoch_order(epoch + 1)[: batch_size - len(index)]])
         self.position += batch_size
-        return self._batch(index)
+        return index
 
     def batches(self, batch_size, limit=0):
         """Yield the first `limit` examples (0: all) once, in stored order, as `next_batch` returns them."""

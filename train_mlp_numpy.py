@@ -16,15 +16,15 @@ from modules import CrossEntropyModule
 from train_utils import Run, add_mlp_flags, make_parser, run_script
 
 
-def train(args):
-    """Train as the flags say, and return the `Run`."""
+def train(args, dtype=np.float32):
+    """Train as the flags say, in float32 or, for comparisons, in float64, and return the `Run`."""
     data = get_cifar10(args.data_dir, dataset=args.dataset, seed=args.seed, synthetic_size=args.synthetic_size)
     mlp = MLP(
         math.prod(IMAGE_SHAPE),
         args.dnn_hidden_units,
         len(CLASSES),
         args.neg_slope,
-        dtype=np.float32,
+        dtype=dtype,
         rng=np.random.default_rng(args.seed),
     )
     cross_entropy = CrossEntropyModule()

@@ -25,6 +25,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from figures import draw_curve
+
 
 class RunError(Exception):
     """A run cannot start, go on or be resumed; the message says what to do."""
@@ -72,16 +74,18 @@ def whole_number(minimum, maximum=None):
     return parse
 
 
-def real_number(minimum, *, exclusive=False):
-    """Return an argparse type for finite numbers of at least, or `exclusive`ly above, `minimum`."""
+def real_number(minimum, *, exclusive=False, below=math.inf):
+    """Return an argparse type for numbers of at least, or `exclusive`ly above, `minimum`, and below `below`."""
     expected = f"a number {'above' if exclusive else 'of at least'} {minimum}"
+    if below < math.inf:
+        expected += f" and below {below}"
 
     def parse(text):
         try:
             number = float(text)
         except ValueError:
             number = math.nan
-        if not (math.isfinite(number) and number >= minimum) or (exclusive and number == minimum):
+        if not minimum <= number < below or (exclusive and number == minimum):
             raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
         return number
 
@@ -207,8 +211,8 @@ def _parse_resumed(parser, argv, args):
     return args
 
 
-def run_script(train, parser, argv=None, *, expected=()):
-    """Parse flags, call `train(args)` and return the exit status.
+def run_script(train, parser, argv=None, *, expected=(), check=None):
+    """Parse flags, `check(parser, args)` them, call `train(args)` and return the exit status.
 
     0 after a whole run, 1 with one line on standard error for a `RunError`, an `OSError`, a lack of
     memory or one of `expected`, 130 for a run that Ctrl-C ended, 143 for one that SIGTERM did; wrong
@@ -218,6 +222,8 @@ def run_script(train, parser, argv=None, *, expected=()):
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be beyond the log's encoding
     args = parse_args(parser, argv)
+    if check is not None:
+        check(parser, args)
     try:
         run = train(args)
         return 0 if run.is_complete else 128 + run.stopped_by
@@ -240,8 +246,10 @@ class Run:
 
     Args:
         args: flags from `parse_args`. Without `args.resume` a new folder is made.
-        data: splits from `get_cifar10`; where they come from is recorded.
+        data: splits from `get_cifar10`; where they come from is recorded, and those that are not empty are
+            evaluated.
         device, precision: recorded.
+        is_main: False where another process writes the folder of this run.
 
     Attributes:
         folder: `pathlib.Path` of the run folder.
@@ -257,9 +265,11 @@ class Run:
 
     checkpoint_name = "checkpoint.npz"
 
-    def __init__(self, args, data, *, device="cpu", precision="float32"):
+    def __init__(self, args, data, *, device="cpu", precision="float32", is_main=True):
         self.args = args
         self.dataset = data["train"].origin
+        self.splits = [split for split in ("train", "test", "validation") if data[split].num_examples]
+        self.is_main = is_main
         self.step = 0
         self.loss = 0.0
         self.metrics = []
@@ -267,12 +277,14 @@ class Run:
         self.stopped_by = None
         self._seconds_before = 0.0  # of the run before it was resumed
         self._step_seconds = 0.0  # of training steps only, without evaluations and figures
-        if args.resume is None:
+        if args.resume is not None:
+            self.folder = Path(args.resume)
+            self._reopen()
+        elif is_main:
             self.folder = self._make_folder()
             self._write_config(device, precision)
         else:
-            self.folder = Path(args.resume)
-            self._reopen()
+            self.folder = None
         self._started = time.perf_counter()
         n_train, n_test = data["train"].num_examples, data["test"].num_examples
         self.say(f"{self.dataset['name']}: {n_train} training and {n_test} test images; run folder {self.folder}")
@@ -282,15 +294,21 @@ class Run:
     def is_complete(self):
         return self.step == self.args.max_steps
 
-    def steps(self, evaluate, state):
+    @property
+    def title(self):
+        """Of this run's figures."""
+        return f"{self.args.script} on {self.dataset['name']}"
+
+    def steps(self, evaluate, state, figures=None):
         """Yield once for each training step that is to be done, and take care of everything else.
 
         At step 0, every `eval_freq` steps and at the last, the network is evaluated, and metrics,
         figures and checkpoint are written. Ends early, with a checkpoint, after Ctrl-C.
 
         Args:
-            evaluate: `evaluate(split)` returns loss and accuracy on 'train' and on 'test'.
+            evaluate: `evaluate(split)` returns loss and accuracy on one of `splits`.
             state: returns what a checkpoint must hold, as `write_state` takes it.
+            figures: returns what is to be drawn of the trained network besides the curves, `{name: figure}`.
 
         Raises:
             RunError: a loss is not finite. The last checkpoint stays as it was.
@@ -298,13 +316,17 @@ class Run:
         if self.is_complete and self._state is None:
             self.say("this run is complete already; nothing is left to do")
             return
+        if self.is_main and self.args.resume is not None:
+            lines = "".join(json.dumps(m) + "\n" for m in self.metrics)
+            _write_atomically(self.folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
         with self._catch_signals(), self._progress_bar() as bar:
             while True:
                 is_due = self.step % self.args.eval_freq == 0 or self.is_complete
                 if is_due and not (self.metrics and self.metrics[-1]["step"] == self.step):
                     self._record(evaluate)
-                    self._write_checkpoint(state())
-                if self.is_complete or self.stopped_by:
+                    if self.is_main:
+                        self._write_checkpoint(state())
+                if self.is_complete or self._is_stopped():
                     break
                 began = time.perf_counter()
                 yield
@@ -314,7 +336,11 @@ class Run:
                 bar.set_postfix_str(f"loss {self.loss:.3f}", refresh=False)
                 bar.update()
         self._warn_if_synthetic()
+        if not self.is_main:
+            return
         if self.is_complete:
+            for name, figure in (figures() if figures else {}).items():
+                self._write_figure(name, figure)
             self._write_summary()
         else:
             self._write_checkpoint(state())
@@ -332,7 +358,7 @@ class Run:
                 raise RunError(f"{self.folder / self.checkpoint_name} is not of this run: {error}") from error
 
     def say(self, message):
-        if not self.args.quiet:
+        if self.is_main and not self.args.quiet:
             tqdm.write(message, file=sys.stdout)
             sys.stdout.flush()
 
@@ -342,8 +368,12 @@ class Run:
         np.savez(file, **state)
 
     def read_state(self, path):
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        """Return what `write_state` wrote; raise `ValueError` where the file is damaged or anything else."""
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(error) from error
 
     # The folder and its files
 
@@ -396,46 +426,41 @@ class Run:
                 self.step = int(state.pop("step"))
                 self._seconds_before = float(state.pop("seconds"))
                 self._step_seconds = float(state.pop("step_seconds"))
-            except PermissionError:
-                raise
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{path} is damaged or no checkpoint ({error}); start a new run") from error
             self._state = state
         elif any(m["step"] > 0 for m in self.metrics):
             raise RunError(f"{path} is missing, and without it this run cannot go on; start a new run")
         # Killed between metrics and checkpoint, a run has evaluations that it is about to repeat.
-        self.metrics = [m for m in self.metrics if self._state and m["step"] <= self.step]
-        lines = "".join(json.dumps(m) + "\n" for m in self.metrics)
-        _write_atomically(self.folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
+        self.metrics = [m for m in self.metrics if self._state is not None and m["step"] <= self.step]
 
     def _record(self, evaluate):
         metrics = {"step": self.step}
-        for split in ("train", "test"):
+        for split in self.splits:
             loss, accuracy = evaluate(split)
             self._check_finite(f"{split} loss", loss)
             metrics |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
         metrics |= {"images_seen": self.step * self.args.batch_size, "seconds": round(self._seconds(), 3)}
         self.metrics.append(metrics)
+        if not self.is_main:
+            return
         # One write of one short line: a killed process leaves whole lines.
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(metrics) + "\n")
         self._draw_curves()
-        self.say(
-            f"step {self.step:>6}/{self.args.max_steps}"
-            f"   train loss {metrics['train_loss']:.4f} accuracy {metrics['train_accuracy']:.4f}"
-            f"   test loss {metrics['test_loss']:.4f} accuracy {metrics['test_accuracy']:.4f}"
-            f"   {metrics['seconds']:.1f} s"
-        )
+        results = (f"{s} loss {metrics[f'{s}_loss']:.4f} accuracy {metrics[f'{s}_accuracy']:.4f}" for s in self.splits)
+        self.say("   ".join([f"step {self.step:>6}/{self.args.max_steps}", *results, f"{metrics['seconds']:.1f} s"]))
 
     def _write_checkpoint(self, state):
         clock = {"step": self.step, "seconds": self._seconds(), "step_seconds": self._step_seconds}
         _write_atomically(self.folder / self.checkpoint_name, lambda file: self.write_state(file, state | clock))
 
     def _draw_curves(self):
-        title = f"{self.args.script} on {self.dataset['name']}"
         for quantity in ("accuracy", "loss"):
-            figure = draw_curve(self.metrics, quantity, title)
-            _write_atomically(self.folder / f"{quantity}.png", lambda file, f=figure: f.savefig(file, format="png"))
+            self._write_figure(quantity, draw_curve(self.metrics, quantity, self.title))
+
+    def _write_figure(self, name, figure):
+        _write_atomically(self.folder / f"{name}.png", lambda file: figure.savefig(file, format="png"))
 
     def _write_summary(self):
         last = self.metrics[-1]
@@ -469,7 +494,7 @@ class Run:
             total=self.args.max_steps,
             initial=self.step,
             unit="step",
-            disable=True if self.args.quiet else None,
+            disable=True if self.args.quiet or not self.is_main else None,
             dynamic_ncols=True,
             leave=False,
         )
@@ -495,6 +520,9 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _is_stopped(self):
+        return self.stopped_by is not None
+
     def _check_finite(self, name, value):
         if not math.isfinite(value):
             message = f"{name} is {float(value)} at step {self.step}: "
@@ -506,14 +534,14 @@ class Run:
             )
 
     def _warn_if_synthetic(self):
-        if self.dataset["is_synthetic"]:
+        if self.is_main and self.dataset["is_synthetic"]:
             print(
                 "*** SYNTHETIC IMAGES, not CIFAR-10: no number of this run says anything of CIFAR-10 ***",
                 file=sys.stderr,
             )
 
 
-# ---- Files and figures -------------------------------------------------------------------------
+# ---- Files -------------------------------------------------------------------------------------
 
 
 def read_metrics(folder):
@@ -528,25 +556,6 @@ def read_metrics(folder):
         return [json.loads(line) for line in lines if line.endswith("\n")]
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); start a new run") from error
-
-
-def draw_curve(metrics, quantity, title):
-    """Return a matplotlib figure of one quantity, 'accuracy' or 'loss', of both splits over the steps."""
-    from matplotlib.figure import Figure  # takes 0.4 s, which --help need not
-
-    figure = Figure(figsize=(6.4, 4.2), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    steps = [m["step"] for m in metrics]
-    # Blue and vermilion, and line styles besides: clear to the colour-blind, and in grey.
-    for split, style in (
-        ("train", {"color": "#0072B2", "ls": "--", "marker": "o"}),
-        ("test", {"color": "#D55E00", "marker": "s"}),
-    ):
-        axes.plot(steps, [m[f"{split}_{quantity}"] for m in metrics], label=split, markersize=3.5, **style)
-    axes.set(xlabel="training step", ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss", title=title)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
 
 
 def _write_atomically(path, write):

@@ -2,58 +2,42 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from runs import (
+    CIFAR10,
+    ROOT,
+    assert_same_run,
+    checkpoint,
+    contents,
+    kill_and_resume,
+    metrics_without_seconds,
+    run,
+    start,
+    wait_for,
+)
 
 import train_mlp_numpy
-from train_utils import draw_curve, make_parser, read_metrics
+from figures import draw_curve
+from train_utils import make_parser, read_metrics
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "train_mlp_numpy.py"
-CIFAR10 = ROOT / "cifar10" / "cifar-10-batches-py"
+SCRIPT = "train_mlp_numpy"
 # Small enough for a test, with an evaluation every third step, so that a kill may fall into one.
 SMALL = ["--dnn_hidden_units", "20,10", "--batch_size", "30", "--max_steps", "40", "--eval_freq", "3"]
 FOLDER_FILES = {"config.json", "metrics.jsonl", "accuracy.png", "loss.png", "checkpoint.npz", "summary.json"}
-
-
-def run(*flags, **kwargs):
-    """Run the script in a process of its own and return the finished process."""
-    return subprocess.run([sys.executable, SCRIPT, *map(str, flags)], capture_output=True, text=True, **kwargs)
-
-
-def metrics_without_seconds(folder):
-    return [{k: v for k, v in m.items() if k != "seconds"} for m in read_metrics(folder)]
-
-
-def checkpoint(folder):
-    """Return what the checkpoint holds, but for the clock."""
-    with np.load(folder / "checkpoint.npz", allow_pickle=False) as arrays:
-        return {name: array for name, array in arrays.items() if "seconds" not in name}
-
-
-def assert_same_run(folder, reference):
-    """Assert that two runs have the same metrics to the last digit, and the same weights to the bit."""
-    assert metrics_without_seconds(folder) == metrics_without_seconds(reference)
-    ours, theirs = checkpoint(folder), checkpoint(reference)
-    assert ours.keys() == theirs.keys()
-    for name, array in ours.items():
-        assert array.tobytes() == theirs[name].tobytes(), f"{name} differs"
 
 
 @pytest.fixture(scope="module")
 def reference(synthetic_flags, tmp_path_factory):
     """The run folder of a small run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("runs") / "reference"
-    done = run(*synthetic_flags, *SMALL, "--out_dir", folder)
+    done = run(SCRIPT, *synthetic_flags, *SMALL, "--out_dir", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -103,20 +87,20 @@ def test_figures_are_pictures_and_name_the_data_set(reference):
 
 
 def test_synthetic_images_are_announced_at_the_start_and_the_end(synthetic_flags, tmp_path):
-    done = run(*synthetic_flags, *SMALL, "--quiet", "--out_dir", tmp_path / "run")
+    done = run(SCRIPT, *synthetic_flags, *SMALL, "--quiet", "--out_dir", tmp_path / "run")
     assert done.stdout == ""
     assert done.stderr.count("SYNTHETIC IMAGES, not CIFAR-10") == 2
 
 
 def test_same_seed_gives_the_same_metrics_and_another_seed_does_not(synthetic_flags, reference, tmp_path):
-    assert run(*synthetic_flags, *SMALL, "--out_dir", tmp_path / "again").returncode == 0
+    assert run(SCRIPT, *synthetic_flags, *SMALL, "--out_dir", tmp_path / "again").returncode == 0
     assert_same_run(tmp_path / "again", reference)
-    assert run(*synthetic_flags, *SMALL, "--seed", 1, "--out_dir", tmp_path / "other").returncode == 0
+    assert run(SCRIPT, *synthetic_flags, *SMALL, "--seed", 1, "--out_dir", tmp_path / "other").returncode == 0
     assert metrics_without_seconds(tmp_path / "other") != metrics_without_seconds(reference)
 
 
 def test_log_has_a_plain_line_for_each_evaluation(synthetic_flags, reference, tmp_path):
-    done = run(*synthetic_flags, *SMALL, "--out_dir", tmp_path / "run")
+    done = run(SCRIPT, *synthetic_flags, *SMALL, "--out_dir", tmp_path / "run")
     lines = [line for line in done.stdout.splitlines() if line.startswith("step ")]
     assert len(lines) == len(read_metrics(reference))
     assert "\r" not in done.stdout + done.stderr
@@ -127,7 +111,8 @@ def test_log_has_a_plain_line_for_each_evaluation(synthetic_flags, reference, tm
 def test_default_folder_is_named_after_script_and_time_and_never_taken_twice(synthetic_flags, tmp_path):
     flags = [*synthetic_flags, "--max_steps", "1", "--quiet"]
     runs = [
-        subprocess.Popen([sys.executable, SCRIPT, *flags], cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(3)
+        subprocess.Popen([sys.executable, ROOT / f"{SCRIPT}.py", *flags], cwd=tmp_path, stderr=subprocess.DEVNULL)
+        for _ in range(3)
     ]
     assert [process.wait() for process in runs] == [0, 0, 0]
     folders = list((tmp_path / "results" / "train_mlp_numpy").iterdir())
@@ -137,7 +122,15 @@ def test_default_folder_is_named_after_script_and_time_and_never_taken_twice(syn
 
 def test_network_without_hidden_layers_trains(synthetic_flags, tmp_path):
     done = run(
-        *synthetic_flags, *SMALL, "--dnn_hidden_units", "", "--learning_rate", 1e-6, "--out_dir", tmp_path / "run"
+        SCRIPT,
+        *synthetic_flags,
+        *SMALL,
+        "--dnn_hidden_units",
+        "",
+        "--learning_rate",
+        1e-6,
+        "--out_dir",
+        tmp_path / "run",
     )
     assert done.returncode == 0, done.stderr
     assert set(checkpoint(tmp_path / "run")) == {"step", "linear1.weight", "linear1.bias"}
@@ -166,7 +159,7 @@ def test_help_imports_neither_torch_nor_matplotlib():
 
 
 def last_of_default_run(tmp_path, *flags):
-    done = run(*flags, "--out_dir", tmp_path / "run", "--quiet")
+    done = run(SCRIPT, *flags, "--out_dir", tmp_path / "run", "--quiet")
     assert done.returncode == 0, done.stderr
     last = read_metrics(tmp_path / "run")[-1]
     assert last["step"] == 1500
@@ -273,7 +266,7 @@ def test_flag_file_with_an_open_quote_is_named(tmp_path, capsys):
 
 def test_existing_run_is_not_overwritten(synthetic_flags, reference):
     before = contents(reference)
-    done = run(*synthetic_flags, *SMALL, "--out_dir", reference)
+    done = run(SCRIPT, *synthetic_flags, *SMALL, "--out_dir", reference)
     assert done.returncode == 2
     assert "exists already and is not overwritten" in done.stderr
     assert f"--resume {reference}" in done.stderr
@@ -282,7 +275,7 @@ def test_existing_run_is_not_overwritten(synthetic_flags, reference):
 
 def test_damaged_data_set_ends_with_one_line_and_status_1(tmp_path):
     (tmp_path / "data_batch_1").write_bytes(b"x")
-    done = run("--data_dir", tmp_path, "--out_dir", tmp_path / "run")
+    done = run(SCRIPT, "--data_dir", tmp_path, "--out_dir", tmp_path / "run")
     assert done.returncode == 1
     assert done.stderr.startswith("train_mlp_numpy.py: error: ")
     assert done.stderr.count("\n") == 1
@@ -308,7 +301,7 @@ def test_diverging_run_stops_with_a_message_and_keeps_the_last_good_checkpoint(
     synthetic_flags, tmp_path, eval_freq, seen_by
 ):
     folder = tmp_path / "run"
-    done = run(*synthetic_flags, *SMALL, "--eval_freq", eval_freq, "--learning_rate", 1e6, "--out_dir", folder)
+    done = run(SCRIPT, *synthetic_flags, *SMALL, "--eval_freq", eval_freq, "--learning_rate", 1e6, "--out_dir", folder)
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if "SYNTHETIC" not in line]
     assert f"error: {seen_by} is nan at step " in line
@@ -320,7 +313,7 @@ def test_diverging_run_stops_with_a_message_and_keeps_the_last_good_checkpoint(
 
 
 def test_network_that_overflows_untrained_is_not_blamed_on_the_learning_rate(synthetic_flags, tmp_path):
-    done = run(*synthetic_flags, *SMALL, "--neg_slope", 1e300, "--out_dir", tmp_path / "run")
+    done = run(SCRIPT, *synthetic_flags, *SMALL, "--neg_slope", 1e300, "--out_dir", tmp_path / "run")
     assert done.returncode == 1
     assert "at step 0: the network overflows before it is trained" in done.stderr
     assert "learning_rate" not in done.stderr
@@ -329,53 +322,10 @@ def test_network_that_overflows_untrained_is_not_blamed_on_the_learning_rate(syn
 # ---- Interruptions -----------------------------------------------------------------------------
 
 
-def start(flags, folder):
-    """Start a run in the background and return it once its folder has a config."""
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, *flags, "--out_dir", str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for(folder / "config.json", process)
-    return process
-
-
-def wait_for(path, process):
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"{path} did not appear within a minute"
-        time.sleep(0.005)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_run_killed_at_random_moments_and_resumed_ends_as_one_left_alone(synthetic_flags, reference, tmp_path):
     folder = tmp_path / "run"
-    rng = random.Random(0)
-    process = start([*synthetic_flags, *SMALL], folder)
-    kills = 0
-    while kills < 6:
-        time.sleep(rng.uniform(0, 0.5))
-        if process.poll() is not None:
-            break
-        process.kill()
-        process.communicate()
-        kills += 1
-        read_metrics(folder)  # readable, whatever the moment
-        before = (folder / "metrics.jsonl").stat().st_mtime_ns if (folder / "metrics.jsonl").exists() else 0
-        process = subprocess.Popen(
-            [sys.executable, SCRIPT, "--resume", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        # The next kill falls into the run, not into its imports.
-        while process.poll() is None and (
-            not (folder / "metrics.jsonl").exists() or (folder / "metrics.jsonl").stat().st_mtime_ns == before
-        ):
-            time.sleep(0.005)
-    process.communicate()
-    assert kills >= 2, "the run was over before it could be killed"
-    done = run("--resume", folder)
-    assert done.returncode == 0, done.stderr
+    kill_and_resume(SCRIPT, [*synthetic_flags, *SMALL], folder, n_kills=6)
     assert_same_run(folder, reference)
     assert {path.name for path in folder.iterdir()} - {"checkpoint.npz.tmp"} <= FOLDER_FILES
 
@@ -385,7 +335,7 @@ def test_interrupted_run_ends_cleanly_and_the_command_that_it_prints_resumes_it(
     synthetic_flags, reference, tmp_path, stop
 ):
     folder = tmp_path / "run with a space"
-    process = start([*synthetic_flags, *SMALL], folder)
+    process = start(SCRIPT, [*synthetic_flags, *SMALL], folder)
     wait_for(folder / "checkpoint.npz", process)
     process.send_signal(stop)
     _, err = process.communicate(timeout=60)
@@ -403,15 +353,11 @@ def test_interrupted_run_ends_cleanly_and_the_command_that_it_prints_resumes_it(
 # ---- Resuming ----------------------------------------------------------------------------------
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.fixture
 def half_run(synthetic_flags, tmp_path):
     """A run folder that stopped between evaluations, by its own signal."""
     folder = tmp_path / "half"
-    process = start([*synthetic_flags, *SMALL], folder)
+    process = start(SCRIPT, [*synthetic_flags, *SMALL], folder)
     wait_for(folder / "checkpoint.npz", process)
     process.terminate()
     process.communicate(timeout=60)
@@ -422,14 +368,14 @@ def test_resume_repeats_an_evaluation_whose_checkpoint_was_not_written(half_run,
     step = int(checkpoint(half_run)["step"])
     with open(half_run / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": step + 3, "test_loss": 0}) + "\n" + '{"step": 99, "test_lo')
-    assert run("--resume", half_run).returncode == 0
+    assert run(SCRIPT, "--resume", half_run).returncode == 0
     assert_same_run(half_run, reference)
 
 
 def test_run_killed_before_its_first_checkpoint_begins_at_step_0(half_run, reference):
     (half_run / "checkpoint.npz").unlink()
     (half_run / "metrics.jsonl").write_text(json.dumps(read_metrics(half_run)[0]) + "\n")
-    assert run("--resume", half_run).returncode == 0
+    assert run(SCRIPT, "--resume", half_run).returncode == 0
     assert_same_run(half_run, reference)
 
 
@@ -438,7 +384,7 @@ def test_run_that_has_lost_its_checkpoint_is_left_as_it_is(half_run):
     with open(half_run / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": 3, "test_loss": 0}) + "\n")
     before = contents(half_run)
-    done = run("--resume", half_run)
+    done = run(SCRIPT, "--resume", half_run)
     assert done.returncode == 1
     assert "checkpoint.npz is missing" in done.stderr
     assert contents(half_run) == before
@@ -450,25 +396,25 @@ def test_resuming_a_complete_run_writes_nothing(reference, tmp_path, with_checkp
     if not with_checkpoint:  # as the report's runs are kept
         (folder / "checkpoint.npz").unlink()
     before = contents(folder)
-    done = run("--resume", folder)
+    done = run(SCRIPT, "--resume", folder)
     assert done.returncode == 0, done.stderr
     assert "complete already" in done.stdout
     assert contents(folder) == before
 
 
 def test_flags_may_be_repeated_on_resume_but_not_changed(half_run):
-    done = run("--resume", half_run, "--seed", 42, "--learning_rate", 0.01)
+    done = run(SCRIPT, "--resume", half_run, "--seed", 42, "--learning_rate", 0.01)
     assert done.returncode == 2
     assert "argument --learning_rate: got 0.01, but" in done.stderr
     assert "was started with 0.002" in done.stderr
-    assert run("--resume", half_run, "--seed", 42, "--quiet").returncode == 0
+    assert run(SCRIPT, "--resume", half_run, "--seed", 42, "--quiet").returncode == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None], ids=["empty", "foreign", "cut off"])
 def test_damaged_checkpoint_is_named(half_run, content):
     path = half_run / "checkpoint.npz"
     path.write_bytes(path.read_bytes()[:-500] if content is None else content)
-    done = run("--resume", half_run)
+    done = run(SCRIPT, "--resume", half_run)
     assert done.returncode == 1
     assert "checkpoint.npz is damaged or no checkpoint" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -477,9 +423,11 @@ def test_damaged_checkpoint_is_named(half_run, content):
 def test_checkpoint_of_another_network_is_named(half_run):
     state = checkpoint(half_run) | {"seconds": 0.0, "step_seconds": 0.0, "linear2.weight": np.zeros((3, 3))}
     np.savez(half_run / "checkpoint.npz", **state)
-    done = run("--resume", half_run)
+    before = contents(half_run)
+    done = run(SCRIPT, "--resume", half_run)
     assert done.returncode == 1
     assert "is not of this run: linear2.weight has shape (3, 3), expected (10, 20)" in done.stderr
+    assert contents(half_run) == before
 
 
 def test_checkpoint_that_would_run_code_does_not(half_run, tmp_path):
@@ -489,7 +437,7 @@ def test_checkpoint_that_would_run_code_does_not(half_run, tmp_path):
 
     state = checkpoint(half_run) | {"seconds": 0.0, "step_seconds": 0.0, "linear1.bias": np.array([Payload()])}
     np.savez(half_run / "checkpoint.npz", **state)
-    assert run("--resume", half_run).returncode == 1
+    assert run(SCRIPT, "--resume", half_run).returncode == 1
     assert not (tmp_path / "ran").exists()
 
 
@@ -497,7 +445,7 @@ def test_resume_on_other_data_is_refused(half_run):
     config = json.loads((half_run / "config.json").read_text())
     config["dataset"]["fingerprint"] = "0" * 32
     (half_run / "config.json").write_text(json.dumps(config))
-    done = run("--resume", half_run)
+    done = run(SCRIPT, "--resume", half_run)
     assert done.returncode == 1
     assert "was trained on" in done.stderr
 
@@ -506,6 +454,6 @@ def test_run_of_another_script_is_refused(half_run):
     config = json.loads((half_run / "config.json").read_text())
     config["flags"]["script"] = "train_convnet_pytorch"
     (half_run / "config.json").write_text(json.dumps(config))
-    done = run("--resume", half_run)
+    done = run(SCRIPT, "--resume", half_run)
     assert done.returncode == 2
     assert "is a run of train_convnet_pytorch.py" in done.stderr

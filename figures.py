@@ -1,0 +1,104 @@
+"""Every figure that a run draws. Matplotlib is imported as one is drawn: it takes 0.4 s, which `--help` need not."""
+
+import numpy as np
+
+# Blue, vermilion and green, and line styles besides: clear to the colour-blind, and in grey.
+SPLIT_STYLES = {
+    "train": {"color": "#0072B2", "ls": "--", "marker": "o"},
+    "validation": {"color": "#009E73", "ls": ":", "marker": "^"},
+    "test": {"color": "#D55E00", "ls": "-", "marker": "s"},
+}
+
+
+def _figure(width, height):
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def draw_curve(metrics, quantity, title):
+    """Return a figure of one quantity, 'accuracy' or 'loss', over the steps, for each split in `metrics`."""
+    figure = _figure(6.4, 4.2)
+    axes = figure.subplots()
+    steps = [m["step"] for m in metrics]
+    for split, style in SPLIT_STYLES.items():
+        if f"{split}_{quantity}" in metrics[0]:
+            axes.plot(steps, [m[f"{split}_{quantity}"] for m in metrics], label=split, markersize=3.5, **style)
+    axes.set(xlabel="training step", ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def draw_confusion_matrix(counts, class_names, title):
+    """Return a figure of how many examples of each class (a row) were taken for which (a column).
+
+    Args:
+        counts: whole numbers, shape (n_classes, n_classes).
+        class_names: of rows and columns.
+        title: of the figure.
+    """
+    figure = _figure(7, 6.6)
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+    ticks = range(len(class_names))
+    axes.set_xticks(ticks, class_names, rotation=45, ha="right")
+    axes.set_yticks(ticks, class_names)
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    return figure
+
+
+def draw_weights(weights, title, n_most=100):
+    """Return a figure of the first `n_most` weights of a layer as images, each stretched to its own range.
+
+    Args:
+        weights: shape (n, 3, height, width).
+        title: of the figure.
+        n_most: how many are drawn at most.
+    """
+    weights = weights[:n_most]
+    low, high = (f(weights, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
+    images = (weights - low) / np.maximum(high - low, np.finfo(weights.dtype).tiny)
+    n_columns = int(np.ceil(np.sqrt(len(images))))
+    n_rows = -(-len(images) // n_columns)
+    n, n_channels, height, width = images.shape
+    sheet = np.ones((n_rows * n_columns, height + 1, width + 1, n_channels), images.dtype)  # 1: white lines between
+    sheet[:n, :height, :width] = images.transpose(0, 2, 3, 1)
+    sheet = sheet.reshape(n_rows, n_columns, height + 1, width + 1, n_channels).swapaxes(1, 2)
+    figure = _figure(6, 6.3 * n_rows / n_columns)
+    axes = figure.subplots()
+    axes.imshow(sheet.reshape(n_rows * (height + 1), n_columns * (width + 1), n_channels), interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(title)
+    return figure
+
+
+def draw_mistakes(images, labels, probabilities, class_names, title, n_columns=8, n_rows=4):
+    """Return a figure of the examples whose true class got the least probability, the worst first.
+
+    Args:
+        images: uint8, shape (n, 3, height, width).
+        labels: class numbers, shape (n,).
+        probabilities: shape (n, n_classes).
+        class_names: of the classes.
+        title: of the figure.
+        n_columns, n_rows: of the sheet.
+    """
+    predicted = probabilities.argmax(axis=1)
+    probability_of_truth = probabilities[np.arange(len(labels)), labels]
+    mistakes = np.flatnonzero(predicted != labels)
+    worst = mistakes[np.argsort(probability_of_truth[mistakes], kind="stable")][: n_columns * n_rows]
+    figure = _figure(1.25 * n_columns, 1.55 * n_rows)
+    figure.suptitle(title)
+    grid = figure.subplots(n_rows, n_columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, i in zip(grid.flat, worst, strict=False):
+        axes.imshow(images[i].transpose(1, 2, 0))
+        truth, guess = class_names[labels[i]], class_names[predicted[i]]
+        axes.set_title(f"{truth}\nas {guess} {probabilities[i, predicted[i]]:.0%}", fontsize=7)
+    return figure
