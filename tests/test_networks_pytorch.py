@@ -1,0 +1,286 @@
+"""The two networks in PyTorch, and what the training scripts make of their flags: data, augmentation, optimisers."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import torch_utils
+from cifar10_utils import DataSet, synthetic_images
+from convnet_pytorch import ConvNet
+from mlp_pytorch import BATCH_NORMS, MLP
+from torch_utils import DeviceImages, augmentation, choose_precision, make_optimizer, make_schedule, preprocessing
+
+# ---- The ConvNet -------------------------------------------------------------------------------
+
+# Table 1 of the assignment: what each stage hands to the next.
+TABLE_1 = [
+    ("conv", 64, 32), ("pool", 64, 16), ("conv", 128, 16), ("pool", 128, 8), ("conv", 256, 8), ("conv", 256, 8),
+    ("pool", 256, 4), ("conv", 512, 4), ("conv", 512, 4), ("pool", 512, 2), ("conv", 512, 2), ("conv", 512, 2),
+    ("pool", 512, 1), ("linear", 10, None),
+]  # fmt: skip
+
+
+def test_convnet_is_that_of_table_1_at_every_stage():
+    network = ConvNet(3, 10)
+    stages = []
+    kinds = {nn.Conv2d: "conv", nn.MaxPool2d: "pool", nn.Linear: "linear"}
+    for module in network.modules():
+        if type(module) in kinds:
+            module.register_forward_hook(
+                lambda module, _, out: stages.append(
+                    (kinds[type(module)], out.shape[1], out.shape[2] if out.ndim == 4 else None)
+                )
+            )
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert stages == TABLE_1
+
+
+def test_every_convolution_is_followed_by_batch_norm_and_relu():
+    modules = list(ConvNet(3, 10).features)
+    convolutions = [i for i, module in enumerate(modules) if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) == 8
+    for i in convolutions:
+        assert [type(module) for module in modules[i + 1 : i + 3]] == [nn.BatchNorm2d, nn.ReLU]
+        assert (modules[i].kernel_size, modules[i].stride, modules[i].padding) == ((3, 3), (1, 1), (1, 1))
+    for module in modules:
+        if isinstance(module, nn.MaxPool2d):
+            assert (module.kernel_size, module.stride, module.padding) == (3, 2, 1)
+
+
+def test_convnet_has_as_many_parameters_as_table_1_says():
+    channels = [3, *(width for kind, width, _ in TABLE_1 if kind == "conv")]
+    expected = sum(9 * a * b + b + 2 * b for a, b in pairwise(channels)) + 512 * 10 + 10
+    assert sum(p.numel() for p in ConvNet(3, 10).parameters()) == expected
+
+
+def test_convnet_learns_64_images_by_heart():
+    torch.manual_seed(0)
+    images, labels = synthetic_images(64, seed=0)
+    x, y = torch.tensor(images).float() - 120, torch.tensor(labels)
+    network = ConvNet(3, 10)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(25):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    assert (network(x).argmax(1) == y).all()
+
+
+# ---- The MLP -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_mlp_is_linear_norm_activation_dropout(batch_norm, dropout):
+    network = MLP(6, [5, 4], 3, 0.1, batch_norm=batch_norm, dropout=dropout)
+    hidden = [nn.Linear, BATCH_NORMS[batch_norm], nn.LeakyReLU, nn.Dropout if dropout else None]
+    hidden = [kind for kind in hidden if kind is not None]
+    assert [type(module) for module in network.layers] == [*hidden, *hidden, nn.Linear]
+    assert network(torch.ones(7, 6)).shape == (7, 3)
+    assert all(m.negative_slope == 0.1 for m in network.modules() if isinstance(m, nn.LeakyReLU))
+    assert all(m.p == dropout for m in network.modules() if isinstance(m, nn.Dropout))
+
+
+def test_batch_norms_are_interchangeable_in_a_trained_network():
+    torch.manual_seed(0)
+    networks = {name: MLP(6, [5, 4], 3, 0.1, init="kaiming", batch_norm=name).double() for name in BATCH_NORMS}
+    del networks["none"]
+    state = networks["torch"].state_dict()
+    for network in networks.values():
+        network.load_state_dict(state)
+    x, y = torch.randn(20, 6, dtype=torch.float64), torch.randint(3, (20,))
+    for network in networks.values():
+        optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        for _ in range(10):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(x), y).backward()
+            optimizer.step()
+        network.eval()
+    for name in ("autograd", "manual"):
+        torch.testing.assert_close(networks[name].state_dict(), networks["torch"].state_dict())
+        torch.testing.assert_close(networks[name](x), networks["torch"](x))
+
+
+@pytest.mark.parametrize(("init", "std"), [("normal", 1e-4), ("kaiming", (2 / 1.04 / 300) ** 0.5)])
+def test_initial_weights_have_the_deviation_that_they_should(init, std):
+    torch.manual_seed(0)
+    network = MLP(300, [200], 10, 0.2, init=init)
+    # 60,000 draws: their standard deviation is known to 0.3%.
+    assert network.layers[0].weight.std().item() == pytest.approx(std, rel=0.02)
+    assert all((m.bias == 0).all() for m in network.modules() if isinstance(m, nn.Linear))
+
+
+@pytest.mark.parametrize("option", [{"init": "xavier"}, {"batch_norm": "layer"}], ids=str)
+def test_unknown_option_of_the_mlp_is_refused(option):
+    with pytest.raises(ValueError, match="expected one of"):
+        MLP(6, [5], 3, 0.1, **option)
+
+
+# ---- Data --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    images, labels = synthetic_images(300, seed=1)
+    return DataSet(images, labels, images.mean(axis=0, dtype=np.float64).astype(np.float32))
+
+
+def on_device(dataset, how="mean_image", **kwargs):
+    return DeviceImages(dataset, torch.device("cpu"), torch.float32, *preprocessing(dataset, how), **kwargs)
+
+
+def test_batches_are_those_of_the_numpy_script_to_the_bit(dataset):
+    index = np.array([7, 0, 299, 7])
+    images, labels = on_device(dataset).batch(index)
+    expected, one_hot = dataset._batch(index)
+    assert images.numpy().tobytes() == expected.tobytes()
+    assert (labels.numpy() == one_hot.argmax(axis=1)).all()
+
+
+def test_standardized_images_have_mean_0_and_deviation_1(dataset):
+    images, _ = on_device(dataset, "standardize").batch(np.arange(300))
+    # 307,200 numbers a channel, each rounded to 2^-24 of at most some units.
+    torch.testing.assert_close(images.double().mean(dim=(0, 2, 3)), torch.zeros(3).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        images.double().std(dim=(0, 2, 3), correction=0), torch.ones(3).double(), rtol=1e-5, atol=0
+    )
+
+
+def test_convolutions_get_channels_last(dataset):
+    images, _ = on_device(dataset, memory_format=torch.channels_last).batch(np.arange(5))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("how", ["flip", "flip_crop"])
+def test_augmentation_draws_for_each_image_and_keeps_pixels_together(how):
+    rows, columns = augmentation(how, 2000, np.random.default_rng(0))
+    is_flipped = columns[:, 16] > columns[:, 17]
+    # 2,000 draws of a half have a standard deviation of 0.011.
+    assert is_flipped.mean() == pytest.approx(0.5, abs=0.05)
+    for places in (rows, columns):
+        assert places.min() == 0
+        assert places.max() == 31
+        assert (abs(np.diff(places, axis=1)) <= 1).all()
+    if how == "flip":
+        assert (rows == np.arange(32)).all()
+        assert len(np.unique(columns, axis=0)) == 2
+    else:
+        assert len(np.unique(rows, axis=0)) == 9
+        assert len(np.unique(columns, axis=0)) == 18
+
+
+@pytest.mark.parametrize("shift", [-4, -1, 0, 3])
+def test_shift_mirrors_at_the_edge_as_padding_by_reflection_does(dataset, shift):
+    """Against `torch.nn.functional.pad` and a crop."""
+
+    class Rng:
+        def random(self, shape):
+            return np.ones(shape)  # no flip
+
+        def integers(self, low, high, shape):
+            return np.full(shape, shift)
+
+    images, _ = on_device(dataset).batch(np.arange(3), augmentation("flip_crop", 3, Rng()))
+    padded = nn.functional.pad(torch.from_numpy(dataset.pixels[:3]).float(), (4, 4, 4, 4), mode="reflect")
+    expected = padded[:, :, 4 + shift : 36 + shift, 4 + shift : 36 + shift] - torch.from_numpy(dataset.mean_image)
+    assert (images == expected).all()
+
+
+def test_flip_mirrors_the_image_itself(dataset):
+    class Rng:
+        def random(self, shape):
+            return np.zeros(shape)
+
+    images, labels = on_device(dataset, "standardize").batch(np.arange(3), augmentation("flip", 3, Rng()))
+    plain, plain_labels = on_device(dataset, "standardize").batch(np.arange(3))
+    assert (images == plain.flip(3)).all()
+    assert (labels == plain_labels).all()
+
+
+# ---- Optimiser, schedule, device, precision ----------------------------------------------------
+
+
+def flags(**kwargs):
+    defaults = {"learning_rate": 0.1, "weight_decay": 0.0, "momentum": 0.0, "optimizer": "sgd", "max_steps": 100}
+    return SimpleNamespace(**{**defaults, "lr_schedule": "constant", **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("args", "kind", "options"),
+    [
+        ({"momentum": 0.9, "weight_decay": 0.01}, torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.01, "lr": 0.1}),
+        ({"optimizer": "adam"}, torch.optim.Adam, {"weight_decay": 0.0, "lr": 0.1}),
+        ({"optimizer": "adamw", "weight_decay": 0.2}, torch.optim.AdamW, {"weight_decay": 0.2, "lr": 0.1}),
+    ],
+)
+def test_optimizer_is_the_one_that_the_flags_name(args, kind, options):
+    optimizer = make_optimizer(nn.Linear(2, 2), flags(**args))
+    assert type(optimizer) is kind
+    assert options.items() <= optimizer.param_groups[0].items()
+
+
+def learning_rates(**kwargs):
+    optimizer = make_optimizer(nn.Linear(2, 2), flags(**kwargs))
+    schedule = make_schedule(optimizer, flags(**kwargs))
+    rates = []
+    for _ in range(kwargs.get("max_steps", 100)):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+def test_learning_rate_follows_its_schedule():
+    assert learning_rates() == [0.1] * 100
+    cosine = learning_rates(lr_schedule="cosine")
+    np.testing.assert_allclose(cosine, 0.05 * (1 + np.cos(np.pi * np.arange(100) / 100)), rtol=1e-9)
+    onecycle = learning_rates(lr_schedule="onecycle")
+    assert max(onecycle) == pytest.approx(0.1, rel=1e-3)  # the peak falls between two steps
+    assert np.argmax(onecycle) == pytest.approx(30, abs=1)
+    assert onecycle[0] == pytest.approx(0.1 / 25)
+    assert onecycle[-1] < 1e-3
+
+
+@pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "onecycle"])
+@pytest.mark.parametrize("max_steps", [1, 2])
+def test_schedule_fits_the_shortest_runs(lr_schedule, max_steps):
+    assert len(learning_rates(lr_schedule=lr_schedule, max_steps=max_steps)) == max_steps
+
+
+@pytest.mark.parametrize(
+    ("native", "kind", "is_convolutional", "expected"),
+    [
+        (True, "cpu", True, "bf16"), (True, "cpu", False, "bf16"), (False, "cpu", True, "fp32"),
+        (True, "cuda", True, "bf16"), (True, "cuda", False, "fp32"), (False, "cuda", True, "fp32"),
+        (True, "mps", True, "fp32"),
+    ],
+)  # fmt: skip
+def test_auto_precision_is_bf16_where_it_is_native_and_faster(monkeypatch, native, kind, is_convolutional, expected):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: native, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert choose_precision("auto", torch.device(kind), is_convolutional) == expected
+    assert choose_precision("fp32", torch.device(kind), is_convolutional) == "fp32"
+    assert choose_precision("bf16", torch.device(kind), is_convolutional) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"), [(True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_auto_device_is_a_gpu_where_there_is_one(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert torch_utils.choose_device("auto").type == expected
+    assert torch_utils.choose_device("cpu").type == "cpu"
+
+
+def test_bf16_multiplies_in_bfloat16_and_fp32_does_not():
+    layer = nn.Linear(3, 2)
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        with torch_utils.autocast(torch.device("cpu"), precision):
+            assert layer(torch.ones(1, 3)).dtype == dtype

@@ -1,0 +1,464 @@
+"""What the two PyTorch scripts share: everything between their flags and their network.
+
+`train_network` trains a network as the flags say, in one process or, started by `torchrun`, in several.
+"""
+
+import contextlib
+import importlib.util
+import os
+import pickle
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from cifar10_utils import CLASSES, get_cifar10
+from figures import draw_confusion_matrix, draw_mistakes, draw_weights
+from train_utils import Run, real_number, whole_number
+
+# ---- Flags -------------------------------------------------------------------------------------
+
+
+def add_torch_flags(parser, *, optimizer):
+    """Add the flags of both PyTorch scripts, with the default `optimizer` of this one."""
+    add = parser.add_argument
+    add("--optimizer", choices=("sgd", "adam", "adamw"), default=optimizer, help="how to step along a gradient")
+    add("--momentum", type=real_number(0, below=1), default=0.0, help="of sgd; the others have moments of their own")
+    add("--weight_decay", type=real_number(0), default=0.0, help="L2 penalty; adamw's is decoupled from the gradient")
+    add(
+        "--lr_schedule",
+        choices=("constant", "cosine", "onecycle"),
+        default="constant",
+        help="of the learning rate: as it is; down to 0 by a half cosine; up to it and down again",
+    )
+    add(
+        "--label_smoothing", type=real_number(0, below=1), default=0.0, help="share of a target spread over all classes"
+    )
+    add(
+        "--augment",
+        choices=("none", "flip", "flip_crop"),
+        default="none",
+        help="mirror half of the training images; also shift each by up to 4 pixels",
+    )
+    add(
+        "--preprocess",
+        choices=("mean_image", "standardize"),
+        default="mean_image",
+        help="take off the mean image, as the course does; or each channel's mean, and divide by its deviation",
+    )
+    add("--validation_size", type=whole_number(0, 49_999), default=0, help="last training images to hold out")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto takes a GPU where there is one")
+    add(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="of matrix products and convolutions; auto takes bf16 where the device has it and it is faster",
+    )
+    add("--compile", action="store_true", help="compile the training step's network with torch.compile")
+    add("--tensorboard", action="store_true", help="log to the run folder for TensorBoard, too")
+    add("--pictures", action="store_true", help="after the run, draw the first layer's weights and the worst mistakes")
+
+
+def check_torch_flags(parser, args):
+    """End with one line and exit status 2 where flags contradict each other or this machine."""
+    if args.momentum and args.optimizer != "sgd":
+        parser.error(f"argument --momentum: got {args.momentum} with --optimizer {args.optimizer}, expected sgd")
+    is_there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if args.device in is_there and not is_there[args.device]():
+        parser.error(f"argument --device: got {args.device!r}, which this machine or its PyTorch lacks; try auto")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        parser.error("argument --tensorboard: needs a package that is not here: pip install tensorboard")
+    n_processes = int(os.environ.get("WORLD_SIZE", 1))
+    if args.batch_size % n_processes:
+        parser.error(
+            f"argument --batch_size: got {args.batch_size}, expected a multiple of the {n_processes} processes"
+        )
+    n_train = (50_000 if args.dataset != "synthetic" else args.synthetic_size) - args.validation_size
+    if n_train < args.batch_size:
+        parser.error(
+            f"argument --validation_size: got {args.validation_size}, which leaves {n_train} training images for "
+            f"batches of {args.batch_size}"
+        )
+
+
+# ---- Processes, device, precision --------------------------------------------------------------
+
+
+class Processes:
+    """The processes that train one network together: one, or those that torchrun has started.
+
+    Attributes:
+        rank: the number of this one, from 0.
+        local_rank: its number on this machine, from 0.
+        size: how many there are.
+    """
+
+    def __init__(self):
+        self.rank = int(os.environ.get("RANK", 0))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.size = int(os.environ.get("WORLD_SIZE", 1))
+
+    def __enter__(self):
+        if self.size > 1:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        return self
+
+    def __exit__(self, *_):
+        if self.size > 1:
+            dist.destroy_process_group()
+
+    @contextlib.contextmanager
+    def first_on_its_machine(self):
+        """Let one process of each machine go first, so that only one downloads."""
+        if self.size > 1 and self.local_rank:
+            dist.barrier()
+        yield
+        if self.size > 1 and not self.local_rank:
+            dist.barrier()
+
+    def share(self, batch):
+        """Return this process's part of what is to be split over all."""
+        return batch[self.rank :: self.size]
+
+    def total(self, *numbers):
+        """Return the sums of numbers over all processes, as floats."""
+        if self.size == 1:
+            return numbers
+        totals = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(totals)
+        return totals.tolist()
+
+    def from_main(self, value):
+        """Return rank 0's `value` in every process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def parallel(self, network):
+        """Return the network with gradients averaged over all processes."""
+        return network if self.size == 1 else nn.parallel.DistributedDataParallel(network)
+
+
+def choose_device(name, local_rank=0):
+    """Return the `torch.device` of a `--device`."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name != "cuda":
+        return torch.device(name)
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def choose_precision(name, device, is_convolutional):
+    """Return 'fp32' or 'bf16' for a `--precision`.
+
+    'auto' is bf16 where the device multiplies in it without a detour and a step is faster with it. On
+    CPUs both networks' are, see `tests/benchmarks/networks_pytorch.py`; on GPUs an MLP's small products wait for
+    the casts. The rule asks the hardware and no clock, so that a machine comes to one answer each time.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if is_convolutional and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # the latter implies AMX-BF16
+    is_native = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
+    return "bf16" if is_native else "fp32"
+
+
+def autocast(device, precision):
+    """Return a context in which matrix products and convolutions run in `precision`."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+# ---- Data --------------------------------------------------------------------------------------
+
+
+class DeviceImages:
+    """One split on the device, as uint8; batches become floating point as they are made.
+
+    Args:
+        dataset: a `cifar10_utils.DataSet`.
+        device: where to.
+        dtype: of the images handed out.
+        shift, scale: images are handed out as (pixels − shift) · scale; float32, on any device, shapes
+            that go with (n, 3, 32, 32).
+        memory_format: of the images handed out.
+    """
+
+    def __init__(self, dataset, device, dtype, shift, scale, memory_format=torch.contiguous_format):
+        self.pixels = torch.from_numpy(dataset.pixels).to(device)
+        self.labels = torch.from_numpy(dataset.classes).to(device)
+        self.shift, self.scale = shift.to(device), scale.to(device)
+        self.dtype = dtype
+        self.memory_format = memory_format
+
+    def __len__(self):
+        return len(self.labels)
+
+    def batch(self, index, rows_columns=None):
+        """Return images, (n, 3, 32, 32), and labels, int64 (n,), at the places `index`, int64 (n,).
+
+        Args:
+            index: of the examples.
+            rows_columns: from `augmentation`, for these examples, where they are to be augmented.
+        """
+        index = torch.as_tensor(index, device=self.labels.device)
+        if rows_columns is None:
+            pixels = self.pixels[index]
+        else:
+            rows, columns = (torch.as_tensor(places, device=index.device) for places in rows_columns)
+            channels = torch.arange(3, device=index.device)[:, None, None]
+            pixels = self.pixels[
+                index[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]
+            ]
+        images = ((pixels.float() - self.shift) * self.scale).to(self.dtype, memory_format=self.memory_format)
+        return images, self.labels[index]
+
+
+def preprocessing(dataset, how):
+    """Return `shift` and `scale` for `DeviceImages`, from the training split.
+
+    Args:
+        dataset: a `cifar10_utils.DataSet`, the training split.
+        how: 'mean_image' or 'standardize'.
+    """
+    if how == "mean_image":
+        return torch.from_numpy(dataset.mean_image), torch.ones(())
+    total, squares = np.zeros(3), np.zeros(3)
+    for start in range(0, dataset.num_examples, 1000):
+        pixels = dataset.pixels[start : start + 1000].astype(np.float64)
+        total += pixels.sum(axis=(0, 2, 3))
+        squares += (pixels**2).sum(axis=(0, 2, 3))
+    n = dataset.pixels[:, 0].size
+    mean = total / n
+    std = np.sqrt(squares / n - mean**2)
+    shift, scale = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (mean, 1 / std))
+    return shift, scale
+
+
+def augmentation(how, n, rng):
+    """Return for each of n images which rows and which columns of it to take, int64 (n, 32) each; None for 'none'.
+
+    Each image is mirrored or not, and for 'flip_crop' shifted by -4 to 4 pixels each way, by a draw of
+    its own. What a shift uncovers is filled with the mirror image of what is there.
+    """
+    if how == "none":
+        return None
+    places = np.tile(np.arange(32), (n, 1))
+    rows, columns = places, np.where(rng.random((n, 1)) < 0.5, 31 - places, places)
+    if how == "flip_crop":
+        rows, columns = (31 - abs(31 - abs(x + rng.integers(-4, 5, (n, 1)))) for x in (rows, columns))
+    return rows, columns
+
+
+# ---- Optimiser and schedule --------------------------------------------------------------------
+
+
+def make_optimizer(network, args):
+    """Return the optimiser that the flags describe."""
+    options = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
+    # One kernel for a whole step: a third of the time of Adam's dozen on a CPU.
+    options["fused"] = next(network.parameters()).device.type in ("cpu", "cuda")
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), momentum=args.momentum, **options)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer](network.parameters(), **options)
+
+
+def make_schedule(optimizer, args):
+    """Return the learning rate's schedule over `args.max_steps` steps."""
+    schedules = torch.optim.lr_scheduler
+    if args.lr_schedule == "cosine":
+        return schedules.CosineAnnealingLR(optimizer, args.max_steps)
+    if args.lr_schedule == "onecycle":
+        return schedules.OneCycleLR(optimizer, args.learning_rate, total_steps=args.max_steps + 1, cycle_momentum=False)
+    return schedules.ConstantLR(optimizer, factor=1.0)
+
+
+# ---- Training ----------------------------------------------------------------------------------
+
+
+class TorchRun(Run):
+    """A `Run` of one or several processes, with a checkpoint that `torch.load` reads without running anything."""
+
+    checkpoint_name = "checkpoint.pt"
+
+    def __init__(self, args, data, processes, **kwargs):
+        self.processes = processes
+        super().__init__(args, data, is_main=processes.rank == 0, **kwargs)
+        self._writer = None
+        if args.tensorboard and self.is_main:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(self.folder, purge_step=self.step)
+
+    def write_state(self, file, state):
+        torch.save(state, file)
+
+    def read_state(self, path):
+        with open(path, "rb") as file:
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+                # PyTorch's own message advises to load the file with code and all.
+                raise ValueError("it is cut off, or holds more than tensors, numbers and names") from error
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
+        return state
+
+    def _reopen(self):
+        # Rank 0's folder may not be on this machine.
+        if self.is_main:
+            super()._reopen()
+        self.__dict__ |= self.processes.from_main(
+            {name: getattr(self, name) for name in ("step", "metrics", "_state", "_seconds_before", "_step_seconds")}
+        )
+
+    def _record(self, evaluate):
+        super()._record(evaluate)
+        if self._writer is not None:
+            for name, value in self.metrics[-1].items():
+                self._writer.add_scalar(name, value, self.step)
+            self._writer.flush()
+
+    def _is_stopped(self):
+        # A signal may reach one process a step before another, and none may wait for one that has left.
+        return self.processes.total(self.stopped_by is not None)[0] > 0
+
+
+def train_network(args, make_network, *, dtype=torch.float32):
+    """Train as the flags say, and return the `Run`.
+
+    Args:
+        args: flags from `train_utils.parse_args`.
+        make_network: takes nothing, returns the network, which takes images (n, 3, 32, 32) and returns
+            logits (n, 10).
+        dtype: of parameters and images; float64 is for comparisons.
+    """
+    with Processes() as processes:
+        device = choose_device(args.device, processes.local_rank)
+        with processes.first_on_its_machine():
+            data = get_cifar10(
+                args.data_dir,
+                validation_size=args.validation_size,
+                dataset=args.dataset,
+                seed=args.seed,
+                synthetic_size=args.synthetic_size,
+            )
+        torch.manual_seed(args.seed)
+        network = make_network().to(device, dtype)
+        is_convolutional = any(isinstance(module, nn.Conv2d) for module in network.modules())
+        # With channels last, convolutions need no reordering of their input: three fifths of the time on a CPU.
+        memory_format = torch.channels_last if is_convolutional else torch.contiguous_format
+        network.to(memory_format=memory_format)
+        shift, scale = preprocessing(data["train"], args.preprocess)
+        images = {split: DeviceImages(d, device, dtype, shift, scale, memory_format) for split, d in data.items()}
+
+        precision = processes.from_main(choose_precision(args.precision, device, is_convolutional))
+        run = TorchRun(args, data, processes, device=describe(device), precision=precision)
+        run.say(f"on {describe(device)} in {precision}" + (f", {processes.size} processes" * (processes.size > 1)))
+        optimizer = make_optimizer(network, args)
+        schedule = make_schedule(optimizer, args)
+        parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+
+        def state():
+            return {name: part.state_dict() for name, part in parts.items()}
+
+        def load(state):
+            for name, part in parts.items():
+                try:
+                    part.load_state_dict(state[name])
+                except RuntimeError as error:  # what modules raise where keys or shapes differ
+                    raise ValueError(error) from error
+
+        run.restore(load)
+        data["train"].position = run.step * args.batch_size
+        model = processes.parallel(network)
+        if args.compile:
+            model = torch.compile(model)
+
+        def evaluate(split):
+            return score(network, images[split], precision, processes, args.train_eval_size if split == "train" else 0)
+
+        def figures():
+            return draw_results(network, images["test"], data["test"], precision, run.title, args.pictures)
+
+        for _ in run.steps(evaluate, state, figures):
+            # All that is random in a step follows from seed and step, so that a run can be resumed at any.
+            rng = np.random.default_rng([args.seed, run.step])
+            torch.manual_seed(int(rng.integers(2**32)) + processes.rank)
+            index = data["train"].next_index(args.batch_size)
+            places = augmentation(args.augment, len(index), rng)
+            inputs, labels = images["train"].batch(
+                processes.share(index), places and [processes.share(p) for p in places]
+            )
+            with autocast(device, precision):
+                logits = model(inputs)
+            loss = F.cross_entropy(logits.to(dtype), labels, label_smoothing=args.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            run.loss = processes.total(loss.item())[0] / processes.size
+    return run
+
+
+def describe(device):
+    """Return a device's name for the record."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+# ---- Evaluation --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def evaluation(network):
+    """Put the network into evaluation for a while, without gradients."""
+    network.eval()
+    with torch.inference_mode():
+        yield
+    network.train()
+
+
+def outputs(network, images, precision, index):
+    """Yield logits, float32 or more, and labels of the examples at `index`, batch by batch."""
+    for part in np.array_split(index, -(-len(index) // 500)):
+        inputs, labels = images.batch(part)
+        with autocast(inputs.device, precision):
+            logits = network(inputs)
+        yield logits.to(images.dtype), labels
+
+
+def score(network, images, precision, processes, limit=0):
+    """Return mean loss and accuracy, in [0, 1], over the first `limit` examples (0: all), shared out over processes."""
+    n = min(limit or len(images), len(images))
+    if processes.size > 1:
+        for buffer in network.buffers():  # each process has running statistics of its own
+            dist.broadcast(buffer, 0)
+    loss, n_correct = 0.0, 0
+    with evaluation(network):
+        for logits, labels in outputs(network, images, precision, processes.share(np.arange(n))):
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            n_correct += (logits.argmax(dim=1) == labels).sum().item()
+    loss, n_correct = processes.total(loss, n_correct)
+    return loss / n, n_correct / n
+
+
+def draw_results(network, images, dataset, precision, title, with_pictures):
+    """Return figures: the confusion matrix on a split; `with_pictures` also first-layer weights and worst mistakes."""
+    with evaluation(network):
+        batches = outputs(network, images, precision, np.arange(len(images)))
+        probabilities = torch.cat([logits.softmax(dim=1) for logits, _ in batches]).cpu().numpy()
+    counts = np.zeros((len(CLASSES), len(CLASSES)), int)
+    np.add.at(counts, (dataset.classes, probabilities.argmax(axis=1)), 1)
+    figures = {"confusion_matrix": draw_confusion_matrix(counts, CLASSES, f"{title}: test images")}
+    if with_pictures:
+        weights = next(network.parameters()).detach().float().cpu().numpy()
+        weights = weights if weights.ndim == 4 else weights.reshape(-1, *dataset.pixels.shape[1:])
+        figures["first_layer"] = draw_weights(weights, f"{title}: weights of the first layer")
+        title = f"{title}: worst mistakes on test images"
+        figures["worst_mistakes"] = draw_mistakes(dataset.pixels, dataset.classes, probabilities, CLASSES, title)
+    return figures

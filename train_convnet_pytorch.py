@@ -1,0 +1,36 @@
+"""Train the ConvNet of Table 1 on CIFAR-10 (question 4).
+
+python train_convnet_pytorch.py
+python train_convnet_pytorch.py --augment flip_crop --lr_schedule onecycle --learning_rate 1e-3 --pictures
+python train_convnet_pytorch.py --resume results/train_convnet_pytorch/2026-11-24_20-15-00
+torchrun --nproc_per_node=2 train_convnet_pytorch.py
+"""
+
+import sys
+
+from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
+from convnet_pytorch import ConvNet
+from torch_utils import add_torch_flags, check_torch_flags, train_network
+from train_utils import make_parser, run_script
+
+
+def train(args):
+    """Train as the flags say, and return the `Run`."""
+    return train_network(args, lambda: ConvNet(IMAGE_SHAPE[0], len(CLASSES)))
+
+
+def main(argv=None):
+    parser = make_parser(
+        "train_convnet_pytorch",
+        "Train the ConvNet of Table 1 on CIFAR-10.",
+        learning_rate=1e-4,
+        max_steps=5000,
+        batch_size=32,
+        eval_freq=500,
+    )
+    add_torch_flags(parser, optimizer="adam")
+    return run_script(train, parser, argv, expected=(DataError,), check=check_torch_flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

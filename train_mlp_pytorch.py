@@ -1,0 +1,59 @@
+"""Train the PyTorch MLP on CIFAR-10 (question 2).
+
+python train_mlp_pytorch.py
+python train_mlp_pytorch.py --dnn_hidden_units 300,100 --init kaiming --batch_norm manual --optimizer adam
+python train_mlp_pytorch.py --resume results/train_mlp_pytorch/2026-11-24_20-15-00
+torchrun --nproc_per_node=2 train_mlp_pytorch.py
+"""
+
+import math
+import sys
+
+import torch
+
+from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
+from mlp_pytorch import BATCH_NORMS, INITS, MLP
+from torch_utils import add_torch_flags, check_torch_flags, train_network
+from train_utils import add_mlp_flags, make_parser, real_number, run_script
+
+
+def train(args, dtype=torch.float32):
+    """Train as the flags say, in float32 or, for comparisons, in float64, and return the `Run`."""
+
+    def make_network():
+        return MLP(
+            math.prod(IMAGE_SHAPE),
+            args.dnn_hidden_units,
+            len(CLASSES),
+            args.neg_slope,
+            init=args.init,
+            batch_norm=args.batch_norm,
+            dropout=args.dropout,
+        )
+
+    return train_network(args, make_network, dtype=dtype)
+
+
+def main(argv=None):
+    parser = make_parser(
+        "train_mlp_pytorch",
+        "Train an MLP in PyTorch on CIFAR-10.",
+        learning_rate=2e-3,
+        max_steps=1500,
+        batch_size=200,
+        eval_freq=100,
+    )
+    add_mlp_flags(parser)
+    parser.add_argument("--init", choices=INITS, default="normal", help="of the weights: the course's, or He et al.'s")
+    parser.add_argument(
+        "--batch_norm", choices=BATCH_NORMS, default="none", help="before activations: this project's two, or PyTorch's"
+    )
+    parser.add_argument(
+        "--dropout", type=real_number(0, below=1), default=0.0, help="probability of leaving a hidden unit out"
+    )
+    add_torch_flags(parser, optimizer="sgd")
+    return run_script(train, parser, argv, expected=(DataError,), check=check_torch_flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
