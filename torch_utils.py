@@ -392,18 +392,22 @@ def train_network(args, make_network, *, dtype=torch.float32):
             torch.manual_seed(int(rng.integers(2**32)) + processes.rank)
             index = data["train"].next_index(args.batch_size)
             places = augmentation(args.augment, len(index), rng)
-            inputs, labels = images["train"].batch(
-                processes.share(index), places and [processes.share(p) for p in places]
-            )
-            with autocast(device, precision):
-                logits = model(inputs)
-            loss = F.cross_entropy(logits.to(dtype), labels, label_smoothing=args.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            batch = images["train"].batch(processes.share(index), places and [processes.share(p) for p in places])
+            loss = training_step(model, optimizer, *batch, precision, args.label_smoothing)
             schedule.step()
             run.loss = processes.total(loss.item())[0] / processes.size
     return run
+
+
+def training_step(model, optimizer, inputs, labels, precision, label_smoothing=0.0):
+    """Take one step on one batch and return its loss, a scalar tensor."""
+    with autocast(inputs.device, precision):
+        logits = model(inputs)
+    loss = F.cross_entropy(logits.to(inputs.dtype), labels, label_smoothing=label_smoothing)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss
 
 
 def describe(device):
@@ -425,7 +429,8 @@ def evaluation(network):
 
 def outputs(network, images, precision, index):
     """Yield logits, float32 or more, and labels of the examples at `index`, batch by batch."""
-    for part in np.array_split(index, -(-len(index) // 500)):
+    # Batches of 100 stay in a CPU's cache: the ConvNet takes three quarters of the time of batches of 500.
+    for part in np.array_split(index, -(-len(index) // 100)):
         inputs, labels = images.batch(part)
         with autocast(inputs.device, precision):
             logits = network(inputs)

@@ -584,9 +584,11 @@ def _git_commit():
 
 def _peak_memory_mb():
     """Return the process's peak resident memory in MB (10⁶ bytes), or None on Windows."""
+    with contextlib.suppress(OSError):  # Linux; getrusage's figure there includes the process that started this one
+        status = Path("/proc/self/status").read_text()
+        return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
     try:
         import resource
     except ImportError:
         return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
