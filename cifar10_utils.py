@@ -13,13 +13,14 @@ import io
 import math
 import os
 import pickle
+import shutil
 import socket
 import tarfile
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 IMAGE_SHAPE = (3, 32, 32)
 N_TEST = 10_000
 IMAGES_PER_FILE = 10_000
+MAX_FILE_BYTES = 64_000_000
 
 ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 ARCHIVE_NAME = "cifar-10-python.tar.gz"
@@ -73,9 +75,11 @@ def get_cifar10(data_dir, one_hot=True, validation_size=0, *, dataset="cifar10",
     data_dir = Path(data_dir)
     if dataset not in ("auto", "cifar10", "synthetic"):
         raise ValueError(f"dataset is {dataset!r}, expected 'auto', 'cifar10' or 'synthetic'")
+    if synthetic_size < 10:
+        raise ValueError(f"synthetic_size is {synthetic_size}, expected at least 10")
     if dataset != "synthetic":
         try:
-            if not data_dir.exists() or (data_dir.is_dir() and not any(data_dir.iterdir())):
+            if not _holds_files(data_dir):
                 _download(data_dir)
             images, labels, fingerprint = _read_cifar10(data_dir)
             n_test = N_TEST
@@ -207,6 +211,11 @@ class DataSet:
 # ---- The files on disk -------------------------------------------------------------------------
 
 
+def _holds_files(data_dir):
+    """Return whether there is anything at `data_dir` that a download must not replace."""
+    return data_dir.exists() and not (data_dir.is_dir() and not any(data_dir.iterdir()))
+
+
 def _read_cifar10(data_dir):
     """Return all images, uint8 (60000, 3, 32, 32), their class numbers, and the md5 over the files' md5 sums."""
     files = (*TRAIN_FILES, TEST_FILE)
@@ -223,6 +232,9 @@ def _read_cifar10(data_dir):
     def read_file(i):
         name, batch_label, _ = files[i]
         try:
+            size = (data_dir / name).stat().st_size
+            if size > MAX_FILE_BYTES:
+                raise ValueError(f"it has {size:,} bytes, expected about 31,000,000")
             raw = (data_dir / name).read_bytes()
             images[i], labels = _parse_batch(raw, batch_label)
         except ValueError as error:
@@ -254,18 +266,22 @@ def _parse_batch(raw, batch_label):
     """
     if not raw:
         raise ValueError("the file is empty")
+    stream = io.BytesIO(raw)
     try:
-        batch = _BatchUnpickler(io.BytesIO(raw), encoding="bytes").load()
+        batch = _BatchUnpickler(stream, encoding="bytes").load()
     except _RefusedError:
         raise
     except Exception as error:  # damaged opcodes raise nearly every kind that there is
-        reason = " ".join(str(error).split())
-        raise ValueError(f"it is damaged or no pickle ({type(error).__name__}: {reason})") from error
-    if not isinstance(batch, dict):
+        raise ValueError(f"it is damaged or no pickle ({type(error).__name__}: {str(error)!r:.100})") from error
+    if stream.read(1):
+        raise ValueError("it goes on after the pickle's end")
+    if type(batch) is not dict:
         raise ValueError(f"it holds a {type(batch).__name__}, expected a dict")
     found = batch.get(b"batch_label")
-    if found != batch_label:
-        raise ValueError(f"its batch_label is {found!r}, expected {batch_label!r}")
+    if type(found) is not bytes or found != batch_label:
+        # Only bytes are shown: the repr of tuples within tuples may never end.
+        found = f"{found!r:.60}" if type(found) is bytes else "missing" if found is None else type(found).__name__
+        raise ValueError(f"its batch_label is {found}, expected {batch_label!r}")
     data, labels = batch.get(b"data"), batch.get(b"labels")
     pixels = data.pixels if isinstance(data, _PickledArray) else None
     expected = (IMAGES_PER_FILE, math.prod(IMAGE_SHAPE))
@@ -317,15 +333,42 @@ _STAND_INS = {
 }
 
 
-class _BatchUnpickler(pickle.Unpickler):
-    """Builds dicts, lists, strings, numbers and uint8 arrays; nothing that a file names is imported or called."""
+class _BatchUnpickler(pickle._Unpickler):
+    """Builds dicts, lists, tuples, strings, numbers and uint8 arrays; nothing that a file names is imported or called.
+
+    The unpickler written in Python, for two reasons: it knows no opcode but those in its `dispatch`, and
+    an absurd number in a file costs it no memory.
+    """
+
+    dispatch = {  # noqa: RUF012 - the base class's own name for it
+        opcode[0]: pickle._Unpickler.dispatch[opcode[0]]
+        for opcode in (
+            pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE,
+            pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.BINSTRING, pickle.SHORT_BINSTRING,
+            pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINUNICODE, pickle.SHORT_BINUNICODE,
+            pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3,
+            pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT,
+            pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET, pickle.LONG_BINGET,
+            pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.INST, pickle.REDUCE, pickle.BUILD,
+        )
+    }  # fmt: skip
+
+    def load_setitems(self):
+        items = self.pop_mark()
+        for key in items[::2]:
+            if type(key) is not bytes:  # the hash of tuples within tuples may never end
+                raise _RefusedError(f"refused: a dict has a {type(key).__name__} as a key, expected strings only")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
 
     def find_class(self, module, name):
         try:
             return _STAND_INS[module, name]
         except KeyError:
             raise _RefusedError(
-                f"refused: it asks for {module}.{name}, and a CIFAR-10 file holds nothing but arrays, lists and strings"
+                f"refused: it asks for {f'{module}.{name}'!r:.100}, and a CIFAR-10 file holds nothing but arrays, "
+                "lists and strings"
             ) from None
 
 
@@ -347,16 +390,27 @@ def _download(data_dir):
         else:
             _ask_server()
         parent.mkdir(parents=True, exist_ok=True)
+        for left_behind in parent.glob(".cifar-10-download-*"):  # by a process that was killed
+            if time.time() - left_behind.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(left_behind, ignore_errors=True)
         # Beside its destination, so that the last step is a rename within one file system.
         with tempfile.TemporaryDirectory(prefix=".cifar-10-download-", dir=parent) as folder:
             if not archive.exists():
                 archive = _fetch_archive(folder)
+            unpacked = Path(folder, "cifar-10-batches-py")
+            unpacked.mkdir()
             with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")
-            if data_dir.exists():
-                data_dir.rmdir()  # an empty folder, or `get_cifar10` would have read it
-            os.replace(Path(folder, "cifar-10-batches-py"), data_dir)
-    except (OSError, RuntimeError, ImportError, http.client.HTTPException, tarfile.TarError) as error:
+                for name, *_ in (*TRAIN_FILES, TEST_FILE):
+                    with tar.extractfile(f"cifar-10-batches-py/{name}") as member, open(unpacked / name, "wb") as file:
+                        shutil.copyfileobj(member, file)
+            try:
+                if data_dir.exists():
+                    data_dir.rmdir()  # an empty folder, or `get_cifar10` would have read it
+                os.replace(unpacked, data_dir)
+            except OSError:
+                if not _holds_files(data_dir):  # else another process was faster
+                    raise
+    except (OSError, RuntimeError, ImportError, KeyError, http.client.HTTPException, tarfile.TarError) as error:
         raise DataUnavailableError(
             f"CIFAR-10 could not be downloaded into {data_dir} ({error}). Next: try again; or put {ARCHIVE_NAME} "
             f"(md5 {ARCHIVE_MD5}) into {parent} by hand and try again; or pass --dataset synthetic."
@@ -458,14 +512,14 @@ def synthetic_images(n_images, seed):
 def _cached_synthetic(folder, n_train):
     """Return the stand-in's images, class numbers and fingerprint, from `folder` where it was drawn before."""
     n_images = n_train + n_train // 5
-    path = folder / f"synthetic-1-{n_images}.npz"
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as cached:
-            return cached["images"], cached["labels"], str(cached["fingerprint"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # not drawn yet, or its writing was cut off
+    path = folder / f"synthetic-2-{n_images}.npz"
+    # Whatever a damaged archive raises, the images are drawn again.
+    with contextlib.suppress(Exception), open(path, "rb") as file, np.load(file, allow_pickle=False) as cached:
+        images, labels, fingerprint = cached["images"], cached["labels"], str(cached["fingerprint"])
+        if fingerprint == _fingerprint(images, labels):
+            return images, labels, fingerprint
     images, labels = synthetic_images(n_images, seed=0)
-    fingerprint = hashlib.md5(images, usedforsecurity=False).hexdigest()
+    fingerprint = _fingerprint(images, labels)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".synthetic-", dir=folder) as unfinished:
@@ -474,3 +528,11 @@ def _cached_synthetic(folder, n_train):
     except OSError as error:
         warnings.warn(f"the synthetic images could not be kept for next time: {error}", stacklevel=4)
     return images, labels, fingerprint
+
+
+def _fingerprint(images, labels):
+    """Return the md5 over images and labels, their shapes included."""
+    md5 = hashlib.md5(f"{images.shape} {labels.shape}".encode(), usedforsecurity=False)
+    md5.update(images)
+    md5.update(labels)
+    return md5.hexdigest()

@@ -6,7 +6,9 @@ import http.server
 import io
 import os
 import pickle
+import shutil
 import socket
+import ssl
 import tarfile
 import threading
 import time
@@ -100,6 +102,12 @@ def test_impossible_validation_size_is_refused(data_dir, size):
         get_cifar10(data_dir, validation_size=size)
 
 
+@pytest.mark.parametrize("size", [-5, 0, 9])
+def test_impossible_synthetic_size_is_refused(data_dir, size):
+    with pytest.raises(ValueError, match=f"synthetic_size is {size}, expected at least 10"):
+        get_cifar10(data_dir, dataset="synthetic", synthetic_size=size)
+
+
 def test_unknown_dataset_is_refused(data_dir):
     with pytest.raises(ValueError, match="'mnist', expected 'auto', 'cifar10' or 'synthetic'"):
         get_cifar10(data_dir, dataset="mnist")
@@ -119,7 +127,7 @@ BAD_FILES = {
     "text": (b"<html>404 Not Found</html>", "damaged or no pickle"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "damaged or no pickle"),
     "a pickled list": (pickle.dumps([1, 2, 3]), "holds a list, expected a dict"),
-    "an empty dict": (pickle.dumps({}), "batch_label is None"),
+    "an empty dict": (pickle.dumps({}), "batch_label is missing"),
     "the test batch": (py2_batch(b"testing batch 1 of 1", PIXELS, LABELS), "batch_label is b'testing batch 1 of 1'"),
     "another batch": (py2_batch(b"training batch 2 of 5", PIXELS, LABELS), "expected b'training batch 3 of 5'"),
     "half the images": (py2_batch(LABEL, PIXELS[:5000], LABELS[:5000]), r"data is \(5000, 3072\), expected uint8"),
@@ -147,6 +155,34 @@ def test_bad_file_is_named_and_nothing_is_loaded(data_dir, name, dataset):
         get_cifar10(data_dir, dataset=dataset)
     assert "\n" not in str(error.value)
     assert not isinstance(error.value, DataUnavailableError)
+
+
+TUPLES = b"N\x94" + b"".join(b"h" + bytes([i]) + b"\x86\x94" for i in range(40))  # (x, x), 40 times within itself
+# Small files that would cost an unpickler gigabytes, minutes or the process.
+BOMBS = {
+    "a place far out in the memo": (b"\x80\x02]r\xff\xff\xff\x1f.", "holds a list"),
+    "2^40 tuples for a label": (
+        b"\x80\x04}(" + py2_string(b"batch_label") + TUPLES + b"u.",
+        "batch_label is tuple, expected",
+    ),
+    "2^40 tuples for a key": (b"\x80\x04}(" + TUPLES + b"Nu.", "a dict has a tuple as a key"),
+    "a million tuples, one in another": (b"\x80\x02}(N" + b"\x85" * 1_000_000 + b"Nu.", "a dict has a tuple as a key"),
+    "a label of 5 MB": (py2_batch(b"x" * 5_000_000, PIXELS[:1], [0]), "batch_label is b'xxx"),
+    "a name of 5 MB with control characters": (b"c\x1b[2J" + b"x" * 5_000_000 + b"\ny\n.", r"asks for '\\x1b\[2Jxxx"),
+    "bytes behind the end": (WHOLE + b"\x00" * 10, "goes on after the pickle's end"),
+    "65 MB": (bytes(65_000_000), "has 65,000,000 bytes, expected about 31,000,000"),
+    "an opcode that no file has": (b"\x80\x02(lp0\n.", "damaged or no pickle"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_file_that_would_exhaust_an_unpickler_is_refused_briefly(data_dir, name):
+    raw, message = BOMBS[name]
+    replace(data_dir / "data_batch_3", raw)
+    with pytest.raises(DataError, match=f"data_batch_3 cannot be used: .*{message}") as error:
+        get_cifar10(data_dir)
+    assert len(str(error.value).replace(str(data_dir), "")) < 400
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("kept", [1, 2, 40, 10_000, 15_000_000, -30_000, -2, -1])
@@ -213,7 +249,7 @@ def test_file_that_would_run_code_is_refused_by_name_and_runs_nothing(data_dir, 
     marker.unlink()
 
     replace(data_dir / "data_batch_3", raw)
-    with pytest.raises(DataError, match=f"data_batch_3 cannot be used: refused: it asks for {asked_for}"):
+    with pytest.raises(DataError, match=f"data_batch_3 cannot be used: refused: it asks for '{asked_for}'"):
         get_cifar10(data_dir)
     assert not marker.exists()
 
@@ -308,6 +344,7 @@ def test_synthetic_set_is_cached_and_drawn_again_where_the_cache_is_damaged(tmp_
     assert (first["train"].num_examples, first["test"].num_examples) == (200, 40)
     assert first["train"].origin["is_synthetic"]
     (cache,) = tmp_path.iterdir()
+    whole = cache.read_bytes()
 
     def no_drawing(*_, **__):
         raise AssertionError("the cache was not used")
@@ -318,7 +355,12 @@ def test_synthetic_set_is_cached_and_drawn_again_where_the_cache_is_damaged(tmp_
     assert (cached["train"].pixels == first["train"].pixels).all()
     assert cached["train"].origin == first["train"].origin
 
-    for damaged in (cache.read_bytes()[:-1000], b"", b"no archive"):
+    np.savez(tmp_path / "foreign", images=np.zeros((3, 2)), labels=np.zeros(99), fingerprint="0" * 32)
+    foreign = (tmp_path / "foreign.npz").read_bytes()
+    (tmp_path / "foreign.npz").unlink()
+    flipped = bytearray(whole)
+    flipped[len(flipped) // 2] ^= 1
+    for damaged in (whole[:-1000], b"", b"no archive", foreign, flipped):
         cache.write_bytes(damaged)
         redrawn = get_cifar10(data_dir, dataset="synthetic", synthetic_size=200)
         assert (redrawn["train"].pixels == first["train"].pixels).all()
@@ -492,6 +534,42 @@ def test_archive_placed_by_hand_is_used_without_a_network(tmp_path, archive, mon
     monkeypatch.setattr(cifar10_utils, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
     assert get_cifar10(tmp_path / "cifar-10-batches-py")["test"].num_examples == 10_000
     assert (tmp_path / "cifar-10-python.tar.gz").exists()
+
+
+def test_archive_without_all_files_is_no_data_set(tmp_path, archive, monkeypatch):
+    with tarfile.open(fileobj=io.BytesIO(archive)) as whole, tarfile.open(tmp_path / "half.tar.gz", "w:gz") as half:
+        member = whole.getmember("cifar-10-batches-py/test_batch")
+        half.addfile(member, whole.extractfile(member))
+    path = (tmp_path / "half.tar.gz").rename(tmp_path / "cifar-10-python.tar.gz")
+    monkeypatch.setattr(cifar10_utils, "ARCHIVE_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    with pytest.raises(DataUnavailableError, match="data_batch_1"):
+        get_cifar10(tmp_path / "cifar-10-batches-py")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@unofficial
+def test_data_set_that_another_process_put_in_place_meanwhile_is_taken(tmp_path, archive, data_dir, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "cifar-10-python.tar.gz").write_bytes(archive)
+    monkeypatch.setattr(cifar10_utils, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
+    real_replace = os.replace
+
+    def slower_than_the_other(source, target):
+        shutil.copytree(data_dir, target)
+        real_replace(source, target)
+
+    monkeypatch.setattr(cifar10_utils.os, "replace", slower_than_the_other)
+    data = get_cifar10(tmp_path / "here" / "cifar-10-batches-py", dataset="auto")
+    assert not data["train"].origin["is_synthetic"]
+
+
+def test_download_verifies_certificates():
+    with cifar10_utils._https_with_timeout():
+        handlers = [h for h in urllib.request._opener.handlers if isinstance(h, urllib.request.HTTPSHandler)]
+        assert len(handlers) == 1
+        context = handlers[0]._context or ssl.create_default_context()
+        assert context.verify_mode == ssl.CERT_REQUIRED
+        assert context.check_hostname
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "auto"])
