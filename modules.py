@@ -78,7 +78,7 @@ class LeakyReLUModule:
     """
 
     def __init__(self, neg_slope):
-        self.neg_slope = neg_slope
+        self.neg_slope = float(neg_slope)  # a NumPy float64 would take a float32 network with it
 
     def forward(self, x):
         """Return the activation of `x`, of its shape."""

@@ -35,6 +35,17 @@ MISTAKES = [
     ("bias gradient a matrix of one row", "dout.sum(axis=0)\n", "dout.sum(axis=0, keepdims=True)\n"),
     ("bias gradient summed over everything", "dout.sum(axis=0)\n", "dout.sum() + 0 * dout[0]\n"),
     ("bias gradient added up over batches", "dout.sum(axis=0)\n", 'self.grads["bias"] + dout.sum(axis=0)\n'),
+    (
+        "bias gradient by ones for the first batch",
+        "dout.sum(axis=0)\n",
+        'self.__dict__.setdefault("ones", np.ones(len(dout))) @ dout\n',
+    ),
+    (
+        "output written over the last batch's",
+        'out = x @ self.params["weight"].T\n',
+        'out = self.__dict__.setdefault("out", np.empty((len(x), len(self.params["bias"]))))\n'
+        '        np.matmul(x, self.params["weight"].T, out=out)\n',
+    ),
     ("input gradient with the weight transposed", 'dout @ self.params["weight"]', 'dout @ self.params["weight"].T'),
     ("input gradient of the wrong sign", 'return dout @ self.params["weight"]', 'return -dout @ self.params["weight"]'),
     ("input gradient not computed", "if needs_input_grad else None", "if not needs_input_grad else None"),
@@ -80,7 +91,14 @@ MISTAKES = [
     ("cross terms summed over everything", "(dout * self.out).sum(axis=1, keepdims=True)", "(dout * self.out).sum()"),
     ("cross terms without the probabilities", "(dout * self.out).sum(axis=1", "dout.sum(axis=1"),
     ("cross terms added", "self.out * (dout - (dout", "self.out * (dout + (dout"),
+    (
+        "softmax subtracting in its caller's array",
+        "return self.out * (dout - (dout * self.out).sum(axis=1, keepdims=True))",
+        "dout -= (dout * self.out).sum(axis=1, keepdims=True)\n        return self.out * dout",
+    ),
     # CrossEntropyModule
+    ("loss divided by the first batch", ".sum() / len(x)", '.sum() / self.__dict__.setdefault("n", len(x))'),
+    ("loss gradient divided by the first batch", "-y / (len(x) *", '-y / (self.__dict__.setdefault("n", len(x)) *'),
     ("loss not divided by the batch", ".sum() / len(x)", ".sum()"),
     ("loss divided by batch and classes", ".sum() / len(x)", ".mean()"),
     ("loss divided by the classes", ".sum() / len(x)", ".sum() / x.shape[1]"),
