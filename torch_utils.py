@@ -6,7 +6,6 @@
 import contextlib
 import importlib.util
 import os
-import pickle
 
 import numpy as np
 import torch
@@ -302,12 +301,15 @@ class TorchRun(Run):
         with open(path, "rb") as file:
             try:
                 state = torch.load(file, map_location="cpu", weights_only=True)
-            except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            except Exception as error:  # damaged archives raise nearly every kind that there is
                 # PyTorch's own message advises to load the file with code and all.
                 raise ValueError("it is cut off, or holds more than tensors, numbers and names") from error
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
         return state
+
+    def is_finite(self, state):
+        return all(bool(tensor.isfinite().all()) for tensor in state["network"].values())
 
     def _reopen(self):
         # Rank 0's folder may not be on this machine.

@@ -73,7 +73,8 @@ def score(mlp, dataset, limit=0):
     return loss / n, n_correct / n
 
 
-def main(argv=None):
+def make_flags():
+    """Return the parser of this script's flags."""
     parser = make_parser(
         "train_mlp_numpy",
         "Train an MLP, written in NumPy, on CIFAR-10 by stochastic gradient descent.",
@@ -83,7 +84,11 @@ def main(argv=None):
         eval_freq=100,
     )
     add_mlp_flags(parser)
-    return run_script(train, parser, argv, expected=(DataError,))
+    return parser
+
+
+def main(argv=None):
+    return run_script(train, make_flags(), argv, expected=(DataError,))
 
 
 if __name__ == "__main__":

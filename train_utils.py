@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -18,8 +19,6 @@ import sys
 import threading
 import time
 import warnings
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +38,22 @@ class Parser(argparse.ArgumentParser):
     """Reads flags from the command line and from `@FILE`s, and reports a wrong one in one line, exit status 2."""
 
     def convert_arg_line_to_args(self, line):
-        words = shlex.shlex(line, posix=True, punctuation_chars=False)
+        words = shlex.shlex(re.sub(r"(^|\s)#.*", "", line), posix=True)
         words.whitespace_split = True
+        words.commenters = ""  # a # within a word is the word's
         words.escape = ""  # a backslash parts the folders of a path on Windows
         try:
             return list(words)
         except ValueError as error:
             self.error(f"flag file line {line!r}: {error}")
+
+    def parse_args(self, args=None, namespace=None):
+        try:
+            return super().parse_args(args, namespace)
+        except UnicodeDecodeError as error:
+            self.error(f"a flag file is no text: {error}")
+        except RecursionError:
+            self.error("a flag file names itself")
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (flags: {self.prog} --help)\n")
@@ -174,6 +182,9 @@ def parse_args(parser, argv=None):
         try:
             is_taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
             is_run = is_taken and (folder / "config.json").is_file()
+            nearest = next(parent for parent in folder.absolute().parents if parent.exists())
+            if not nearest.is_dir():
+                raise NotADirectoryError(f"{str(nearest)!r} is not a folder")
         except OSError as error:
             parser.error(f"argument --out_dir: {error}; name another folder")
         if is_taken:
@@ -321,8 +332,7 @@ class Run:
             _write_atomically(self.folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
         with self._catch_signals(), self._progress_bar() as bar:
             while True:
-                is_due = self.step % self.args.eval_freq == 0 or self.is_complete
-                if is_due and not (self.metrics and self.metrics[-1]["step"] == self.step):
+                if self._is_due(self.step) and not (self.metrics and self.metrics[-1]["step"] == self.step):
                     self._record(evaluate)
                     if self.is_main:
                         self._write_checkpoint(state())
@@ -343,10 +353,12 @@ class Run:
                 self._write_figure(name, figure)
             self._write_summary()
         else:
-            self._write_checkpoint(state())
-            # With slashes even on Windows, whose shell knows no quotes around backslashes.
-            folder, script = (shlex.quote(Path(path).as_posix()) for path in (self.folder, sys.argv[0]))
-            command = f"python {script} --resume {folder}"
+            weights = state()
+            if not self.is_finite(weights):  # the last loss was that of the weights before the last step
+                self._check_finite("a weight", math.nan)
+            self._write_checkpoint(weights)
+            join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+            command = join(["python", sys.argv[0], "--resume", str(self.folder)])
             print(f"stopped at step {self.step}; to go on: {command}", file=sys.stderr)
 
     def restore(self, load):
@@ -362,25 +374,46 @@ class Run:
             tqdm.write(message, file=sys.stdout)
             sys.stdout.flush()
 
-    # What a checkpoint is made of: PyTorch's scripts override these two and the name.
+    # What a checkpoint is made of. PyTorch's scripts override these three and the name.
 
     def write_state(self, file, state):
+        """Write a checkpoint to `file`, open for bytes.
+
+        Args:
+            state: `{name: array}`, what the script's `state()` returned and the numbers 'step', 'seconds'
+                and 'step_seconds'.
+        """
         np.savez(file, **state)
 
     def read_state(self, path):
-        """Return what `write_state` wrote; raise `ValueError` where the file is damaged or anything else."""
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(error) from error
+        """Return what `write_state` wrote, running nothing that the file holds.
+
+        Raises:
+            ValueError: the file is damaged or anything else.
+            OSError: it cannot be read.
+        """
+        with open(path, "rb") as file:
+            try:
+                with np.load(file, allow_pickle=False) as arrays:
+                    return dict(arrays)
+            except Exception as error:  # damaged archives raise nearly every kind that there is
+                raise ValueError(error) from error
+
+    def is_finite(self, state):
+        """Return whether all weights in what the script's `state()` returned are finite."""
+        return all(np.isfinite(array).all() for array in state.values())
 
     # The folder and its files
 
     def _make_folder(self):
         if self.args.out_dir is not None:
             folder = Path(self.args.out_dir)
-            folder.mkdir(parents=True, exist_ok=True)  # `parse_args` has made sure that it is empty
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                # `parse_args` has seen that it was empty, but another run may have taken it since.
+                open(folder / "config.json", "x").close()
+            except FileExistsError:
+                raise RunError(f"{folder} is taken by a run that has just begun; name another folder") from None
             return folder
         base = Path("results", self.args.script, time.strftime("%Y-%m-%d_%H-%M-%S"))
         folder, n = base, 1
@@ -401,7 +434,7 @@ class Run:
             "seed": self.args.seed,
             "versions": {"python": platform.python_version()}
             | {name: sys.modules[name].__version__ for name in modules if name in sys.modules},
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_processor()}",
             "device": device,
             "precision": precision,
             "git_commit": _git_commit(),
@@ -426,6 +459,8 @@ class Run:
                 self.step = int(state.pop("step"))
                 self._seconds_before = float(state.pop("seconds"))
                 self._step_seconds = float(state.pop("step_seconds"))
+                if not 0 <= self.step <= self.args.max_steps:
+                    raise ValueError(f"it is of step {self.step} of {self.args.max_steps}")
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{path} is damaged or no checkpoint ({error}); start a new run") from error
             self._state = state
@@ -433,6 +468,10 @@ class Run:
             raise RunError(f"{path} is missing, and without it this run cannot go on; start a new run")
         # Killed between metrics and checkpoint, a run has evaluations that it is about to repeat.
         self.metrics = [m for m in self.metrics if self._state is not None and m["step"] <= self.step]
+        if self._state is not None:
+            due = [step for step in range(self.step + 1) if self._is_due(step)]
+            if [m["step"] for m in self.metrics] != due:
+                raise RunError(f"{self.folder / 'metrics.jsonl'} lacks evaluations that were made; start a new run")
 
     def _record(self, evaluate):
         metrics = {"step": self.step}
@@ -447,6 +486,8 @@ class Run:
         # One write of one short line: a killed process leaves whole lines.
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         self._draw_curves()
         results = (f"{s} loss {metrics[f'{s}_loss']:.4f} accuracy {metrics[f'{s}_accuracy']:.4f}" for s in self.splits)
         self.say("   ".join([f"step {self.step:>6}/{self.args.max_steps}", *results, f"{metrics['seconds']:.1f} s"]))
@@ -520,6 +561,9 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _is_due(self, step):
+        return step % self.args.eval_freq == 0 or step == self.args.max_steps
+
     def _is_stopped(self):
         return self.stopped_by is not None
 
@@ -548,14 +592,17 @@ def read_metrics(folder):
     """Return the evaluations of a run folder, a list of dicts, without a last line that a crash cut off.
 
     Raises:
-        RunError: a line is no JSON.
+        RunError: a line is no evaluation.
     """
     path = Path(folder, "metrics.jsonl")
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     try:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        metrics = [json.loads(line) for line in lines if line.endswith("\n")]
+        if not all(isinstance(m, dict) and type(m.get("step")) is int for m in metrics):
+            raise ValueError("a line has no step")
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); start a new run") from error
+    return metrics
 
 
 def _write_atomically(path, write):
@@ -580,6 +627,13 @@ def _git_commit():
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def _processor():
+    """Return the processor's name, on which the last digits of a run depend."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1].split("\n")[0].strip()
+    return platform.processor()
 
 
 def _peak_memory_mb():

@@ -38,30 +38,35 @@ def wait_for(path, process):
 
 
 def kill_and_resume(script, flags, folder, n_kills):
-    """Run a script into `folder`, kill it `n_kills` times at random moments, and let the last run end."""
+    """Run a script into `folder`, kill it `n_kills` times at random moments, and let the last run end.
+
+    Each kill comes after one or two more checkpoints, so that each resumes at a later step.
+    """
     rng = random.Random(0)
+    path = "checkpoint.npz" if "numpy" in script else "checkpoint.pt"
     process = start(script, flags, folder)
-    kills = 0
-    while kills < n_kills:
-        time.sleep(rng.uniform(0, 0.5))
+    steps = []
+    for _ in range(n_kills):
+        for _ in range(rng.randint(1, 2)):
+            before = modified(folder / path)
+            while process.poll() is None and modified(folder / path) == before:
+                time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
         if process.poll() is not None:
             break
         process.kill()
         process.communicate()
-        kills += 1
         read_metrics(folder)  # readable, whatever the moment
-        before = (folder / "metrics.jsonl").stat().st_mtime_ns if (folder / "metrics.jsonl").exists() else 0
+        steps.append(int(checkpoint(folder)["step"]))
         command = [sys.executable, ROOT / f"{script}.py", "--resume", str(folder)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        # The next kill falls into the run, not into its imports.
-        while process.poll() is None and (
-            not (folder / "metrics.jsonl").exists() or (folder / "metrics.jsonl").stat().st_mtime_ns == before
-        ):
-            time.sleep(0.005)
-    process.communicate()
-    assert kills >= 2, "the run was over before it could be killed"
-    done = run(script, "--resume", folder)
-    assert done.returncode == 0, done.stderr
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert len(set(steps) - {0}) >= 2, f"killed at steps {steps}: too few to say anything of resuming"
+
+
+def modified(path):
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def contents(folder):

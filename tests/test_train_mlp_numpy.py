@@ -24,8 +24,10 @@ from runs import (
 )
 
 import train_mlp_numpy
+import train_utils
+from cifar10_utils import DataSet, synthetic_images
 from figures import draw_curve
-from train_utils import make_parser, read_metrics
+from train_utils import read_metrics
 
 SCRIPT = "train_mlp_numpy"
 # Small enough for a test, with an evaluation every third step, so that a kill may fall into one.
@@ -84,6 +86,75 @@ def test_figures_are_pictures_and_name_the_data_set(reference):
         "cross-entropy loss",
     )
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["train", "test"]
+
+
+def test_figures_of_a_run_show_all_evaluations_and_name_the_data_set(synthetic_flags, tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(metrics, quantity, title):
+        drawn.append((quantity, [m["step"] for m in metrics], title))
+        return draw_curve(metrics, quantity, title)
+
+    monkeypatch.setattr(train_utils, "draw_curve", draw)
+    small = ["--max_steps=4", "--eval_freq=2", "--quiet", f"--out_dir={tmp_path / 'run'}"]
+    assert train_mlp_numpy.main([*synthetic_flags, *small]) == 0
+    title = "train_mlp_numpy on SYNTHETIC IMAGES, not CIFAR-10"
+    assert drawn[-2:] == [("accuracy", [0, 2, 4], title), ("loss", [0, 2, 4], title)]
+
+
+def test_train_eval_size_limits_the_training_images_and_not_the_test_images(synthetic_flags, tmp_path, monkeypatch):
+    seen = []
+
+    def score(mlp, dataset, limit=0):
+        seen.append((dataset.num_examples, sum(len(images) for images, _ in dataset.batches(7, limit))))
+        return 1.0, 0.5
+
+    monkeypatch.setattr(train_mlp_numpy, "score", score)
+    small = ["--max_steps=1", "--quiet"]
+    for size, expected in (("20", 20), ("0", 1000)):
+        out_dir = f"--out_dir={tmp_path / size}"
+        assert train_mlp_numpy.main([*synthetic_flags, *small, f"--train_eval_size={size}", out_dir]) == 0
+        assert seen[-2:] == [(1000, expected), (200, 200)]
+
+
+def test_score_is_the_mean_over_examples_and_not_over_batches():
+    images, labels = synthetic_images(1007, seed=0)
+    dataset = DataSet(images, labels, np.zeros((3, 32, 32), np.float32))
+    mlp = train_mlp_numpy.MLP(3072, [], 10, 0.02, rng=np.random.default_rng(0))
+    p = mlp.forward(train_mlp_numpy.flatten(dataset.images))
+    for limit in (0, 7):
+        n = limit or 1007
+        loss, accuracy = train_mlp_numpy.score(mlp, dataset, limit)
+        assert loss == pytest.approx(-np.log(p[np.arange(n), labels[:n]]).mean(), rel=1e-6)
+        assert accuracy == np.mean(p[:n].argmax(axis=1) == labels[:n])
+
+
+def test_seed_sets_both_the_weights_and_the_order_of_the_images(synthetic_flags, tmp_path, monkeypatch):
+    first = {}
+
+    def sgd_step(mlp, _):
+        first[len(first)] = [layer.params["weight"].copy() for layer in mlp.layers], mlp.layers[0].x.copy()
+
+    monkeypatch.setattr(train_mlp_numpy, "sgd_step", sgd_step)
+    for seed in (1, 2):
+        flags = ["--max_steps=1", "--quiet", f"--seed={seed}", f"--out_dir={tmp_path / str(seed)}"]
+        assert train_mlp_numpy.main([*synthetic_flags, *flags]) == 0
+    (weights, x), (other_weights, other_x) = first.values()
+    assert all((a != b).any() for a, b in zip(weights, other_weights, strict=True))
+    assert (x != other_x).any()
+
+
+def test_file_whose_writing_fails_halfway_stays_as_it_was(tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(b"the last good one")
+
+    def write(file):
+        file.write(b"half of")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        train_utils._write_atomically(path, write)
+    assert path.read_bytes() == b"the last good one"
 
 
 def test_synthetic_images_are_announced_at_the_start_and_the_end(synthetic_flags, tmp_path):
@@ -211,6 +282,7 @@ WRONG_FLAGS = [
     ("--out_dir", "tests", "'tests' exists already and is not overwritten"),
     ("--out_dir", "README.md", "'README.md' exists already"),
     ("--out_dir", "x" * 300, "name too long"),
+    ("--out_dir", "README.md/run", "README.md' is not a folder"),
     ("--unknown", "1", "unrecognized arguments: --unknown 1"),
     ("--learn", "1", "unrecognized arguments: --learn 1"),
     ("--learning_rate", None, "expected one argument"),
@@ -236,7 +308,7 @@ def test_wrong_flag_ends_with_one_line_and_status_2_before_data_is_read(capsys, 
 
 def test_every_flag_that_takes_a_value_is_among_the_wrong_ones():
     """A new flag needs its impossible values in the list above."""
-    parser = make_parser("x", "", learning_rate=1.0, max_steps=1, batch_size=1, eval_freq=1)
+    parser = train_mlp_numpy.make_flags()
     flags = {a.option_strings[0] for a in parser._actions if a.nargs != 0 and a.option_strings}
     assert flags - {"--data_dir"} <= {flag for flag, *_ in WRONG_FLAGS}
 
@@ -244,24 +316,37 @@ def test_every_flag_that_takes_a_value_is_among_the_wrong_ones():
 def test_flags_come_from_a_file_and_the_command_line_overrides_it(tmp_path, monkeypatch):
     file = tmp_path / "run.args"
     file.write_text(
-        '# a comment\n--learning_rate 0.5  # and another\n--dnn_hidden_units ""\n\n--seed 7\n--data_dir C:\\my\\data\n'
+        '# a comment\n--learning_rate 0.5  # and another\n--dnn_hidden_units ""\n\n--seed 7\n'
+        "--data_dir C:\\my\\data#1\n"
     )
     seen = []
-    monkeypatch.setattr(train_mlp_numpy, "get_cifar10", lambda *_, **__: pytest.exit("read"))
+    monkeypatch.setattr(train_mlp_numpy, "get_cifar10", lambda *_, **__: pytest.fail("data was read"))
     monkeypatch.setattr(train_mlp_numpy, "train", lambda args: seen.append(args) or sys.exit(0))
     with pytest.raises(SystemExit):
         train_mlp_numpy.main([f"@{file}", "--seed", "8"])
     (args,) = seen
     assert (args.learning_rate, args.dnn_hidden_units, args.seed) == (0.5, [], 8)
-    assert args.data_dir == r"C:\my\data"
+    assert args.data_dir == r"C:\my\data#1"
 
 
-def test_flag_file_with_an_open_quote_is_named(tmp_path, capsys):
-    (tmp_path / "run.args").write_text('--out_dir "half\n')
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'--out_dir "half\n', "No closing quotation"),
+        (b"--seed \xff\xfe\n", "a flag file is no text"),
+        (b"@run.args\n", "a flag file names itself"),
+    ],
+    ids=["open quote", "binary", "endless"],
+)
+def test_flag_file_that_cannot_be_read_is_refused_in_one_line(tmp_path, monkeypatch, capsys, content, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.args").write_bytes(content)
     with pytest.raises(SystemExit) as error:
-        train_mlp_numpy.main([f"@{tmp_path / 'run.args'}"])
+        train_mlp_numpy.main(["@run.args"])
     assert error.value.code == 2
-    assert "No closing quotation" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def test_existing_run_is_not_overwritten(synthetic_flags, reference):
@@ -271,6 +356,20 @@ def test_existing_run_is_not_overwritten(synthetic_flags, reference):
     assert "exists already and is not overwritten" in done.stderr
     assert f"--resume {reference}" in done.stderr
     assert contents(reference) == before
+
+
+def test_folder_that_another_run_took_meanwhile_is_left_to_it(synthetic_flags, tmp_path, monkeypatch, capsys):
+    get_cifar10 = train_mlp_numpy.get_cifar10
+
+    def while_another_run_starts(*args, **kwargs):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.json").write_text("of the other")
+        return get_cifar10(*args, **kwargs)
+
+    monkeypatch.setattr(train_mlp_numpy, "get_cifar10", while_another_run_starts)
+    assert train_mlp_numpy.main([*synthetic_flags, *SMALL, f"--out_dir={tmp_path / 'run'}"]) == 1
+    assert "is taken by a run that has just begun" in capsys.readouterr().err
+    assert contents(tmp_path / "run") == {"config.json": b"of the other"}
 
 
 def test_damaged_data_set_ends_with_one_line_and_status_1(tmp_path):
@@ -310,6 +409,19 @@ def test_diverging_run_stops_with_a_message_and_keeps_the_last_good_checkpoint(
     assert all(np.isfinite(array).all() for array in checkpoint(folder).values())
     assert all(np.isfinite(list(m.values())).all() for m in read_metrics(folder))
     assert not (folder / "summary.json").exists()
+
+
+def test_weights_that_the_last_step_has_ruined_do_not_replace_the_checkpoint(synthetic_flags, tmp_path, monkeypatch):
+    """Ctrl-C in a step whose loss, that of the weights before it, was still finite."""
+
+    def ruinous_step(mlp, _):
+        mlp.layers[0].params["weight"][0, 0] = np.nan
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train_mlp_numpy, "sgd_step", ruinous_step)
+    assert train_mlp_numpy.main([*synthetic_flags, *SMALL, f"--out_dir={tmp_path / 'run'}"]) == 1
+    assert int(checkpoint(tmp_path / "run")["step"]) == 0
+    assert all(np.isfinite(array).all() for array in checkpoint(tmp_path / "run").values())
 
 
 def test_network_that_overflows_untrained_is_not_blamed_on_the_learning_rate(synthetic_flags, tmp_path):
@@ -418,6 +530,22 @@ def test_damaged_checkpoint_is_named(half_run, content):
     assert done.returncode == 1
     assert "checkpoint.npz is damaged or no checkpoint" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_checkpoint_beyond_the_end_is_named(half_run):
+    np.savez(half_run / "checkpoint.npz", **checkpoint(half_run) | {"step": 41, "seconds": 0.0, "step_seconds": 0.0})
+    done = run(SCRIPT, "--resume", half_run)
+    assert done.returncode == 1
+    assert "damaged or no checkpoint (it is of step 41 of 40)" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["", "[1]\n", '{"a": 1}\n', "\xff\n", "no json\n"])
+def test_damaged_metrics_are_named(half_run, content):
+    (half_run / "metrics.jsonl").write_text(content, encoding="latin-1")
+    done = run(SCRIPT, "--resume", half_run)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "SYNTHETIC" not in line]
+    assert "metrics.jsonl is damaged" in line or "metrics.jsonl lacks evaluations" in line
 
 
 def test_checkpoint_of_another_network_is_named(half_run):

@@ -29,7 +29,7 @@ SMALL = {
         "--validation_size=100", "--label_smoothing=0.1", "--learning_rate=0.01",
     ],
     "train_convnet_pytorch": [
-        "--batch_size=4", "--max_steps=8", "--eval_freq=2", "--train_eval_size=50", "--augment=flip",
+        "--batch_size=4", "--max_steps=8", "--eval_freq=1", "--train_eval_size=50", "--augment=flip",
         "--optimizer=adamw", "--weight_decay=0.1", "--lr_schedule=cosine", "--preprocess=standardize",
     ],
 }  # fmt: skip

@@ -24,7 +24,7 @@ from cifar10_utils import get_cifar10
 from mlp_numpy import MLP
 from modules import CrossEntropyModule
 from train_mlp_numpy import flatten, sgd_step
-from train_utils import Run, add_mlp_flags, make_parser, run_script
+from train_utils import Run, run_script
 
 ROOT = Path(__file__).parents[2]
 DATA_DIR = ROOT / "cifar10" / "cifar-10-batches-py"
@@ -70,11 +70,9 @@ def train_torch(args):
 
 def train_one(framework, folder):
     """Train with all defaults, in this process."""
-    defaults = {"learning_rate": 2e-3, "max_steps": 1500, "batch_size": 200, "eval_freq": 100}
-    parser = make_parser("train_mlp_numpy", "", **defaults)
-    add_mlp_flags(parser)
     flags = ["--quiet", "--dataset", DATASET, "--data_dir", str(DATA_DIR), "--out_dir", folder]
-    return run_script({"numpy": train_mlp_numpy.train, "torch": train_torch}[framework], parser, flags)
+    train = {"numpy": train_mlp_numpy.train, "torch": train_torch}[framework]
+    return run_script(train, train_mlp_numpy.make_flags(), flags)
 
 
 def median_ms(functions, n):
@@ -110,9 +108,8 @@ def compare_steps():
         x @ weight.T
         dout.T @ x
 
-    median_ms([draw, step], 200)  # warm up
-    draw_ms, step_ms = median_ms([draw, step], 1000)
-    (products_ms,) = median_ms([products], 1000)
+    median_ms([draw, step, products], 200)  # warm up
+    draw_ms, step_ms, products_ms = median_ms([draw, step, products], 1000)
     print(f"the two products alone           {products_ms:.3f} ms")
     print(f"a training step                  {step_ms:.3f} ms, {step_ms / products_ms:.2f} times the products")
     total_ms = draw_ms + step_ms
@@ -162,7 +159,7 @@ def main():
     if args.train:
         return train_one(args.train, args.out_dir)
     warnings.filterwarnings("ignore", "not the official CIFAR-10 files")
-    print(f"on {os.cpu_count()} cores, with {DATASET} images")
+    print(f"on {os.cpu_count()} cores, with {DATASET} images and as many threads as each library takes by default")
     time_start()
     compare_steps()
     compare_runs(args.runs)
