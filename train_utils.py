@@ -192,10 +192,16 @@ def parse_args(parser, argv=None):
                 f"argument --out_dir: {args.out_dir!r} exists already and is not overwritten; name another folder"
                 + (f", or go on with that run: --resume {shlex.quote(args.out_dir)}" if is_run else "")
             )
-    n_train = {"cifar10": 50_000, "synthetic": args.synthetic_size}.get(args.dataset, min(50_000, args.synthetic_size))
+    n_train = n_training_images(args)
     if args.batch_size > n_train:
         parser.error(f"argument --batch_size: got {args.batch_size}, expected at most {n_train}, the training images")
     return args
+
+
+def n_training_images(args):
+    """Return how many training images there will be, at least."""
+    sizes = {"cifar10": 50_000, "synthetic": args.synthetic_size}
+    return sizes.get(args.dataset, min(sizes.values()))
 
 
 def _parse_resumed(parser, argv, args):
@@ -219,6 +225,8 @@ def _parse_resumed(parser, argv, args):
                 "leave the flag out, or start a new run without --resume"
             )
     args.dataset = dataset  # what 'auto' found the first time, whatever is to be had now
+    if "precision" in recorded:
+        args.precision = config["precision"]
     return args
 
 

@@ -47,7 +47,7 @@ def kill_and_resume(script, flags, folder, n_kills):
     process = start(script, flags, folder)
     steps = []
     for _ in range(n_kills):
-        for _ in range(rng.randint(1, 2)):
+        for _ in range(rng.randint(1, 2) + (not steps)):  # the first checkpoint is of step 0
             before = modified(folder / path)
             while process.poll() is None and modified(folder / path) == before:
                 time.sleep(0.002)

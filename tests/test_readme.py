@@ -5,24 +5,41 @@ import re
 import statistics
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Folder in report/results, the beginning of its runs' names, and what the README calls them.
+RUNS = [
+    ("fig01_mlp_numpy", "seed", "`train_mlp_numpy.py`"),
+    ("fig03_mlp_pytorch", "seed", "`train_mlp_pytorch.py`"),
+    ("fig13_convnet", "bf16-seed", "`train_convnet_pytorch.py`, bf16"),
+    ("fig13_convnet", "fp32-seed", "`train_convnet_pytorch.py`, fp32"),
+]
 
 
-def test_results_table_is_of_the_recorded_runs():
-    columns = ("test_accuracy", "test_loss", "train_accuracy", "train_loss")
-    rows = {}
-    for path in (ROOT / "report" / "results" / "fig01_mlp_numpy").glob("seed*/summary.json"):
-        summary = json.loads(path.read_text())
-        assert summary["dataset"] == "CIFAR-10"
-        rows[path.parent.name.removeprefix("seed")] = [summary["last"][column] for column in columns]
-    assert len(rows) == 5
-    by_column = list(zip(*rows.values(), strict=True))
-    rows["mean"] = [statistics.mean(values) for values in by_column]
-    rows["standard deviation"] = [statistics.stdev(values) for values in by_column]
-    for name, values in rows.items():
-        line = " | ".join([f"| {name}", *(f"{value:.4f}" for value in values)]) + " |"
-        assert line in README
+def row(folder, prefix, name):
+    """Return the README's line about the runs in a folder: means and, where there are several, standard deviations."""
+    paths = sorted((ROOT / "report" / "results" / folder).glob(f"{prefix}*/summary.json"))
+    summaries = [json.loads(path.read_text()) for path in paths]
+    assert summaries
+    assert {summary["dataset"] for summary in summaries} == {"CIFAR-10"}
+    seeds = [int(path.parent.name.removeprefix(prefix)) for path in paths]
+    assert seeds == list(range(seeds[0], seeds[-1] + 1)), "a seed is left out"
+    cells = [name, f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])]
+    for column in ("test_accuracy", "test_loss", "train_accuracy", "train_loss"):
+        values = [summary["last"][column] for summary in summaries]
+        cells.append(f"{statistics.mean(values):.3f}")
+        if len(values) > 1:
+            cells[-1] += f" ± {statistics.stdev(values):.3f}"
+            if column == "test_accuracy":
+                cells[-1] += f", {min(values):.3f} to {max(values):.3f}"
+    return f"| {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("runs", RUNS, ids=lambda runs: "-".join(runs[:2]))
+def test_results_table_is_of_the_recorded_runs(runs):
+    assert row(*runs) in README
 
 
 def test_readme_has_the_two_commands_that_ci_runs():

@@ -11,7 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from runs import ROOT, assert_same_run, checkpoint, contents, kill_and_resume, metrics_without_seconds, run, wait_for
+from runs import ROOT, assert_same_run, checkpoint, contents, kill_and_resume, metrics_without_seconds, wait_for
 
 import mlp_numpy
 import mlp_pytorch
@@ -93,7 +93,7 @@ def test_untrained_mlp_gives_every_class_a_tenth(flags, tmp_path):
 
 @pytest.mark.parametrize("script", SMALL)
 def test_same_seed_gives_the_same_run(flags, references, script, tmp_path):
-    assert run(script, *flags, *SMALL[script], "--quiet", "--out_dir", tmp_path / "again").returncode == 0
+    assert run_here(script, *flags, *SMALL[script], "--quiet", "--out_dir", tmp_path / "again") == 0
     assert_same_run(tmp_path / "again", references[script])
 
 
@@ -238,7 +238,7 @@ def test_batch_that_processes_cannot_share_is_refused(capsys, monkeypatch):
 @pytest.mark.parametrize("script", SMALL)
 def test_run_killed_at_random_moments_and_resumed_ends_as_one_left_alone(flags, references, script, tmp_path):
     folder = tmp_path / "run"
-    kill_and_resume(script, [*flags, *SMALL[script], "--pictures"], folder, n_kills=3)
+    kill_and_resume(script, [*flags, *SMALL[script], "--pictures"], folder, n_kills=2)
     assert_same_run(folder, references[script])
     assert len(checkpoint(folder)) > 20
 
@@ -323,6 +323,7 @@ WRONG_FLAGS = [
     ("--preprocess", "none", "invalid choice: 'none'"),
     ("--validation_size", "50000", "expected a whole number from 0 to 49999"),
     ("--validation_size", "49990", "which leaves 10 training images"),
+    ("--synthetic_size=300 --batch_size=200 --validation_size", "200", "which leaves 100 training images"),
     ("--validation_size", "-1", "expected a whole number from 0 to 49999"),
     ("--device", "tpu", "invalid choice: 'tpu'"),
     ("--precision", "fp16", "invalid choice: 'fp16'"),
@@ -357,7 +358,7 @@ def refused(script, capsys, monkeypatch, *argv):
     ids=str,
 )
 def test_wrong_flag_ends_with_one_line_and_status_2(capsys, monkeypatch, script, flag, value, message):
-    assert message in refused(script, capsys, monkeypatch, f"{flag}={value}")
+    assert message in refused(script, capsys, monkeypatch, *f"{flag}={value}".split())
 
 
 @pytest.mark.parametrize("script", SMALL)
@@ -369,6 +370,8 @@ def test_flags_that_this_machine_or_each_other_contradict_are_refused(capsys, mo
     assert "'mps', which this machine" in refused(script, capsys, monkeypatch, "--device=mps")
     monkeypatch.setattr(torch_utils.importlib.util, "find_spec", lambda _: None)
     assert "pip install tensorboard" in refused(script, capsys, monkeypatch, "--tensorboard")
+    monkeypatch.setattr(torch_utils.shutil, "which", lambda _: None)
+    assert "needs a C++ compiler" in refused(script, capsys, monkeypatch, "--compile")
 
 
 @pytest.mark.parametrize("script", SMALL)
