@@ -66,7 +66,8 @@ class CustomBatchNorm(nn.Module):
             ValueError: `input` of any other shape, or a batch of 1 whose statistics are asked for.
         """
         check_shapes(input, self.weight, self.bias)
-        input = input.to(self.weight.dtype)  # statistics need more digits than bfloat16 has
+        # Statistics need more digits than bfloat16 has.
+        input = input.to(torch.promote_types(input.dtype, self.weight.dtype))
         if self.track_running_stats and not self.training:
             return (input - self.running_mean) * (torch.rsqrt(self.running_var + self.eps) * self.weight) + self.bias
         check_batch(input)

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 
 from cifar10_utils import CLASSES, get_cifar10
 from figures import draw_confusion_matrix, draw_mistakes, draw_weights
-from train_utils import Run, n_training_images, real_number, whole_number
+from train_utils import Run, RunError, n_training_images, real_number, whole_number
 
 # ---- Flags -------------------------------------------------------------------------------------
 
@@ -70,14 +71,23 @@ def check_torch_flags(parser, args):
         parser.error(f"argument --device: got {args.device!r}, which this machine or its PyTorch lacks; try auto")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         parser.error("argument --tensorboard: needs a package that is not here: pip install tensorboard")
-    compilers = [os.environ.get("CXX", "c++"), "g++", "clang++", "cl"]
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++", "cl"]
     if args.compile and not any(map(shutil.which, compilers)):
         parser.error(f"argument --compile: needs a C++ compiler, and none of {', '.join(compilers)} is here")
-    n_processes = int(os.environ.get("WORLD_SIZE", 1))
+    n_processes, n_here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if args.device == "mps" and n_processes > 1:
+        parser.error("argument --device: got 'mps' with several processes, which only cpu and cuda can do")
+    if args.device in ("auto", "cuda") and torch.cuda.is_available() and n_here > torch.cuda.device_count():
+        parser.error(
+            f"argument --device: {n_here} processes for {torch.cuda.device_count()} GPUs, expected no more than those; "
+            "or pass --device cpu"
+        )
     if args.batch_size % n_processes:
         parser.error(
             f"argument --batch_size: got {args.batch_size}, expected a multiple of the {n_processes} processes"
         )
+    if getattr(args, "batch_norm", "none") != "none" and args.batch_size < 2 * n_processes:
+        parser.error(f"argument --batch_size: got {args.batch_size}, expected 2 a process at least for batch norm")
     n_train = n_training_images(args) - args.validation_size
     if n_train < args.batch_size:
         parser.error(
@@ -146,13 +156,17 @@ class Processes:
         return network if self.size == 1 else nn.parallel.DistributedDataParallel(network)
 
 
-def choose_device(name, local_rank=0):
+def choose_device(name, local_rank=0, n_processes=1):
     """Return the `torch.device` of a `--device`."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        has_mps = torch.backends.mps.is_available() and n_processes == 1  # gloo knows nothing of it
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     if name != "cuda":
         return torch.device(name)
     torch.cuda.set_device(local_rank)
+    # The same seed gives the same metrics, and fp32 means it.
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", local_rank)
 
 
@@ -291,12 +305,15 @@ class TorchRun(Run):
 
     def __init__(self, args, data, processes, **kwargs):
         self.processes = processes
-        super().__init__(args, data, is_main=processes.rank == 0, **kwargs)
+        if processes.size > 1:
+            self.launcher = ("torchrun", f"--nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', processes.size)}")
+        super().__init__(args, data, is_main=processes.rank == 0, n_processes=processes.size, **kwargs)
+        self.folder = processes.from_main(self.folder)
         self._writer = None
         if args.tensorboard and self.is_main:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(self.folder, purge_step=self.step)
+            self._writer = SummaryWriter(self.folder, purge_step=self.step + 1 if self.metrics else 0)
 
     def write_state(self, file, state):
         torch.save(state, file)
@@ -315,14 +332,6 @@ class TorchRun(Run):
     def is_finite(self, state):
         return all(bool(tensor.isfinite().all()) for tensor in state["network"].values())
 
-    def _reopen(self):
-        # Rank 0's folder may not be on this machine.
-        if self.is_main:
-            super()._reopen()
-        self.__dict__ |= self.processes.from_main(
-            {name: getattr(self, name) for name in ("step", "metrics", "_state", "_seconds_before", "_step_seconds")}
-        )
-
     def _record(self, evaluate):
         super()._record(evaluate)
         if self._writer is not None:
@@ -331,8 +340,22 @@ class TorchRun(Run):
             self._writer.flush()
 
     def _is_stopped(self):
-        # A signal may reach one process a step before another, and none may wait for one that has left.
-        return self.processes.total(self.stopped_by is not None)[0] > 0
+        # A signal may reach one process alone, or a step before another, and none may wait for one that has left.
+        if self.processes.total(self.stopped_by is not None)[0] and self.stopped_by is None:
+            self.stopped_by = signal.SIGTERM
+        return self.stopped_by is not None
+
+
+@contextlib.contextmanager
+def out_of_memory_as_memory_error():
+    """Raise PyTorch's lack of memory, a RuntimeError among others, as what it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        message = str(error).split("\n")[0]
+        if "out of memory" in message or "can't allocate memory" in message:
+            raise MemoryError(message) from error
+        raise
 
 
 def train_network(args, make_network, *, dtype=torch.float32):
@@ -344,8 +367,8 @@ def train_network(args, make_network, *, dtype=torch.float32):
             logits (n, 10).
         dtype: of parameters and images; float64 is for comparisons.
     """
-    with Processes() as processes:
-        device = choose_device(args.device, processes.local_rank)
+    with out_of_memory_as_memory_error(), Processes() as processes:
+        device = choose_device(args.device, processes.local_rank, processes.size)
         with processes.first_on_its_machine():
             data = get_cifar10(
                 args.data_dir,
@@ -354,6 +377,9 @@ def train_network(args, make_network, *, dtype=torch.float32):
                 seed=args.seed,
                 synthetic_size=args.synthetic_size,
             )
+        flags = {k: v for k, v in vars(args).items() if k not in ("data_dir", "out_dir", "resume", "quiet")}
+        if processes.from_main((flags, data["train"].origin)) != (flags, data["train"].origin):
+            raise RunError(f"process {processes.rank} has other flags or other images than process 0")
         torch.manual_seed(args.seed)
         network = make_network().to(device, dtype)
         is_convolutional = any(isinstance(module, nn.Conv2d) for module in network.modules())
@@ -437,8 +463,8 @@ def outputs(network, images, precision, index):
     """Yield logits, float32 or more, and labels of the examples at `index`, batch by batch."""
     # On a CPU, activations of 100 images stay in its cache: the ConvNet takes three quarters of the time of 500.
     n_batch = 100 if images.memory_format == torch.channels_last else 1000
-    for part in np.array_split(index, -(-len(index) // n_batch)):
-        inputs, labels = images.batch(part)
+    for start in range(0, len(index), n_batch):
+        inputs, labels = images.batch(index[start : start + n_batch])
         with autocast(inputs.device, precision):
             logits = network(inputs)
         yield logits.to(images.dtype), labels

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 import warnings
 from pathlib import Path
 
@@ -267,7 +268,7 @@ class Run:
         args: flags from `parse_args`. Without `args.resume` a new folder is made.
         data: splits from `get_cifar10`; where they come from is recorded, and those that are not empty are
             evaluated.
-        device, precision: recorded.
+        device, precision, n_processes: recorded; a run is resumed by as many processes as it was begun by.
         is_main: False where another process writes the folder of this run.
 
     Attributes:
@@ -283,9 +284,11 @@ class Run:
     """
 
     checkpoint_name = "checkpoint.npz"
+    launcher = ("python",)
 
-    def __init__(self, args, data, *, device="cpu", precision="float32", is_main=True):
+    def __init__(self, args, data, *, device="cpu", precision="float32", is_main=True, n_processes=1):
         self.args = args
+        self.n_processes = n_processes
         self.dataset = data["train"].origin
         self.splits = [split for split in ("train", "test", "validation") if data[split].num_examples]
         self.is_main = is_main
@@ -366,7 +369,7 @@ class Run:
                 self._check_finite("a weight", math.nan)
             self._write_checkpoint(weights)
             join = subprocess.list2cmdline if os.name == "nt" else shlex.join
-            command = join(["python", sys.argv[0], "--resume", str(self.folder)])
+            command = join([*self.launcher, sys.argv[0], "--resume", str(self.folder)])
             print(f"stopped at step {self.step}; to go on: {command}", file=sys.stderr)
 
     def restore(self, load):
@@ -374,7 +377,7 @@ class Run:
         if self._state is not None:
             try:
                 load(self._state)
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
                 raise RunError(f"{self.folder / self.checkpoint_name} is not of this run: {error}") from error
 
     def say(self, message):
@@ -388,8 +391,8 @@ class Run:
         """Write a checkpoint to `file`, open for bytes.
 
         Args:
-            state: `{name: array}`, what the script's `state()` returned and the numbers 'step', 'seconds'
-                and 'step_seconds'.
+            state: `{name: array}`, what the script's `state()` returned, the text 'run' and the numbers
+                'step', 'seconds' and 'step_seconds'.
         """
         np.savez(file, **state)
 
@@ -435,7 +438,9 @@ class Run:
 
     def _write_config(self, device, precision):
         modules = ("numpy", "torch", "torchvision")
+        self._id = uuid.uuid4().hex
         config = {
+            "id": self._id,
             "script": self.args.script,
             "flags": vars(self.args),
             "dataset": self.dataset,
@@ -445,12 +450,15 @@ class Run:
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_processor()}",
             "device": device,
             "precision": precision,
+            "processes": self.n_processes,
             "git_commit": _git_commit(),
         }
         _write_json(self.folder / "config.json", config)
 
     def _reopen(self):
-        recorded = json.loads((self.folder / "config.json").read_text())["dataset"]
+        config = json.loads((self.folder / "config.json").read_text())
+        self._id = config.get("id")
+        recorded = config["dataset"]
         if recorded != self.dataset:
             raise RunError(
                 f"{self.folder} was trained on {recorded['name']} ({recorded['fingerprint']}), got "
@@ -460,6 +468,12 @@ class Run:
         if (self.folder / "summary.json").exists():
             self.step = self.args.max_steps
             return
+        n_processes = config.get("processes", 1)
+        if n_processes != self.n_processes:
+            raise RunError(
+                f"{self.folder} was begun by {n_processes} processes, got {self.n_processes}: resume it "
+                + ("with python" if n_processes == 1 else f"by torchrun with {n_processes} processes")
+            )
         path = self.folder / self.checkpoint_name
         if path.exists():
             try:
@@ -467,6 +481,8 @@ class Run:
                 self.step = int(state.pop("step"))
                 self._seconds_before = float(state.pop("seconds"))
                 self._step_seconds = float(state.pop("step_seconds"))
+                if str(state.pop("run")) != self._id:
+                    raise ValueError("it is of another run")
                 if not 0 <= self.step <= self.args.max_steps:
                     raise ValueError(f"it is of step {self.step} of {self.args.max_steps}")
             except (ValueError, KeyError, TypeError) as error:
@@ -501,8 +517,8 @@ class Run:
         self.say("   ".join([f"step {self.step:>6}/{self.args.max_steps}", *results, f"{metrics['seconds']:.1f} s"]))
 
     def _write_checkpoint(self, state):
-        clock = {"step": self.step, "seconds": self._seconds(), "step_seconds": self._step_seconds}
-        _write_atomically(self.folder / self.checkpoint_name, lambda file: self.write_state(file, state | clock))
+        own = {"run": self._id, "step": self.step, "seconds": self._seconds(), "step_seconds": self._step_seconds}
+        _write_atomically(self.folder / self.checkpoint_name, lambda file: self.write_state(file, state | own))
 
     def _draw_curves(self):
         for quantity in ("accuracy", "loss"):

@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +77,24 @@ def test_every_combination_of_gradients_asked_for(needs):
     for tensor, need in zip(args, needs, strict=True):
         tensor.requires_grad_(need)
     assert gradcheck(manual_norm, args)
+
+
+@pytest.mark.parametrize("needs", list(itertools.product([False, True], repeat=3)), ids=str)
+def test_backward_returns_only_the_gradients_asked_for(needs):
+    x, gamma, _ = (t.detach() for t in tensors(7, 3))
+    mean, inverse_std = custom_batchnorm.statistics(x, EPS)
+    saved = (x, mean, inverse_std, gamma) if needs[0] else (x, mean, inverse_std) if needs[1] else ()
+    ctx = SimpleNamespace(needs_input_grad=(*needs, False), saved_tensors=saved, eps=EPS)
+    with torch.no_grad():
+        grads = CustomBatchNormManualFunction.backward(ctx, torch.ones_like(x))
+    assert [grad is not None for grad in grads] == [*needs, False]
+
+
+@pytest.mark.parametrize("custom", MODULES)
+def test_float64_input_is_not_rounded_to_float32(custom):
+    x, *_ = tensors(6, 4)
+    assert custom(4)(x).dtype == torch.float64
+    assert gradcheck(custom(4), x)
 
 
 @pytest.mark.parametrize(("needs", "n_saved"), [((0, 0, 1), 0), ((0, 1, 0), 3), ((1, 0, 0), 4)])

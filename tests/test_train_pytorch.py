@@ -123,6 +123,29 @@ def test_compiled_network_trains_as_the_plain_one_does(flags, tmp_path):
         assert plain["test_loss"] == pytest.approx(compiled["test_loss"], rel=1e-5)  # ten steps of float32
 
 
+# Each flag, alone, must change what three steps come to.
+EFFECTIVE_FLAGS = [
+    "--init=normal", "--batch_norm=manual", "--dropout=0.5", "--dnn_hidden_units=30", "--neg_slope=0.5",
+    "--optimizer=adamw --momentum=0", "--momentum=0.9", "--weight_decay=0.1", "--lr_schedule=cosine",
+    "--lr_schedule=onecycle", "--label_smoothing=0.2", "--augment=flip", "--augment=flip_crop",
+    "--preprocess=standardize", "--validation_size=100", "--seed=7", "--batch_size=8", "--learning_rate=0.002",
+    "--train_eval_size=10",
+]  # fmt: skip
+
+
+def test_each_flag_has_an_effect(flags, tmp_path, monkeypatch):
+    """Without this, a flag that nobody passes on would be as good as one that works."""
+    monkeypatch.setattr(Run, "_draw_curves", lambda self: None)
+    monkeypatch.setattr(torch_utils, "draw_results", lambda *_: {})
+    start = [*flags, "--synthetic_size=200", "--batch_size=30", "--init=kaiming", "--momentum=0.5", "--precision=fp32"]
+    start += ["--learning_rate=0.001", "--max_steps=3", "--eval_freq=3", "--train_eval_size=30", "--quiet"]
+    losses = {}
+    for i, more in enumerate(["", *EFFECTIVE_FLAGS]):
+        assert run_here("train_mlp_pytorch", *start, *more.split(), "--out_dir", tmp_path / str(i)) == 0
+        losses[more] = read_metrics(tmp_path / str(i))[-1]["train_loss"]
+    assert len(set(losses.values())) == len(losses), losses
+
+
 # ---- The twins ---------------------------------------------------------------------------------
 
 
@@ -186,7 +209,7 @@ def torchrun(script, *flags):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs libuv, which PyTorch's Windows builds lack")
 def test_two_processes_agree_with_one(flags, tmp_path):
-    small = [*flags, "--synthetic_size=2000", "--validation_size=51"]
+    small = [*flags, "--synthetic_size=2000", "--validation_size=1"]  # too small for both to have a share
     small += ["--max_steps=50", "--eval_freq=5", "--precision=fp32"]
     assert run_here("train_mlp_pytorch", *small, "--out_dir", tmp_path / "one") == 0
     command = torchrun("train_mlp_pytorch", *small, "--out_dir", tmp_path / "two")
@@ -212,7 +235,9 @@ def test_two_processes_stop_together_and_the_run_can_be_resumed(flags, tmp_path)
     )
     wait_for(folder / "checkpoint.pt", process)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
+    assert b"to go on: torchrun --nproc_per_node=2" in err
+    assert b"Traceback" not in err.split(b"to go on")[0]
     step = int(checkpoint(folder)["step"])
     config = json.loads((folder / "config.json").read_text())
     config["flags"]["max_steps"] = step + 4
@@ -221,6 +246,19 @@ def test_two_processes_stop_together_and_the_run_can_be_resumed(flags, tmp_path)
     assert done.returncode == 0, done.stderr
     assert read_metrics(folder)[-1]["step"] == step + 4
     assert {path.name for path in folder.iterdir()} == FOLDER_FILES
+
+
+def test_processes_that_this_machine_cannot_serve_are_refused(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert "only cpu and cuda can do" in refused("train_mlp_pytorch", capsys, monkeypatch, "--device=mps")
+    assert torch_utils.choose_device("auto", 0, n_processes=2).type != "mps"
+    small_batch = ["--batch_size=2", "--batch_norm=manual", "--device=cpu"]
+    assert "expected 2 a process at least" in refused("train_mlp_pytorch", capsys, monkeypatch, *small_batch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert "2 processes for 1 GPUs" in refused("train_mlp_pytorch", capsys, monkeypatch)
 
 
 def test_batch_that_processes_cannot_share_is_refused(capsys, monkeypatch):
@@ -273,21 +311,31 @@ def test_damaged_checkpoint_is_named(half_run, capsys, content):
     assert "checkpoint.pt is damaged or no checkpoint" in refusal_to_resume(half_run, capsys)
 
 
-CLOCK = {"step": 3, "seconds": 1.0, "step_seconds": 1.0}
+def save_state(folder, state):
+    """Write a checkpoint that says that it is of the run in `folder`."""
+    own = {
+        "run": json.loads((folder / "config.json").read_text())["id"],
+        "step": 3,
+        "seconds": 1.0,
+        "step_seconds": 1.0,
+    }
+    torch.save(own | state if isinstance(state, dict) else state, folder / "checkpoint.pt")
 
 
 @pytest.mark.parametrize(
     ("state", "message"),
     [
         ([1, 2], "holds a list"),
-        ({"weights": torch.ones(3)}, "damaged or no checkpoint"),
-        (CLOCK | {"network": {}}, "is not of this run: Error(s) in loading state_dict for MLP"),
-        (CLOCK, "is not of this run: 'network'"),
+        ({"run": "another", "network": {}}, "it is of another run"),
+        ({"step": None}, "damaged or no checkpoint"),
+        ({"network": {}}, "is not of this run: Error(s) in loading state_dict for MLP"),
+        ({"network": torch.ones(3)}, "is not of this run"),
+        ({}, "is not of this run: 'network'"),
     ],
-    ids=["a list", "other keys", "another network", "no network"],
+    ids=["a list", "another run", "no step", "another network", "no state", "no network"],
 )
 def test_foreign_checkpoint_is_named(half_run, capsys, state, message):
-    torch.save(state, half_run / "checkpoint.pt")
+    save_state(half_run, state)
     assert message in refusal_to_resume(half_run, capsys)
 
 
@@ -296,9 +344,27 @@ def test_checkpoint_that_would_run_code_does_not(half_run, capsys, tmp_path):
         def __reduce__(self):
             return os.system, (f"touch '{tmp_path / 'ran'}'",)
 
-    torch.save(CLOCK | {"network": Payload()}, half_run / "checkpoint.pt")
+    save_state(half_run, {"network": Payload()})
     assert "damaged or no checkpoint" in refusal_to_resume(half_run, capsys)
     assert not (tmp_path / "ran").exists()
+
+
+def test_run_is_resumed_by_as_many_processes_as_began_it(half_run, capsys):
+    config = json.loads((half_run / "config.json").read_text())
+    assert config["processes"] == 1
+    (half_run / "config.json").write_text(json.dumps(config | {"processes": 2}))
+    assert "was begun by 2 processes, got 1: resume it by torchrun with 2" in refusal_to_resume(half_run, capsys)
+
+
+def test_lack_of_memory_ends_with_one_line_and_status_1(flags, tmp_path, capsys, monkeypatch):
+    def no_memory(*_, **__):
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried …"
+        )
+
+    monkeypatch.setattr(train_mlp_pytorch, "MLP", no_memory)
+    assert run_here("train_mlp_pytorch", *flags, "--out_dir", tmp_path / "run") == 1
+    assert "error: out of memory ([enforce fail" in capsys.readouterr().err
 
 
 def test_diverging_run_stops_and_keeps_the_last_good_checkpoint(flags, capsys, tmp_path):
