@@ -465,15 +465,21 @@ def test_interrupted_run_ends_cleanly_and_the_command_that_it_prints_resumes_it(
 # ---- Resuming ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def half_run(synthetic_flags, tmp_path):
+@pytest.fixture(scope="module")
+def stopped_run(synthetic_flags, tmp_path_factory):
     """A run folder that stopped between evaluations, by its own signal."""
-    folder = tmp_path / "half"
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
     process = start(SCRIPT, [*synthetic_flags, *SMALL], folder)
     wait_for(folder / "checkpoint.npz", process)
     process.terminate()
     process.communicate(timeout=60)
     return folder
+
+
+@pytest.fixture
+def half_run(stopped_run, tmp_path):
+    """A copy of that folder, for a test to damage."""
+    return shutil.copytree(stopped_run, tmp_path / "half")
 
 
 def test_resume_repeats_an_evaluation_whose_checkpoint_was_not_written(half_run, reference):

@@ -24,12 +24,12 @@ from train_utils import Run, read_metrics
 # Small enough for a test, with everything in it that a checkpoint has to carry.
 SMALL = {
     "train_mlp_pytorch": [
-        "--dnn_hidden_units=20,10", "--batch_size=30", "--max_steps=40", "--eval_freq=3", "--init=kaiming",
+        "--dnn_hidden_units=20,10", "--batch_size=30", "--max_steps=24", "--eval_freq=3", "--init=kaiming",
         "--batch_norm=manual", "--dropout=0.2", "--momentum=0.9", "--lr_schedule=onecycle", "--augment=flip_crop",
         "--validation_size=100", "--label_smoothing=0.1", "--learning_rate=0.01",
     ],
     "train_convnet_pytorch": [
-        "--batch_size=4", "--max_steps=8", "--eval_freq=1", "--train_eval_size=50", "--augment=flip",
+        "--batch_size=4", "--max_steps=6", "--eval_freq=1", "--train_eval_size=50", "--augment=flip",
         "--optimizer=adamw", "--weight_decay=0.1", "--lr_schedule=cosine", "--preprocess=standardize",
     ],
 }  # fmt: skip
