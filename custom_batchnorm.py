@@ -13,7 +13,7 @@ from torch import nn
 def statistics(x, eps):
     """Return μ and 1/√(σ² + ε) of each neuron, shape (n_neurons,), for x of shape (n_batch, n_neurons)."""
     mean = x.mean(dim=0)
-    # torch.var over the batch takes ten times as long on a CPU.
+    # torch.var_mean over a batch of (200, 500) takes eight times as long on a CPU.
     return mean, torch.rsqrt((x - mean).square().mean(dim=0) + eps)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError, get_cifar10
 from mlp_numpy import MLP
 from modules import CrossEntropyModule
-from train_utils import Run, add_mlp_flags, make_parser, run_script
+from train_utils import Run, make_mlp_parser, run_script
 
 
 def train(args, dtype=np.float32):
@@ -75,16 +75,9 @@ def score(mlp, dataset, limit=0):
 
 def make_flags():
     """Return the parser of this script's flags."""
-    parser = make_parser(
-        "train_mlp_numpy",
-        "Train an MLP, written in NumPy, on CIFAR-10 by stochastic gradient descent.",
-        learning_rate=2e-3,
-        max_steps=1500,
-        batch_size=200,
-        eval_freq=100,
+    return make_mlp_parser(
+        "train_mlp_numpy", "Train an MLP, written in NumPy, on CIFAR-10 by stochastic gradient descent."
     )
-    add_mlp_flags(parser)
-    return parser
 
 
 def main(argv=None):

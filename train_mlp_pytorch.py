@@ -14,7 +14,7 @@ import torch
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
 from mlp_pytorch import BATCH_NORMS, INITS, MLP
 from torch_utils import add_torch_flags, check_torch_flags, train_network
-from train_utils import add_mlp_flags, make_parser, real_number, run_script
+from train_utils import make_mlp_parser, real_number, run_script
 
 
 def train(args, dtype=torch.float32):
@@ -35,15 +35,7 @@ def train(args, dtype=torch.float32):
 
 
 def main(argv=None):
-    parser = make_parser(
-        "train_mlp_pytorch",
-        "Train an MLP in PyTorch on CIFAR-10.",
-        learning_rate=2e-3,
-        max_steps=1500,
-        batch_size=200,
-        eval_freq=100,
-    )
-    add_mlp_flags(parser)
+    parser = make_mlp_parser("train_mlp_pytorch", "Train an MLP in PyTorch on CIFAR-10.")
     parser.add_argument("--init", choices=INITS, default="normal", help="of the weights: the course's, or He et al.'s")
     parser.add_argument(
         "--batch_norm", choices=BATCH_NORMS, default="none", help="before activations: this project's two, or PyTorch's"

@@ -157,8 +157,9 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
     return parser
 
 
-def add_mlp_flags(parser):
-    """Add the flags that describe an MLP."""
+def make_mlp_parser(script, description):
+    """Return a `Parser` with the flags that both MLPs' scripts share, and the course's defaults."""
+    parser = make_parser(script, description, learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100)
     parser.add_argument(
         "--dnn_hidden_units",
         type=layer_sizes,
@@ -168,6 +169,7 @@ def add_mlp_flags(parser):
     parser.add_argument(
         "--neg_slope", type=real_number(0), default=0.02, help="slope of the leaky ReLUs for negative inputs"
     )
+    return parser
 
 
 def parse_args(parser, argv=None):
@@ -662,11 +664,13 @@ def _processor():
 
 def _peak_memory_mb():
     """Return the process's peak resident memory in MB (10⁶ bytes), or None on Windows."""
-    with contextlib.suppress(OSError):  # Linux; getrusage's figure there includes the process that started this one
+    # Linux, where getrusage's figure includes the process that started this one.
+    with contextlib.suppress(OSError, IndexError):
         status = Path("/proc/self/status").read_text()
         return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
     try:
         import resource
     except ImportError:
         return None
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
