@@ -447,6 +447,7 @@ class Run:
             "flags": vars(self.args),
             "dataset": self.dataset,
             "seed": self.args.seed,
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "versions": {"python": platform.python_version()}
             | {name: sys.modules[name].__version__ for name in modules if name in sys.modules},
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_processor()}",
