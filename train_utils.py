@@ -25,6 +25,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 from figures import draw_curve
 
 
@@ -298,15 +303,18 @@ class Run:
         self.loss = 0.0
         self.metrics = []
         self._state = None
+        self._lock = None
         self.stopped_by = None
         self._seconds_before = 0.0  # of the run before it was resumed
         self._step_seconds = 0.0  # of training steps only, without evaluations and figures
         if args.resume is not None:
             self.folder = Path(args.resume)
+            self._lock_folder()
             self._reopen()
         elif is_main:
             self.folder = self._make_folder()
             self._write_config(device, precision)
+            self._lock_folder()
         else:
             self.folder = None
         self._started = time.perf_counter()
@@ -337,12 +345,18 @@ class Run:
         Raises:
             RunError: a loss is not finite. The last checkpoint stays as it was.
         """
+        try:
+            yield from self._steps(evaluate, state, figures)
+        finally:
+            self._unlock_folder()
+
+    def _steps(self, evaluate, state, figures):
         if self.is_complete and self._state is None:
             self.say("this run is complete already; nothing is left to do")
             return
         if self.is_main and self.args.resume is not None:
             lines = "".join(json.dumps(m) + "\n" for m in self.metrics)
-            _write_atomically(self.folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
+            write_atomically(self.folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
         with self._catch_signals(), self._progress_bar() as bar:
             while True:
                 if self._is_due(self.step) and not (self.metrics and self.metrics[-1]["step"] == self.step):
@@ -418,6 +432,24 @@ class Run:
 
     # The folder and its files
 
+    def _lock_folder(self):
+        """Keep the folder to this process, until `steps` ends or the process does, in whichever way."""
+        if not self.is_main or fcntl is None:
+            return
+        self._lock = open(self.folder / "config.json", "rb")  # noqa: SIM115, held until `_unlock_folder`
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{self.folder} is in use by a process that trains in it; wait for that, or stop it"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+
+    def _unlock_folder(self):
+        if self._lock is not None:
+            self._lock.close()
+
     def _make_folder(self):
         if self.args.out_dir is not None:
             folder = Path(self.args.out_dir)
@@ -456,7 +488,7 @@ class Run:
             "processes": self.n_processes,
             "git_commit": _git_commit(),
         }
-        _write_json(self.folder / "config.json", config)
+        write_json(self.folder / "config.json", config)
 
     def _reopen(self):
         config = json.loads((self.folder / "config.json").read_text())
@@ -521,14 +553,14 @@ class Run:
 
     def _write_checkpoint(self, state):
         own = {"run": self._id, "step": self.step, "seconds": self._seconds(), "step_seconds": self._step_seconds}
-        _write_atomically(self.folder / self.checkpoint_name, lambda file: self.write_state(file, state | own))
+        write_atomically(self.folder / self.checkpoint_name, lambda file: self.write_state(file, state | own))
 
     def _draw_curves(self):
         for quantity in ("accuracy", "loss"):
             self._write_figure(quantity, draw_curve(self.metrics, quantity, self.title))
 
     def _write_figure(self, name, figure):
-        _write_atomically(self.folder / f"{name}.png", lambda file: figure.savefig(file, format="png"))
+        write_atomically(self.folder / f"{name}.png", lambda file: figure.savefig(file, format="png"))
 
     def _write_summary(self):
         last = self.metrics[-1]
@@ -545,7 +577,7 @@ class Run:
             "images_per_second": round(last["images_seen"] / self._step_seconds),
             "peak_memory_mb": _peak_memory_mb(),
         }
-        _write_json(self.folder / "summary.json", summary)
+        write_json(self.folder / "summary.json", summary)
         self.say(
             f"test accuracy {last['test_accuracy']:.4f}, test loss {last['test_loss']:.4f} after {self.step} steps "
             f"and {summary['seconds']:.1f} s; curves: {self.folder / 'accuracy.png'}, {self.folder / 'loss.png'}"
@@ -632,7 +664,7 @@ def read_metrics(folder):
     return metrics
 
 
-def _write_atomically(path, write):
+def write_atomically(path, write):
     """Call `write(file)` on a temporary file, flush it to disk and rename it to `path`: there is never half a file."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
@@ -642,8 +674,8 @@ def _write_atomically(path, write):
     os.replace(temporary, path)
 
 
-def _write_json(path, content):
-    _write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+def write_json(path, content):
+    write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
 
 def _git_commit():

@@ -153,7 +153,7 @@ def test_file_whose_writing_fails_halfway_stays_as_it_was(tmp_path):
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        train_utils._write_atomically(path, write)
+        train_utils.write_atomically(path, write)
     assert path.read_bytes() == b"the last good one"
 
 
@@ -598,3 +598,18 @@ def test_run_of_another_script_is_refused(half_run):
     done = run(SCRIPT, "--resume", half_run)
     assert done.returncode == 2
     assert "is a run of train_convnet_pytorch.py" in done.stderr
+
+
+@pytest.mark.skipif(train_utils.fcntl is None, reason="file locks need fcntl, which Windows lacks")
+def test_run_that_another_process_is_training_is_refused(half_run):
+    lock = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", lock, half_run / "config.json"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        before = contents(half_run)
+        refused = run("train_mlp_numpy", "--resume", half_run)
+        other.communicate(b"\n")
+    assert refused.returncode == 1
+    assert "is in use by a process that trains in it" in refused.stderr
+    assert contents(half_run) == before
+    assert run("train_mlp_numpy", "--resume", half_run).returncode == 0
