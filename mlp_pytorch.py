@@ -4,7 +4,7 @@ from torch import nn
 
 from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualModule
 
-INITS = ("normal", "kaiming")
+INITS = ("normal", "kaiming", "pytorch")
 BATCH_NORMS = {
     "none": None,
     "autograd": CustomBatchNormAutograd,
@@ -22,8 +22,8 @@ class MLP(nn.Module):
         n_classes: size of an output row.
         neg_slope: slope of the leaky ReLUs left of 0.
         init: of the weights; 'normal' draws from N(0, 0.0001²), as the course and the NumPy MLP do,
-            'kaiming' from N(0, 2 / ((1 + neg_slope²) n)) for a layer of n inputs (He et al., 2015).
-            Biases start at 0.
+            'kaiming' from N(0, 2 / ((1 + neg_slope²) n)) for a layer of n inputs (He et al., 2015), both
+            with biases at 0; 'pytorch' leaves weights and biases at PyTorch's own, from U(−1/√n, 1/√n).
         batch_norm: before each activation, a key of `BATCH_NORMS`; all keep running statistics.
         dropout: probability with which a hidden unit is left out in training, at least 0, below 1.
 
@@ -49,7 +49,7 @@ class MLP(nn.Module):
         modules.append(nn.Linear(n_inputs, n_classes))
         self.layers = nn.Sequential(*modules)
         for module in self.layers:
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and init != "pytorch":
                 if init == "normal":
                     nn.init.normal_(module.weight, std=1e-4)
                 else:

@@ -36,7 +36,9 @@ def train(args, dtype=torch.float32):
 
 def main(argv=None):
     parser = make_mlp_parser("train_mlp_pytorch", "Train an MLP in PyTorch on CIFAR-10.")
-    parser.add_argument("--init", choices=INITS, default="normal", help="of the weights: the course's, or He et al.'s")
+    parser.add_argument(
+        "--init", choices=INITS, default="normal", help="of the weights: the course's, He et al.'s, or PyTorch's"
+    )
     parser.add_argument(
         "--batch_norm", choices=BATCH_NORMS, default="none", help="before activations: this project's two, or PyTorch's"
     )

@@ -105,6 +105,16 @@ def test_batch_norms_are_interchangeable_in_a_trained_network():
         torch.testing.assert_close(networks[name](x), networks["torch"](x))
 
 
+def test_init_pytorch_leaves_what_linear_layers_draw():
+    torch.manual_seed(0)
+    linear, last = torch.nn.Linear(300, 40), torch.nn.Linear(40, 10)
+    torch.manual_seed(0)
+    mlp = MLP(300, [40], 10, 0.02, init="pytorch")
+    for got, expected in zip(mlp.parameters(), [*linear.parameters(), *last.parameters()], strict=True):
+        assert torch.equal(got, expected)
+        assert got.std() > 0
+
+
 @pytest.mark.parametrize(("init", "std"), [("normal", 1e-4), ("kaiming", (2 / 1.04 / 300) ** 0.5)])
 def test_initial_weights_have_the_deviation_that_they_should(init, std):
     torch.manual_seed(0)
