@@ -13,9 +13,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUNS = [
     ("fig01_mlp_numpy", "seed", "`train_mlp_numpy.py`"),
     ("fig03_mlp_pytorch", "seed", "`train_mlp_pytorch.py`, bf16"),
-    ("fig03_mlp_pytorch", "fp32-seed", "`train_mlp_pytorch.py`, fp32"),
-    ("fig13_convnet", "bf16-seed", "`train_convnet_pytorch.py`, bf16"),
-    ("fig13_convnet", "fp32-seed", "`train_convnet_pytorch.py`, fp32"),
+    ("precision_mlp", "seed", "`train_mlp_pytorch.py`, fp32"),
+    ("fig13_convnet", "seed", "`train_convnet_pytorch.py`, bf16"),
+    ("precision_convnet", "seed", "`train_convnet_pytorch.py`, fp32"),
 ]
 
 

@@ -1,0 +1,312 @@
+"""What the recorded runs gave: the one place from which figures, report and README take their numbers.
+
+A record is the run folder of one seed, `report/results/NAME/seedN`, without its checkpoint and pictures. Numbers
+have names, `fig05_adam.test_accuracy.mean`, and `results.tex` defines a LaTeX macro for each.
+"""
+
+import json
+import math
+import statistics
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+REPORT = Path(__file__).parent
+RESULTS = REPORT / "results"
+SEED = 42  # the first of each experiment's seeds; the others follow
+
+# The improved MLP's rungs, each of which keeps the changes of those before it.
+LADDER = ("0_start", "1_kaiming", "2_batch_norm", "3_onecycle", "4_augment", "5_dropout", "6_wide")
+
+# Name, which is that of the flag file in report/experiments: its script, and how many seeds it takes.
+# Five where a run takes less than 2 minutes on two cores, three where it takes up to 25.
+EXPERIMENTS = {
+    "fig01_mlp_numpy": ("train_mlp_numpy", 5),
+    "fig03_mlp_pytorch": ("train_mlp_pytorch", 5),
+    "fig05_adam": ("train_mlp_pytorch", 5),
+    "fig07_five_layers": ("train_mlp_pytorch", 5),
+    "fig09_long": ("train_mlp_pytorch", 3),
+    "fig11_five_layers_adam_long": ("train_mlp_pytorch", 3),
+    "fig13_convnet": ("train_convnet_pytorch", 3),
+    **{f"learning_rate_{rate}": ("train_mlp_pytorch", 5) for rate in ("1e-5", "1e-4", "5e-4", "1e-3")},
+    **{f"learning_rate_{rate}": ("train_mlp_pytorch", 5) for rate in ("5e-3", "1e-2", "2e-2", "5e-2", "1e-1")},
+    **{f"momentum_{name}": ("train_mlp_pytorch", 5) for name in ("0.5", "0.9", "0.9_small_steps")},
+    **{f"depth_{n}_normal": ("train_mlp_pytorch", 5) for n in range(5)},
+    **{f"depth_{n}_kaiming": ("train_mlp_pytorch", 5) for n in range(6)},
+    "depth_5_pytorch": ("train_mlp_pytorch", 5),
+    "precision_mlp": ("train_mlp_pytorch", 5),
+    "precision_five_layers": ("train_mlp_pytorch", 1),
+    "precision_convnet": ("train_convnet_pytorch", 1),
+    **{f"ladder_{rung}": ("train_mlp_pytorch", 5) for rung in LADDER},
+    "best_convnet": ("train_convnet_pytorch", 3),
+}
+
+
+class Record(NamedTuple):
+    """One recorded run.
+
+    Attributes:
+        seed: of the run.
+        config: of `config.json`.
+        metrics: of `metrics.jsonl`, a list of dicts, one an evaluation.
+        summary: of `summary.json`; None for a run that diverged.
+    """
+
+    seed: int
+    config: dict
+    metrics: list
+    summary: dict | None
+
+
+def read_records(name):
+    """Return the recorded runs of an experiment, in the order of their seeds; not those that still go on."""
+    folders = sorted((RESULTS / name).glob("seed*"), key=lambda folder: int(folder.name.removeprefix("seed")))
+    return [read_record(folder) for folder in folders if is_recorded(folder)]
+
+
+def is_recorded(folder):
+    """Return whether a run folder holds a whole run, or one that diverged."""
+    return (folder / "summary.json").exists() or (folder / "diverged.json").exists()
+
+
+def read_record(folder):
+    """Return the `Record` in a run folder.
+
+    Raises:
+        ValueError: a run on synthetic images, of which no number is reported.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    if config["dataset"]["is_synthetic"]:
+        raise ValueError(f"{folder} is a run on synthetic images, expected CIFAR-10; remove it")
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    summary = folder / "summary.json"
+    return Record(config["seed"], config, metrics, json.loads(summary.read_text()) if summary.exists() else None)
+
+
+# ---- Numbers -----------------------------------------------------------------------------------
+
+QUANTITIES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy")
+
+
+def gap(metrics):
+    """Return by how much train accuracy was above test accuracy at the end."""
+    return metrics[-1]["train_accuracy"] - metrics[-1]["test_accuracy"]
+
+
+def n_falls(metrics, least=0.02):
+    """Return at how many evaluations test accuracy was at least `least` below that of the one before."""
+    values = [m["test_accuracy"] for m in metrics]
+    return sum(before - after >= least for before, after in pairwise(values))
+
+
+def n_jumps(metrics, least=0.1):
+    """Return at how many evaluations test loss was at least `least` above that of the one before."""
+    values = [m["test_loss"] for m in metrics]
+    return sum(after - before >= least for before, after in pairwise(values))
+
+
+def flat_from(metrics, within=0.95):
+    """Return the first step at which test accuracy came to `within` of its highest value in the run."""
+    highest = max(m["test_accuracy"] for m in metrics)
+    return next(m["step"] for m in metrics if m["test_accuracy"] >= within * highest)
+
+
+def spread(values):
+    """Return `{'mean': …, 'sd': …, 'min': …, 'max': …}`; the standard deviation (n − 1) of two values or more."""
+    sd = {"sd": statistics.stdev(values)} if len(values) > 1 else {}
+    return {"mean": statistics.mean(values), **sd, "min": min(values), "max": max(values)}
+
+
+def numbers(name):
+    """Return what an experiment gave, `{'test_accuracy': {'mean': …, …}, …}`, over its seeds.
+
+    `test_accuracy` and the like are of the last evaluation, `best_test_accuracy` of the one with the highest.
+    Runs that diverged count in `n` and `n_diverged`, and in nothing else.
+    """
+    records = read_records(name)
+    whole = [record for record in records if record.summary is not None]
+    found = {
+        "n": len(records),
+        "n_diverged": len(records) - len(whole),
+        "first_seed": records[0].seed,
+        "last_seed": records[-1].seed,
+    }
+    if not whole:
+        return found
+    for quantity in QUANTITIES:
+        if quantity in whole[0].metrics[-1]:
+            found[quantity] = spread([record.metrics[-1][quantity] for record in whole])
+    found["best_test_accuracy"] = spread([max(m["test_accuracy"] for m in record.metrics) for record in whole])
+    found["least_test_loss"] = spread([min(m["test_loss"] for m in record.metrics) for record in whole])
+    found["loss_change"] = spread(
+        [max(abs(m["test_loss"] - record.metrics[0]["test_loss"]) for m in record.metrics) for record in whole]
+    )
+    for measure in (gap, n_falls, n_jumps, flat_from):
+        found[measure.__name__] = spread([measure(record.metrics) for record in whole])
+    found["minutes"] = spread([record.summary["seconds"] / 60 for record in whole])
+    return found
+
+
+def format_number(quantity, value):
+    """Return a number as report and README print it."""
+    if quantity in ("n", "n_diverged", "first_seed", "last_seed"):
+        return str(value)
+    if quantity == "loss_change":
+        return f"{value:.5f}"
+    return f"{value:.{ {'n_falls': 1, 'n_jumps': 1, 'flat_from': 0, 'minutes': 1}.get(quantity, 3) }f}"
+
+
+def all_numbers():
+    """Return `{'fig05_adam.test_accuracy.mean': '0.351', …}` for every experiment that has a record."""
+    found = {}
+    for name in EXPERIMENTS:
+        if not read_records(name):
+            continue
+        for quantity, value in numbers(name).items():
+            for statistic, number in value.items() if isinstance(value, dict) else [("", value)]:
+                key = ".".join(filter(None, (name, quantity, statistic)))
+                found[key] = format_number(quantity, number)
+    return found
+
+
+# ---- The original report's claims ---------------------------------------------------------------
+
+# What it says in numbers, for the dashed lines of the figures.
+CLAIMS = {
+    "fig01_mlp_numpy": {"test_accuracy": 0.46, "test_loss": 1.6},
+    "fig03_mlp_pytorch": {"test_accuracy": 0.46, "test_loss": 1.6},
+    "fig07_five_layers": {"test_accuracy": 0.1, "test_loss": math.log(10)},  # those of a uniform guess
+    "fig09_long": {"test_accuracy": 0.46},
+    "fig11_five_layers_adam_long": {"test_accuracy": 0.53, "best_test_accuracy": 0.54, "train_accuracy": 0.95},
+    "fig13_convnet": {"test_accuracy": 0.76, "test_loss": 0.75},
+}
+
+
+class Row(NamedTuple):
+    """One line of the table of claims.
+
+    Attributes:
+        figures: their numbers.
+        run: which one it is.
+        claims: (what the original report says, what our runs gave, whether that is the same), one or several.
+    """
+
+    figures: str
+    run: str
+    claims: list
+
+    @property
+    def verdict(self):
+        same = [is_same for _, _, is_same in self.claims]
+        return "same" if all(same) else "partly" if any(same) else "different"
+
+
+def plus_minus(name, quantity):
+    """Return `mean ± standard deviation`, or the one value that there is."""
+    values = numbers(name)[quantity]
+    return " ± ".join(format_number(quantity, values[key]) for key in ("mean", "sd") if key in values)
+
+
+def about(name, quantity, label):
+    """Return a claim of `CLAIMS`, which holds where it lies within two standard deviations of our runs' mean."""
+    claim, values = CLAIMS[name][quantity], numbers(name)[quantity]
+    is_same = abs(claim - values["mean"]) <= 2 * values.get("sd", 0)
+    return f"{label} about {claim}", f"{label} {plus_minus(name, quantity)}", is_same
+
+
+def claims_table():
+    """Return the `Row`s of all seven runs."""
+    defaults = {}
+    for name in ("fig01_mlp_numpy", "fig03_mlp_pytorch"):
+        defaults[name] = [
+            about(name, "test_accuracy", "test accuracy"),
+            about(name, "test_loss", "loss"),
+            (
+                "train and test part",
+                f"accuracies {plus_minus(name, 'gap')} apart at the end",
+                numbers(name)["gap"]["min"] > 0,
+            ),
+        ]
+    sgd, adam = numbers("fig03_mlp_pytorch"), numbers("fig05_adam")
+    noise = (
+        "accuracy dips and loss jumps at many evaluations",
+        f"of 15 evaluations, {adam['n_falls']['mean']:.1f} dip by 0.02 or more (SGD: {sgd['n_falls']['mean']:.1f}) "
+        f"and {adam['n_jumps']['mean']:.1f} jump by 0.1 or more (SGD: {sgd['n_jumps']['mean']:.1f})",
+        adam["n_falls"]["mean"] > sgd["n_falls"]["mean"] and adam["n_jumps"]["mean"] > sgd["n_jumps"]["mean"],
+    )
+    deep = numbers("fig07_five_layers")
+    still = [
+        (
+            "accuracy as good as random",
+            f"test accuracy {deep['test_accuracy']['min']:.3f} to {deep['test_accuracy']['max']:.3f}",
+            deep["test_accuracy"]["min"] >= 0.09 and deep["test_accuracy"]["max"] <= 0.11,
+        ),
+        (
+            "loss barely moves",
+            f"loss moves by {deep['loss_change']['max']:.5f} at most",
+            deep["loss_change"]["max"] < 0.01,
+        ),
+    ]
+    name, long = "fig09_long", numbers("fig09_long")
+    more_steps = [
+        (
+            "no better than figure 3",
+            f"test accuracy {plus_minus(name, 'test_accuracy')} (figure 3: "
+            f"{plus_minus('fig03_mlp_pytorch', 'test_accuracy')})",
+            long["test_accuracy"]["mean"] <= sgd["test_accuracy"]["mean"] + 2 * sgd["test_accuracy"]["sd"],
+        ),
+        (
+            "flattens early",
+            f"within 5% of its best from step {plus_minus(name, 'flat_from')} of 50000",
+            long["flat_from"]["max"] <= 10_000,
+        ),
+    ]
+    name, both = "fig11_five_layers_adam_long", numbers("fig11_five_layers_adam_long")
+    together = [
+        about(name, "best_test_accuracy", "peak"),
+        about(name, "test_accuracy", "end"),
+        (
+            "train accuracy over 0.95",
+            f"train accuracy {plus_minus(name, 'train_accuracy')}",
+            both["train_accuracy"]["mean"] > 0.95,
+        ),
+    ]
+    name = "fig13_convnet"
+    convnet = [about(name, "test_accuracy", "test accuracy"), about(name, "test_loss", "loss")]
+    return [
+        Row("1, 2", "NumPy MLP, defaults", defaults["fig01_mlp_numpy"]),
+        Row("3, 4", "PyTorch MLP, defaults", defaults["fig03_mlp_pytorch"]),
+        Row("5, 6", "Adam, else defaults", [noise]),
+        Row("7, 8", "five hidden layers, SGD, else defaults", still),
+        Row("9, 10", "50,000 steps, else defaults", more_steps),
+        Row("11, 12", "five hidden layers, Adam, 50,000 steps", together),
+        Row("13, 14", "ConvNet, defaults", convnet),
+    ]
+
+
+def claims_markdown():
+    """Return the README's table of claims."""
+    lines = ["| figures | run | the original report | our runs | |", "|---|---|---|---|---|"]
+    for row in claims_table():
+        theirs, ours, _ = zip(*row.claims, strict=True)
+        lines.append(f"| {row.figures} | {row.run} | {'; '.join(theirs)} | {'; '.join(ours)} | {row.verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def claims_tex():
+    """Return the rows of the report's table of claims."""
+    lines = []
+    for row in claims_table():
+        for i, (theirs, ours, is_same) in enumerate(row.claims):
+            cells = [row.figures, row.run] if i == 0 else ["", ""]
+            cells += [theirs, ours, "same" if is_same else "different"]
+            lines.append(" & ".join(cells).replace("±", "$\\pm$").replace("%", "\\%") + r" \\")
+        lines.append(r"\addlinespace")
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def results_tex():
+    """Return the content of `results.tex`: a macro for each number, and the rows of the table of claims."""
+    lines = ["% Written by report/reproduce.py from report/results; \\result{NAME} prints a number."]
+    lines += [rf"\defineresult{{{name}}}{{{number}}}" for name, number in all_numbers().items()]
+    return "\n".join(lines) + "\n\\newcommand{\\claimrows}{%\n" + claims_tex() + "}\n"

@@ -1,0 +1,197 @@
+"""Make the report again: run what is not recorded, and draw figures and numbers from what is.
+
+python report/reproduce.py --list
+python report/reproduce.py --only 'fig05*' --seeds 5
+python report/reproduce.py
+python report/reproduce.py --figures
+python report/reproduce.py --pdf
+"""
+
+import fnmatch
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+REPORT = Path(__file__).resolve().parent
+ROOT = REPORT.parent
+sys.path[:0] = [str(ROOT), str(REPORT)]
+
+from records import (  # noqa: E402
+    EXPERIMENTS,
+    RESULTS,
+    SEED,
+    claims_markdown,
+    is_recorded,
+    numbers,
+    read_records,
+    results_tex,
+)
+
+from train_utils import Parser, whole_number, write_atomically, write_json  # noqa: E402
+
+README_MARKS = re.compile(r"(?<=<!-- claims -->\n).*?(?=<!-- /claims -->)", re.DOTALL)
+
+
+class ReproduceError(Exception):
+    """The report cannot be made again; the message says what to do."""
+
+
+# ---- Runs --------------------------------------------------------------------------------------
+
+
+def folder_of(name, seed):
+    return RESULTS / name / f"seed{seed}"
+
+
+def missing_runs(names, n_seeds):
+    """Return (name, seed) of the runs that are not recorded, in the order of `EXPERIMENTS`, all first seeds first."""
+    wanted = {name: n_seeds or EXPERIMENTS[name][1] for name in names}
+    runs = [(name, SEED + i) for i in range(max(wanted.values())) for name in names if i < wanted[name]]
+    return [(name, seed) for name, seed in runs if not is_recorded(folder_of(name, seed))]
+
+
+def run(name, seed):
+    """Run one seed of an experiment, or go on with it, and keep of its folder what is recorded.
+
+    Raises:
+        ReproduceError: it failed otherwise than by diverging, which is a result.
+        KeyboardInterrupt: a signal ended it; the same call goes on with it.
+    """
+    script, folder = EXPERIMENTS[name][0], folder_of(name, seed)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        shutil.rmtree(folder)  # killed before it began
+    path = str(folder.relative_to(ROOT))
+    if folder.exists():
+        flags = ["--resume", path]
+    else:
+        flags = [f"@report/experiments/{name}.args", "--dataset", "cifar10", "--seed", str(seed), "--out_dir", path]
+    print(" ".join(["+ python", f"{script}.py", *flags]), flush=True)
+    child = subprocess.Popen([sys.executable, f"{script}.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        errors = child.communicate()[1]
+    except KeyboardInterrupt:
+        child.terminate()  # Ctrl-C has reached it already, SIGTERM has not
+        child.wait()
+        raise
+    message = (errors.strip().splitlines() or [""])[-1]
+    if child.returncode == 1 and "the run has diverged" in message:
+        reason = message.split(": error: ")[1].split(": the run has diverged")[0]
+        write_json(folder / "diverged.json", {"error": reason})
+        print(f"it diverged, which is recorded: {reason}")
+    elif child.returncode:
+        raise ReproduceError(f"{script}.py ended with status {child.returncode}: {message}")
+    for pattern in ("checkpoint.*", "*.png", "*.tmp"):
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+def print_list(names, n_seeds):
+    """Print each experiment with its recorded and wanted seeds and the minutes that a run took."""
+    print(f"{'experiment':30} {'script':22} {'seeds':>7} {'minutes each':>13}")
+    for name in names:
+        script, wanted = EXPERIMENTS[name]
+        records = read_records(name)
+        minutes = f"{numbers(name)['minutes']['mean']:.1f}" if any(r.summary for r in records) else "-"
+        print(f"{name:30} {script:22} {len(records):>3} of {n_seeds or wanted} {minutes:>12}")
+
+
+# ---- Figures, numbers, PDF -----------------------------------------------------------------------
+
+
+def write_figures():
+    """Draw every figure whose runs are recorded, as PNG and as PDF."""
+    from draw import figures
+
+    folder = REPORT / "figures"
+    folder.mkdir(exist_ok=True)
+    for name, figure in figures():
+        # Without the date that Matplotlib adds, a figure drawn again is the same file.
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+        figure.savefig(folder / f"{name}.png", dpi=110)
+
+
+def write_numbers():
+    """Write results.tex, and the README's table of claims between its marks."""
+    write_atomically(REPORT / "results.tex", lambda file: file.write(results_tex().encode()))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    changed = README_MARKS.sub(lambda _: claims_markdown(), readme)
+    if changed != readme:
+        write_atomically(ROOT / "README.md", lambda file: file.write(changed.encode()))
+
+
+def write_pdf():
+    """Build report.pdf from report.tex.
+
+    Raises:
+        ReproduceError: LaTeX is missing, or stops.
+    """
+    if shutil.which("latexmk") is None:
+        raise ReproduceError(
+            "latexmk is not installed; on Debian: apt-get install latexmk texlive-latex-extra texlive-science "
+            "texlive-fonts-recommended lmodern"
+        )
+    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-outdir=build", "report.tex"]
+    # The date of the newest commit or record would make each PDF differ; none is written into it.
+    environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
+    done = subprocess.run(command, cwd=REPORT, capture_output=True, text=True, errors="replace", env=environment)
+    if done.returncode:
+        errors = [line for line in done.stdout.splitlines() if line.startswith("!") or ": error:" in line]
+        raise ReproduceError(f"LaTeX stopped: {' '.join(errors[:2]) or 'no message'}; see report/build/report.log")
+    shutil.copyfile(REPORT / "build" / "report.pdf", REPORT / "report.pdf")
+
+
+# ---- Command line --------------------------------------------------------------------------------
+
+
+def make_parser():
+    parser = Parser(prog="reproduce.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--only", metavar="PATTERN", default="*", help="experiments, as in 'fig05*' (default: all)")
+    parser.add_argument("--seeds", type=whole_number(1), help="seeds of each, from 42 (default: as --list shows)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="show what is recorded and how long it took; run nothing")
+    what.add_argument(
+        "--figures", action="store_true", help="only draw figures and write numbers from what is recorded"
+    )
+    what.add_argument("--pdf", action="store_true", help="the same, and build report.pdf")
+    return parser
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def main(argv=None):
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    names = fnmatch.filter(EXPERIMENTS, args.only)
+    if not names:
+        parser.error(f"argument --only: no experiment matches {args.only!r}; --list shows them")
+    if args.list:
+        print_list(names, args.seeds)
+        return 0
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        if not (args.figures or args.pdf):
+            runs = missing_runs(names, args.seeds)
+            for i, (name, seed) in enumerate(runs, 1):
+                print(f"run {i} of {len(runs)}: {name}, seed {seed}", flush=True)
+                run(name, seed)
+        write_figures()
+        write_numbers()
+        if args.pdf:
+            write_pdf()
+    except (ReproduceError, OSError, ValueError) as error:
+        print(f"reproduce.py: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("reproduce.py: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
