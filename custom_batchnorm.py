@@ -4,6 +4,8 @@ Ioffe and Szegedy, "Batch Normalization", 2015. Over a batch s = 1 … B, for ne
 
     μᵢ = (1/B) Σₛ xᵢˢ        σᵢ² = (1/B) Σₛ (xᵢˢ − μᵢ)²
     x̂ᵢˢ = (xᵢˢ − μᵢ) / √(σᵢ² + ε)        yᵢˢ = γᵢ x̂ᵢˢ + βᵢ
+
+These are Eq. (bn-statistics) and Eq. (bn-forward) of the report, report/report.pdf.
 """
 
 import torch
@@ -135,8 +137,12 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
     def backward(ctx, dout):
         """Return dL/dx, dL/dγ and dL/dβ, each None where nobody asks for it, and None for ε (question 3.2 a).
 
-            dL/dβᵢ = Σₛ dL/dyᵢˢ        dL/dγᵢ = Σₛ dL/dyᵢˢ x̂ᵢˢ
-            dL/dxᵢˢ = γᵢ / √(σᵢ² + ε) · (dL/dyᵢˢ − (1/B) dL/dβᵢ − (1/B) x̂ᵢˢ dL/dγᵢ)
+            dL/dβᵢ = Σₛ dL/dyᵢˢ              Eq. (bn-beta)
+            dL/dγᵢ = Σₛ dL/dyᵢˢ x̂ᵢˢ          Eq. (bn-gamma)
+            dL/dxᵢˢ = γᵢ / √(σᵢ² + ε) · (dL/dyᵢˢ − (1/B) dL/dβᵢ − (1/B) x̂ᵢˢ dL/dγᵢ)    Eq. (bn-input)
+
+        The last is Eq. (bn-normalized) times Eq. (bn-jacobian), in which the derivatives of mean and variance,
+        Eq. (bn-mean-jacobian) and Eq. (bn-variance-jacobian), are put in.
 
         Args:
             dout: dL/dy, shape (n_batch, n_neurons).

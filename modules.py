@@ -5,13 +5,16 @@ activation turns x̃ into x, L is the loss. A batch of B examples is a matrix wi
 `backward` takes `dout`, the gradient of L with respect to the module's output and of its shape, and
 returns the gradient with respect to its input. It uses what the last `forward` saw, so the two are
 called in turn.
+
+Names behind "Eq." are those that the report, report/report.pdf, prints beside its equations' numbers. It derives
+everything for one example in 1.1 a and b, and for a batch, which is what is computed here, in 1.1 c.
 """
 
 import numpy as np
 
 
 class LinearModule:
-    """Affine map of each row of a batch: x̃ = W x + b.
+    """Affine map of each row of a batch: x̃ = W x + b, Eq. (linear-forward).
 
     Weights start from N(0, 0.0001²), biases at 0.
 
@@ -40,7 +43,7 @@ class LinearModule:
         self.grads = {name: np.zeros_like(value) for name, value in self.params.items()}
 
     def forward(self, x):
-        """Return X̃ = X Wᵀ + b, shape (B, out_features), for X of shape (B, in_features).
+        """Return X̃ = X Wᵀ + b, Eq. (batch-linear-forward), shape (B, out_features), for X (B, in_features).
 
         Raises:
             ValueError: `x` of any other shape.
@@ -54,9 +57,14 @@ class LinearModule:
         return out
 
     def backward(self, dout, needs_input_grad=True):
-        """Set `grads` and return dL/dX = dL/dX̃ W, shape (B, in_features).
+        """Set `grads` and return dL/dX, shape (B, in_features). Sums over the batch: the mean is the loss's affair.
 
-        dL/dW = (dL/dX̃)ᵀ X and dL/db = Σₛ dL/dx̃ˢ, sums over the batch: the mean is the loss's affair.
+            dL/dX = dL/dX̃ W         Eq. (batch-linear-input)
+            dL/dW = (dL/dX̃)ᵀ X      Eq. (batch-linear-weight)
+            dL/db = Σₛ dL/dx̃ˢ       Eq. (batch-linear-bias)
+
+        For one example, Eq. (linear-input), Eq. (linear-weight) and Eq. (linear-bias): products of `dout` with
+        Eq. (linear-jacobian-input), Eq. (linear-jacobian-weight) and Eq. (linear-jacobian-bias).
 
         Args:
             dout: dL/dX̃, shape (B, out_features).
@@ -69,7 +77,7 @@ class LinearModule:
 
 
 class LeakyReLUModule:
-    """x = max(0, x̃) + a · min(0, x̃), element by element.
+    """x = max(0, x̃) + a · min(0, x̃), element by element, Eq. (leaky-relu-forward).
 
     At x̃ = 0, where there is no derivative, `backward` takes a, as PyTorch does.
 
@@ -86,17 +94,21 @@ class LeakyReLUModule:
         return np.maximum(x, 0) + self.neg_slope * np.minimum(x, 0)
 
     def backward(self, dout):
-        """Return dL/dx̃ = dL/dx · (1 where x̃ > 0, else a), of the shape of `dout`."""
+        """Return dL/dx̃ = dL/dx · (1 where x̃ > 0, else a), of the shape of `dout`, Eq. (batch-leaky-relu).
+
+        For one example, Eq. (leaky-relu-backward): the product with the diagonal Eq. (leaky-relu-jacobian).
+        """
         # np.where takes five times as long: the mask is random, and its branches are mispredicted.
         return dout * self.is_positive + self.neg_slope * (dout * ~self.is_positive)
 
 
 class SoftMaxModule:
-    """xᵢ = exp(x̃ᵢ) / Σⱼ exp(x̃ⱼ) over each row of a batch.
+    """xᵢ = exp(x̃ᵢ) / Σⱼ exp(x̃ⱼ) over each row of a batch, Eq. (softmax-forward).
 
     Probabilities are at least the smallest normal number of their dtype. A probability that
     underflowed to 0 would take its example's gradient with it: the loss hands back −1/x, and x · 1/x
-    is 1 at any x but 0. So softmax followed by cross-entropy gives (p − t)/B for any finite logits.
+    is 1 at any x but 0. So softmax followed by cross-entropy gives (p − t)/B for any finite logits,
+    Eq. (batch-softmax-cross-entropy); for one example, Eq. (softmax-cross-entropy).
     """
 
     def forward(self, x):
@@ -108,15 +120,16 @@ class SoftMaxModule:
         return self.out
 
     def backward(self, dout):
-        """Return dL/dx̃ = x ⊙ (dL/dx − Σⱼ xⱼ dL/dxⱼ), shape (B, n_classes).
+        """Return dL/dx̃ = x ⊙ (dL/dx − Σⱼ xⱼ dL/dxⱼ), shape (B, n_classes), Eq. (batch-softmax).
 
-        This is the Jacobian ∂xᵢ/∂x̃ⱼ = xᵢ (δᵢⱼ − xⱼ) times `dout`, without ever building it.
+        For one example, Eq. (softmax-backward): the Jacobian ∂xᵢ/∂x̃ⱼ = xᵢ (δᵢⱼ − xⱼ), Eq. (softmax-jacobian),
+        times `dout`, without ever building it.
         """
         return self.out * (dout - (dout * self.out).sum(axis=1, keepdims=True))
 
 
 class CrossEntropyModule:
-    """L = −(1/B) Σₛ Σᵢ tᵢˢ log xᵢˢ, the mean over the batch.
+    """L = −(1/B) Σₛ Σᵢ tᵢˢ log xᵢˢ, the mean over the batch, Eq. (batch-cross-entropy-forward).
 
     Probabilities below the smallest normal number of their dtype count as that number, so that a
     loss is at most 87.4 an example in float32 and 708.4 in float64, and never infinite.
@@ -137,7 +150,10 @@ class CrossEntropyModule:
         return -(y * np.log(self._floored(x))).sum() / len(x)
 
     def backward(self, x, y):
-        """Return dL/dx = −t / (B x), shape (B, n_classes)."""
+        """Return dL/dx = −t / (B x), shape (B, n_classes), Eq. (batch-cross-entropy).
+
+        For one example, Eq. (cross-entropy-jacobian).
+        """
         return -y / (len(x) * self._floored(x))
 
     @staticmethod

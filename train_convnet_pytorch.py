@@ -19,7 +19,8 @@ def train(args):
     return train_network(args, lambda: ConvNet(IMAGE_SHAPE[0], len(CLASSES)))
 
 
-def main(argv=None):
+def make_flags():
+    """Return the parser of this script's flags."""
     parser = make_parser(
         "train_convnet_pytorch",
         "Train the ConvNet of Table 1 on CIFAR-10.",
@@ -29,7 +30,11 @@ def main(argv=None):
         eval_freq=500,
     )
     add_torch_flags(parser, optimizer="adam")
-    return run_script(train, parser, argv, expected=(DataError,), check=check_torch_flags)
+    return parser
+
+
+def main(argv=None):
+    return run_script(train, make_flags(), argv, expected=(DataError,), check=check_torch_flags)
 
 
 if __name__ == "__main__":

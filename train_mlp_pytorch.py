@@ -34,7 +34,8 @@ def train(args, dtype=torch.float32):
     return train_network(args, make_network, dtype=dtype)
 
 
-def main(argv=None):
+def make_flags():
+    """Return the parser of this script's flags."""
     parser = make_mlp_parser("train_mlp_pytorch", "Train an MLP in PyTorch on CIFAR-10.")
     parser.add_argument(
         "--init", choices=INITS, default="normal", help="of the weights: the course's, He et al.'s, or PyTorch's"
@@ -46,7 +47,11 @@ def main(argv=None):
         "--dropout", type=real_number(0, below=1), default=0.0, help="probability of leaving a hidden unit out"
     )
     add_torch_flags(parser, optimizer="sgd")
-    return run_script(train, parser, argv, expected=(DataError,), check=check_torch_flags)
+    return parser
+
+
+def main(argv=None):
+    return run_script(train, make_flags(), argv, expected=(DataError,), check=check_torch_flags)
 
 
 if __name__ == "__main__":

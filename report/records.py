@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 REPORT = Path(__file__).parent
 RESULTS = REPORT / "results"
+FLAG_FILES = REPORT / "experiments"
 SEED = 42  # the first of each experiment's seeds; the others follow
 
 # The improved MLP's rungs, each of which keeps the changes of those before it.

@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT), str(REPORT)]
 
 from records import (  # noqa: E402
     EXPERIMENTS,
+    FLAG_FILES,
     RESULTS,
     SEED,
     claims_markdown,
@@ -64,11 +65,12 @@ def run(name, seed):
     script, folder = EXPERIMENTS[name][0], folder_of(name, seed)
     if folder.is_dir() and not (folder / "config.json").exists():
         shutil.rmtree(folder)  # killed before it began
-    path = str(folder.relative_to(ROOT))
+    path = os.path.relpath(folder, ROOT)
     if folder.exists():
         flags = ["--resume", path]
     else:
-        flags = [f"@report/experiments/{name}.args", "--dataset", "cifar10", "--seed", str(seed), "--out_dir", path]
+        flag_file = os.path.relpath(FLAG_FILES / f"{name}.args", ROOT)
+        flags = [f"@{flag_file}", "--dataset", "cifar10", "--seed", str(seed), "--out_dir", path]
     print(" ".join(["+ python", f"{script}.py", *flags]), flush=True)
     child = subprocess.Popen([sys.executable, f"{script}.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
