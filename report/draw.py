@@ -26,7 +26,7 @@ def new_figure(width=5.0, height=3.4):
 
 
 def draw_run(name, quantity, title):
-    """Return a figure of accuracy or loss over the steps: mean over seeds, from lowest to highest, claim dashed."""
+    """Return a figure of accuracy or loss over the steps: mean and spread over seeds, claim dashed."""
     figure, axes = new_figure()
     records = read_records(name)
     steps = [m["step"] for m in records[0].metrics]
@@ -35,9 +35,12 @@ def draw_run(name, quantity, title):
         style = SPLIT_STYLES[split] | ({"marker": ""} if len(steps) > 30 else {})
         axes.plot(steps, values.mean(axis=0), label=split, markersize=3.5, **style)
         axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0)
-    claim = CLAIMS.get(name, {}).get(f"test_{quantity}")
-    if claim is not None:
-        axes.axhline(claim, color=GREY, ls=(0, (6, 4)), lw=1, label=f"test, original report: {claim:.3g}")
+        axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.5)  # the mean is smoother than any seed
+    for claimed, label in ((f"test_{quantity}", "test"), (f"best_test_{quantity}", "its best")):
+        claim = CLAIMS.get(name, {}).get(claimed)
+        if claim is not None:
+            ls = (0, (6, 4)) if label == "test" else (0, (6, 2, 1, 2))
+            axes.axhline(claim, color=GREY, ls=ls, lw=1, label=f"{label}, original report: {claim:.3g}")
     n = len(records)
     axes.set(
         xlabel="training step",
@@ -46,6 +49,8 @@ def draw_run(name, quantity, title):
     )
     if quantity == "accuracy":
         axes.set_ylim(0, 1)
+    elif np.ptp(axes.get_ylim()) < 0.1:  # rounding would fill the figure
+        axes.set_ylim(np.mean(axes.get_ylim()) + np.array([-0.1, 0.1]))
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
@@ -69,12 +74,14 @@ def draw_learning_rates():
         draw_points(
             axes, list(whole), whole.values(), quantity, label=f"{label}, last evaluation", **SPLIT_STYLES[label]
         )
+    diverged = [rate for rate, name in rates.items() if numbers(name)["n_diverged"]]
+    axes.plot(diverged, [0.02] * len(diverged), "x", color="black", label="diverged")
     axes.axhline(0.1, color=GREY, lw=1, ls=":", label="guessing")
     axes.axvline(2e-3, color=GREY, lw=1, ls="-.", label="the course's default")
     axes.set(xscale="log", xlabel="learning rate", ylabel="accuracy", title="SGD, one hidden layer of 100, 1,500 steps")
     axes.set_ylim(0, 0.6)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right", fontsize=8)
     return figure
 
 
@@ -90,9 +97,9 @@ def draw_depths():
         draw_points(axes, range(6), names, "test_accuracy", label=label, **style)
     axes.axhline(0.1, color=GREY, lw=1, ls=":", label="guessing")
     axes.set(xlabel="hidden layers: the first of 900, 500, 350, 150, 50", ylabel="test accuracy")
-    axes.set(title="SGD, learning rate 0.002, 1,500 steps", ylim=(0, 0.6))
+    axes.set(title="SGD, learning rate 0.002, 1,500 steps", ylim=(0, 0.7))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right")
     return figure
 
 
