@@ -51,6 +51,8 @@ def draw_run(name, quantity, title):
         axes.set_ylim(0, 1)
     elif np.ptp(axes.get_ylim()) < 0.1:  # rounding would fill the figure
         axes.set_ylim(np.mean(axes.get_ylim()) + np.array([-0.1, 0.1]))
+    elif axes.get_ylim()[1] > 20:  # one collapse would flatten all the rest
+        axes.set_yscale("log")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
@@ -112,10 +114,11 @@ def draw_ladder():
         places = [i + offset for i in range(len(names))]
         draw_points(axes, places, names, f"{split}_accuracy", label=f"{split}, last evaluation", **style)
     labels = [name.split("_", 2)[2].replace("_", " ") for name in names]
-    axes.set_xticks(range(len(names)), [labels[0], *(f"+ {label}" for label in labels[1:])], rotation=30, ha="right")
-    axes.set(ylabel="accuracy", title="Five hidden layers, Adam, 5,000 steps: one change at a time")
+    labels = [labels[0], *(f"+ {label}" for label in labels[1:-1]), f"− dropout, + {labels[-1]}"]
+    axes.set_xticks(range(len(names)), labels, rotation=30, ha="right")
+    axes.set(ylabel="accuracy", title="Adam, 5,000 steps, one change at a time")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
     return figure
 
 

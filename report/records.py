@@ -17,7 +17,7 @@ FLAG_FILES = REPORT / "experiments"
 SEED = 42  # the first of each experiment's seeds; the others follow
 
 # The improved MLP's rungs, each of which keeps the changes of those before it.
-LADDER = ("0_start", "1_kaiming", "2_batch_norm", "3_onecycle", "4_augment", "5_dropout", "6_wide")
+LADDER = ("0_start", "1_kaiming", "2_batch_norm", "3_onecycle", "4_augment", "5_dropout", "6_width")
 
 # Name, which is that of the flag file in report/experiments: its script, and how many seeds it takes.
 # Five where a run takes less than 2 minutes on two cores, three where it takes up to 25.
@@ -39,6 +39,7 @@ EXPERIMENTS = {
     "precision_five_layers": ("train_mlp_pytorch", 1),
     "precision_convnet": ("train_convnet_pytorch", 1),
     **{f"ladder_{rung}": ("train_mlp_pytorch", 5) for rung in LADDER},
+    "best_mlp": ("train_mlp_pytorch", 3),
     "best_convnet": ("train_convnet_pytorch", 3),
 }
 
@@ -138,6 +139,7 @@ def numbers(name):
         if quantity in whole[0].metrics[-1]:
             found[quantity] = spread([record.metrics[-1][quantity] for record in whole])
     found["best_test_accuracy"] = spread([max(m["test_accuracy"] for m in record.metrics) for record in whole])
+    found["best_train_accuracy"] = spread([max(m["train_accuracy"] for m in record.metrics) for record in whole])
     found["least_test_loss"] = spread([min(m["test_loss"] for m in record.metrics) for record in whole])
     found["loss_change"] = spread(
         [max(abs(m["test_loss"] - record.metrics[0]["test_loss"]) for m in record.metrics) for record in whole]

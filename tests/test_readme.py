@@ -16,6 +16,8 @@ RUNS = [
     ("precision_mlp", "seed", "`train_mlp_pytorch.py`, fp32"),
     ("fig13_convnet", "seed", "`train_convnet_pytorch.py`, bf16"),
     ("precision_convnet", "seed", "`train_convnet_pytorch.py`, fp32"),
+    ("best_mlp", "seed", "`train_mlp_pytorch.py @report/experiments/best_mlp.args`"),
+    ("best_convnet", "seed", "`train_convnet_pytorch.py @report/experiments/best_convnet.args`"),
 ]
 
 
