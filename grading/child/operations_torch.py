@@ -66,7 +66,7 @@ def mlp_parameters(load, p, a, out):
     """Shapes of the PyTorch MLP's registered parameters, sorted, and which of them want a gradient."""
     mlp = load("mlp_pytorch", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"])
     params = list(mlp.parameters())
-    shapes = sorted((*sorted(q.shape, reverse=True), 1)[:2] if q.ndim < 2 else sorted(q.shape, reverse=True) for q in params)
+    shapes = sorted(sorted((*q.shape, 1)[:2], reverse=True) if q.ndim < 2 else sorted(q.shape, reverse=True) for q in params)
     out["shapes"] = np.array([tuple(s) for s in shapes], np.float64).reshape(-1, 2)
     out["trainable"] = np.array([float(q.requires_grad) for q in params])
 
