@@ -17,7 +17,7 @@ from grading.checks import Check, Outcome
 from grading.runs import interval, read_runs
 
 N_STEPS, BATCH_SIZE, LEARNING_RATE, N_HIDDEN, NEG_SLOPE = 1500, 200, 2e-3, 100, 0.02
-CONVNET_STEPS, CONVNET_FULL_STEPS, CONVNET_BATCH = 120, 5000, 32
+CONVNET_STEPS, CONVNET_FULL_STEPS, CONVNET_BATCH = 250, 5000, 32
 CONVNET_TEST_IMAGES = 2000
 # Measured: see `tests/grading/convnet_budget.json`, the project's own ConvNet after as many steps.
 BUDGET = Path(__file__).parent / "convnet_budget.json"
