@@ -1,6 +1,5 @@
 """Question 1.2: the NumPy layers and their MLP. In the order of the backward pass, in which one needs the other."""
 
-import time
 import warnings
 
 import numpy as np
@@ -8,14 +7,14 @@ import numpy as np
 from grading.checks import Check, Outcome
 from grading.child import operations
 from grading.mistakes import CONVENTIONS, LOG_CONSTANT_MISTAKE
-from grading.reference import Classes, difference
+from grading.reference import Classes, Difference, difference
 
 LINEAR_MEAN = next(m for m in CONVENTIONS if m.target == "LinearModule")
 N_STEPS = 50
-# A loop over examples costs some microseconds an example; the dearest loop-free way that we know, Jacobians
-# by einsum, less than half of one.
-SLOW_SECONDS, SLOW_RATIO = 2e-6, 8
-SPEED_SIZES = (1000, 6000)
+# A loop over examples costs 0.7 µs an example and more; the dearest loop-free way that we know, Jacobians by
+# einsum, 0.1 µs.
+SLOW_SECONDS, SLOW_RATIO, SLOW_BY_THE_CLOCK = 0.4e-6, 5, 20e-6
+SPEED_SIZES, MAX_ATTEMPTS = (2000, 22_000), 3
 
 
 def _draw(rng, *shape, scale=1.0):
@@ -239,7 +238,8 @@ def steps_allowance(g, op, params, arrays, keys, mistakes=()):
 
 def _steps(g):
     for n_hidden, (params, arrays) in STEPS.items():
-        params = params | {"learning_rate": 0.2}
+        # Small enough that a wrong network does not run off to infinity, where nothing can be compared.
+        params = params | {"learning_rate": 0.005 if len(n_hidden) > 1 else 0.05}
         keys = [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in ("weight", "bias")]
         allowance = steps_allowance(g, "steps_numpy", params, arrays, keys)
         called = f"MLP(6, {list(n_hidden)}, 4, 0.25) trained for {N_STEPS} steps from given weights on given batches"
@@ -250,38 +250,52 @@ def _steps(g):
 
 
 def _speed(g):
-    """Time what each module takes for one more example, against the reference under the same load."""
-    for name, args in (("LinearModule", []), ("LeakyReLUModule", [0.25]), ("SoftMaxModule", []), ("CrossEntropyModule", [])):
-        called = f"{name}: forward and backward of {SPEED_SIZES[0]} and {SPEED_SIZES[1]} examples"
-        best = {}
-        for attempt in range(3):  # the least of three: another process may have been in the way
+    """Processor time that each module takes for one more example, against the reference's.
+
+    The submission's process measures itself, as a busy machine's clock tells little; the clock here sees to it that
+    what it says is not far off.
+    """
+    modules = (("LinearModule", [3, 2]), ("LeakyReLUModule", [0.25]), ("SoftMaxModule", []), ("CrossEntropyModule", []))
+    small, large = SPEED_SIZES
+    for name, args in modules:
+        called = f"{name}: forward and backward of {small} and {large} examples"
+        times = []
+        for _ in range(MAX_ATTEMPTS):  # the least of all counts: other processes only ever add
+            theirs, ours, clock = {}, {}, {}
             for n in SPEED_SIZES:
-                params = {"name": name, "args": args, "n_batch": n, "seed": 30 + attempt}
+                params = {"name": name, "args": args, "n_batch": n, "seed": 30}
                 answer = g.session.ask("speed", params, {}, 10)
-                if attempt == 0 and (found := _wrong(g, params, answer)):
+                found = _wrong(g, params, answer)
+                if found is not None:
                     return g.failure(called, answer, found)
-                began = time.perf_counter()
-                operations.speed(Classes((), np.float64), params, {}, {})
-                theirs, ours = best.get(n, (np.inf, np.inf))
-                best[n] = min(theirs, answer.seconds or np.inf), min(ours, time.perf_counter() - began)
-            theirs, ours = ((b - a) / (SPEED_SIZES[1] - SPEED_SIZES[0]) for a, b in zip(*(best[n] for n in SPEED_SIZES), strict=True))
-            is_slow = theirs > max(SLOW_SECONDS, SLOW_RATIO * ours)
-            if not is_slow:
+                out = {}
+                operations.speed(Classes((), np.float64), params, {}, out)
+                theirs[n], ours[n], clock[n] = float(answer.arrays["seconds"]), float(out["seconds"]), answer.seconds
+            times.append([(t[large] - t[small]) / (large - small) for t in (theirs, ours, clock)])
+            their_time, our_time, their_clock = np.min(times, axis=0)
+            bound = max(SLOW_SECONDS, SLOW_RATIO * our_time)
+            if their_time < bound and their_clock < SLOW_BY_THE_CLOCK:
                 break
-        if is_slow:
-            return Outcome(False, called, f"{theirs * 1e6:.3g} µs for each further example",
-                           f"{ours * 1e6:.2g} µs, at most {max(SLOW_SECONDS, SLOW_RATIO * ours) * 1e6:.2g}",
-                           f"{name} goes over its batch in a Python loop; a matrix product takes the whole batch")  # fmt: skip
+        else:
+            return Outcome(
+                False,
+                called,
+                f"{max(their_time, 0) * 1e6:.2g} µs for each further example ({their_clock * 1e6:.2g} by the clock)",
+                f"less than {bound * 1e6:.2g} µs; the reference takes {our_time * 1e6:.2g}",
+                f"{name} goes over its batch in a Python loop; a matrix product takes the whole batch",
+            )
     return Outcome(True)
 
 
 def _wrong(g, params, answer):
     keys, found = ["out", "dx"], None
+    if np.shape(answer.arrays.get("seconds", ())) != () or "seconds" not in answer.arrays:
+        return Difference("seconds", "nothing", "a number")
     for mistakes in ((), tuple(g.carried)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = g.reference("speed", params, {}, mistakes)
-        allowance = {k: 1e-3 * abs(expected[k]) for k in keys if k in expected}  # of values, little is asked here
+        allowance = {k: 1e-3 * abs(expected[k]).max() for k in keys if k in expected}  # float32 and constants in logs
         found = difference(answer.arrays, expected, keys, allowance)
         if found is None:
             return None

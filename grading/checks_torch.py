@@ -73,7 +73,7 @@ def _mlp_forward(g):
 
 def _mlp_steps(g):
     for n_hidden, (params, arrays) in STEPS.items():
-        params = params | {"learning_rate": 0.2}
+        params = params | {"learning_rate": 0.005 if len(n_hidden) > 1 else 0.05}
         keys = [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in ("weight", "bias")]
         right = g.reference("steps_pytorch", params, arrays)
         exact = g.reference("steps_pytorch", params | {"float64": True}, arrays)

@@ -74,6 +74,14 @@ def kept_from_first(attribute):
     return changed(forward=forward)
 
 
+def _input_gradient(wrong):
+    def backward(right, self, dout, *args):
+        dx = right(dout, *args)
+        return None if dx is None else wrong(dx)
+
+    return changed(backward=backward)
+
+
 def _added_up(right, self, dout, *args):
     before = {name: np.array(grad) for name, grad in self.grads.items()}
     dx = right(dout, *args)
@@ -161,8 +169,8 @@ NUMPY_MISTAKES = [
         ("the bias gradient is not written into grads", gradient("bias", lambda self, dout: 0 * dout[0])),
     ),
     *_make("linear.input_gradient", L,
-        ("the input gradient has the wrong sign", changed(backward=lambda right, self, dout, *a: -right(dout, *a))),
-        ("the input gradient is divided by the batch", changed(backward=lambda right, self, dout, *a: right(dout, *a) / len(dout))),
+        ("the input gradient has the wrong sign", _input_gradient(lambda dx: -dx)),
+        ("the input gradient is divided by the batch", _input_gradient(lambda dx: dx / len(dx))),
     ),
     *_make("leaky_relu.forward", A,
         ("the slope is ignored forward: negative inputs give 0", changed(lambda right, self, x: right(x) * (x > 0))),

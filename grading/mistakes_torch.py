@@ -22,8 +22,16 @@ def _forward(wrong):
     )
 
 
-def _slope(self):
-    return next((m.negative_slope for m in self.layers if isinstance(m, nn.LeakyReLU)), 0.02)
+def _activation_last(base):
+    class Wrong(base):
+        def __init__(self, n_inputs, n_hidden, n_classes, neg_slope):
+            super().__init__(n_inputs, n_hidden, n_classes, neg_slope)
+            self.neg_slope = neg_slope
+
+        def forward(self, x):
+            return F.leaky_relu(super().forward(x), self.neg_slope)
+
+    return Wrong
 
 
 def _detached(right, self, x):
@@ -44,7 +52,7 @@ MLP_MISTAKES = [
         ("the MLP returns probabilities, not logits: cross-entropy takes the softmax itself",
          _forward(lambda right, self, x: right(x).softmax(dim=1))),
         ("the MLP returns log-probabilities, not logits", _forward(lambda right, self, x: right(x).log_softmax(dim=1))),
-        ("an activation follows the last layer", _forward(lambda right, self, x: F.leaky_relu(right(x), _slope(self)))),
+        ("an activation follows the last layer", _activation_last),
         ("there are no activations between the linear layers", _with_slope(1.0)),
     ),
     *_make("mlp_pytorch.depth", "MLP", ("only the first hidden layer has an activation", _forward(_first_activation_only))),
@@ -193,9 +201,9 @@ class Context:
         self.x_hat = (x - x.mean(dim=0)) * self.inv
         self.dgamma, self.dbeta = (dout * self.x_hat).sum(dim=0), dout.sum(dim=0)
 
-    def dx(self, mean=1.0, variance=1.0):
+    def dx(self, mean=1.0, variance=1.0, gamma=None):
         inner = self.dout - mean * self.dbeta / self.B - variance * self.x_hat * self.dgamma / self.B
-        return self.gamma * self.inv * inner
+        return (self.gamma if gamma is None else gamma) * self.inv * inner
 
 
 def _gamma_zero(c):
@@ -227,7 +235,7 @@ NORM_MISTAKES = [
         ("the variance's term is not divided by the batch", _function(dx=lambda c: c.dx(variance=c.B))),
         ("the variance's term has the wrong sign", _function(dx=lambda c: c.dx(variance=-1))),
         ("the mean's term has the wrong sign", _function(dx=lambda c: c.dx(mean=-1))),
-        ("gamma is forgotten in the input gradient", _function(dx=lambda c: c.dx() / c.gamma)),
+        ("gamma is forgotten in the input gradient", _function(dx=lambda c: c.dx(gamma=1.0))),
         ("1/sqrt(variance + eps) is forgotten in the input gradient", _function(dx=lambda c: c.dx() / c.inv)),
         ("the variance's term takes B - 1 for B", _function(dx=lambda c: c.dx(variance=c.B / (c.B - 1)))),
     ),

@@ -35,6 +35,8 @@ def find_layers(module):
         elif isinstance(value, list | tuple):
             for part in value:
                 visit(part, depth + 1)
+        elif hasattr(value, "__dict__") and not isinstance(value, type | torch.Tensor):
+            visit(vars(value), depth + 1)
 
     visit(module, 0)
     return found
@@ -258,7 +260,8 @@ def convnet(load, p, a, out):
     out["out"] = numbers(logits)
     if p["backward"]:
         logits.backward(_tensor(a["dout"]))
-        out["dx"] = numbers(x.grad)
+        if x.grad is not None:
+            out["dx"] = numbers(x.grad)
         kinds = _by_kind(model)
         norms = [q for m in kinds["norm"] for q in (m.weight, m.bias)]
         for name, params in (("conv", kinds["conv"]), ("linear", kinds["linear"]), ("norm", norms)):
