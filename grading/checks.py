@@ -2,8 +2,8 @@
 
 import contextlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Callable
 
 from grading.mistakes import CONVENTIONS, LOG_CONSTANT_MISTAKE, MLP_NUMPY_MISTAKES, NUMPY_MISTAKES
 from grading.mistakes_torch import TORCH_MISTAKES
@@ -24,8 +24,10 @@ FILES = ("modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", 
 MISTAKES = [*NUMPY_MISTAKES, *MLP_NUMPY_MISTAKES, *TORCH_MISTAKES, *CONVENTIONS]
 MAX_CARRIED = 2  # more mistakes than that explain too much
 IMPORT_SECONDS = 20
-OLD_CODE = re.compile(r"module 'numpy' has no attribute '\w+'|Missing parentheses in call to 'print'|"
-                      r"Legacy autograd function|cannot import name '\w+' from 'collections'|`np\.\w+` was removed")  # fmt: skip
+OLD_CODE = re.compile(
+    r"module 'numpy' has no attribute '\w+'|Missing parentheses in call to 'print'|Legacy autograd function|"
+    r"cannot import name '\w+' from 'collections'|`np\.\w+` was removed"
+)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Question 1.2: the NumPy layers and their MLP. In the order of the backward pass, in which one needs the other."""
 
+# ruff: noqa: E501, a row of a table stays on its line
+
+import itertools
 import warnings
 
 import numpy as np
@@ -36,7 +39,11 @@ def linear_input(sizes, seed):
 
 def activation_input(sizes, seed, scale=1.0):
     rng = np.random.default_rng(seed)
-    return {f"{name}{i}": _draw(rng, n, 6, scale=scale if name == "x" else 1) for i, n in enumerate(sizes) for name in ("x", "dout")}
+    return {
+        f"{name}{i}": _draw(rng, n, 6, scale=scale if name == "x" else 1)
+        for i, n in enumerate(sizes)
+        for name in ("x", "dout")
+    }
 
 
 def entropy_input(sizes, seed):
@@ -51,7 +58,7 @@ def mlp_input(n_hidden, seed, n_batch=7, n_inputs=6, n_classes=4, n_steps=None):
     rng = np.random.default_rng(seed)
     sizes = [n_inputs, *n_hidden, n_classes]
     arrays = {}
-    for l, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for l, (n, m) in enumerate(itertools.pairwise(sizes)):
         arrays |= {f"weight{l}": _draw(rng, m, n, scale=np.sqrt(2 / n)), f"bias{l}": _draw(rng, m, scale=0.3)}
     steps = () if n_steps is None else (n_steps,)
     arrays["x"] = _draw(rng, *steps, n_batch, n_inputs)
@@ -79,7 +86,9 @@ def one(**params):
 def _entropy_forward(g):
     allowance = g.log_allowance("cross_entropy", one(backward=False), ENTROPY, ["out0"])
     called = "CrossEntropyModule().forward(x, y), batch of 5"
-    return g.compare("cross_entropy.forward", called, "cross_entropy", one(backward=False), ENTROPY, ["out0"], allowance)
+    return g.compare(
+        "cross_entropy.forward", called, "cross_entropy", one(backward=False), ENTROPY, ["out0"], allowance
+    )
 
 
 def _entropy_backward(g):
@@ -133,7 +142,9 @@ def _linear_gradient(name):
                     return text
             return None
 
-        loss_divides = not any(m.is_harmless and m.target == "CrossEntropyModule" and m != LOG_CONSTANT_MISTAKE for m in g.carried)
+        loss_divides = not any(
+            m.is_harmless and m.target == "CrossEntropyModule" and m != LOG_CONSTANT_MISTAKE for m in g.carried
+        )
         wanted = "sum" if loss_divides else "mean"
         if kind(name) is not None and kind(name) in (kind(other), wanted):
             if kind(name) == kind(other) == "mean":
@@ -156,11 +167,17 @@ def _linear_start(g):
         return Outcome(False, called, answer.error or "no weight and bias", "weight and bias")
     weight = weight.astype(np.float64)
     if weight.shape != (300, 400) or bias.shape != (300,):
-        return Outcome(False, called, f"shapes {weight.shape}, {bias.shape}", "shapes (300, 400) or its transpose, (300,)")
+        return Outcome(
+            False, called, f"shapes {weight.shape}, {bias.shape}", "shapes (300, 400) or its transpose, (300,)"
+        )
     # Of 120,000 draws the mean is within 5 of its standard errors, and the deviation within 2%, 10 of its own.
     if not abs(weight.mean()) < 5 * 1e-4 / np.sqrt(weight.size) or not abs(weight.std() / 1e-4 - 1) < 0.02:
         got = f"weights of mean {weight.mean():.2g} and standard deviation {weight.std():.3g}"
-        hint = "the variance is 0.0001, not the deviation" if abs(weight.std() - 0.01) < 1e-3 else "the weights start from N(0, 0.0001²)"
+        hint = (
+            "the variance is 0.0001, not the deviation"
+            if abs(weight.std() - 0.01) < 1e-3
+            else "the weights start from N(0, 0.0001²)"
+        )
         return Outcome(False, called, got, "mean 0 and standard deviation 0.0001", hint)
     if (bias != 0).any():
         return Outcome(False, called, f"biases up to {np.abs(bias).max():.2g}", "0", "the biases start at 0")
@@ -168,7 +185,14 @@ def _linear_start(g):
 
 
 BATCHES = {
-    "second_batch": (2, "on batches of different sizes, one after the other", ENTROPY_TWO, SOFTMAX_TWO, LEAKY_TWO, LINEAR_TWO),
+    "second_batch": (
+        2,
+        "on batches of different sizes, one after the other",
+        ENTROPY_TWO,
+        SOFTMAX_TWO,
+        LEAKY_TWO,
+        LINEAR_TWO,
+    ),
     "batch_of_one": (1, "on a batch of 1", ENTROPY_ONE, SOFTMAX_ONE, LEAKY_ONE, LINEAR_ONE),
 }
 
@@ -180,15 +204,29 @@ def _other_batches(name):
     def run(g):
         rows = [
             ("CrossEntropyModule()", "cross_entropy", one(n_batches=n), entropy, [f"out{i}", f"dx{i}"]),
-            ("SoftMaxModule()", "activation", one(n_batches=n, name="SoftMaxModule", args=[]), softmax, [f"out{i}", f"dx{i}"]),
-            ("LeakyReLUModule(0.25)", "activation", one(n_batches=n, name="LeakyReLUModule", args=[0.25]), leaky, [f"out{i}", f"dx{i}"]),
+            (
+                "SoftMaxModule()",
+                "activation",
+                one(n_batches=n, name="SoftMaxModule", args=[]),
+                softmax,
+                [f"out{i}", f"dx{i}"],
+            ),
+            (
+                "LeakyReLUModule(0.25)",
+                "activation",
+                one(n_batches=n, name="LeakyReLUModule", args=[0.25]),
+                leaky,
+                [f"out{i}", f"dx{i}"],
+            ),
             ("LinearModule(5, 3)", "linear", one(n_batches=n), linear, [f"out{i}", f"weight{i}", f"bias{i}", f"dx{i}"]),
         ]
         for made, op, params, arrays, keys in rows:
             allowance = None
             if op == "cross_entropy":
                 allowance = {key: 8 * a for key, a in g.log_allowance(op, params, arrays, keys).items()}
-            outcome = g.compare(f"numpy.{name}", f"{made}: forward and backward {text}", op, params, arrays, keys, allowance)
+            outcome = g.compare(
+                f"numpy.{name}", f"{made}: forward and backward {text}", op, params, arrays, keys, allowance
+            )
             if not outcome.passed:
                 return outcome
         return outcome

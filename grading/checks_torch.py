@@ -1,5 +1,9 @@
 """Questions 2, 3 and 4: the PyTorch MLP, batch norm, and the ConvNet, all but their training."""
 
+# ruff: noqa: E501, a row of a table stays on its line
+
+import itertools
+
 import numpy as np
 
 from grading.checks import Check, Outcome
@@ -26,7 +30,7 @@ def _mlp_parameters(g):
         params = {"n_inputs": 6, "n_hidden": list(n_hidden), "n_classes": 4, "neg_slope": 0.25}
         called = f"MLP(6, {list(n_hidden)}, 4, 0.25).parameters()"
         answer = g.ask("mlp_parameters", params, {})
-        pairs = zip(sizes, sizes[1:], strict=False)
+        pairs = itertools.pairwise(sizes)
         shapes = sorted(shape for n, m in pairs for shape in (sorted((n, m), reverse=True), [m, 1]))
         expected = {"shapes": np.array(shapes, float), "trainable": np.ones(len(shapes))}
         found = difference(answer.arrays, expected, ["shapes", "trainable"])
@@ -66,7 +70,14 @@ def _mlp_forward(g):
     for slope in (0.01, 0.0):  # those that are likely where neg_slope is not handed on
         params, arrays = MLPS[(5,)]
         answer = g.ask("mlp_pytorch", params | {"backward": False, "neg_slope": 0.02}, arrays)
-        if difference(answer.arrays, g.reference("mlp_pytorch", params | {"backward": False, "neg_slope": slope}, arrays), ["out"]) is None:
+        if (
+            difference(
+                answer.arrays,
+                g.reference("mlp_pytorch", params | {"backward": False, "neg_slope": slope}, arrays),
+                ["out"],
+            )
+            is None
+        ):
             return Outcome(True)
     return outcome
 
@@ -113,7 +124,9 @@ FUNCTION, FUNCTION_ZERO, FUNCTION_EPS = map(_function_input, (NORM, NORM_ZERO, N
 def _norm_parameters(check, name):
     def run(g):
         called = f"{name}(4), its parameters"
-        outcome = g.compare(check, called, "norm_parameters", {"name": name, "n_neurons": 4}, {}, ["gamma", "beta", "trainable"])
+        outcome = g.compare(
+            check, called, "norm_parameters", {"name": name, "n_neurons": 4}, {}, ["gamma", "beta", "trainable"]
+        )
         if outcome.got.startswith("trainable"):
             outcome.hint = "gamma and beta have to be nn.Parameter that want a gradient"
         return outcome
@@ -139,7 +152,9 @@ def _norm_wrong_shape(check, name):
         answer = g.ask("norm_wrong_shape", params, arrays)
         for mistakes in ((), tuple(g.carried)):
             # What it makes of a right input has to be right, or refusing everything would do.
-            found = difference(answer.arrays, g.reference("norm_wrong_shape", params, arrays, mistakes), ["out", "refused"])
+            found = difference(
+                answer.arrays, g.reference("norm_wrong_shape", params, arrays, mistakes), ["out", "refused"]
+            )
             if found is None:
                 return Outcome(True)
         outcome = g.failure(called, answer, found)
@@ -205,12 +220,16 @@ def _convnet_shapes(g):
     found = difference(answer.arrays, expected, ["convolutions", "norms", "linear"])
     if found:
         outcome = g.failure(called, answer, found)
-        outcome.hint = outcome.hint or "Table 1 has eight 3×3 convolutions, a batch norm behind each, and one linear layer"
+        outcome.hint = (
+            outcome.hint or "Table 1 has eight 3×3 convolutions, a batch norm behind each, and one linear layer"
+        )
         return outcome
     count, biases = float(answer.arrays["count"]), float(answer.arrays["conv_biases"])
     wanted = N_PARAMETERS if biases else N_PARAMETERS - N_CONV_BIASES
     if count != wanted:
-        return Outcome(False, called, f"{count:,.0f} parameters", f"{wanted:,}", "there are parameters besides Table 1's")
+        return Outcome(
+            False, called, f"{count:,.0f} parameters", f"{wanted:,}", "there are parameters besides Table 1's"
+        )
     return Outcome(True)
 
 
@@ -218,7 +237,14 @@ def _convnet(check, keys, arrays=IMAGES, sizes=(3, 10), training=True, backward=
     def run(g):
         shapes = _shapes(g)
         has_biases = float(np.sum(shapes.arrays.get("conv_biases", 1))) > 0
-        params = {"n_channels": sizes[0], "n_classes": sizes[1], "seed": 7, "conv_bias": has_biases, "training": training, "backward": backward}
+        params = {
+            "n_channels": sizes[0],
+            "n_classes": sizes[1],
+            "seed": 7,
+            "conv_bias": has_biases,
+            "training": training,
+            "backward": backward,
+        }
         right = g.reference("convnet", params, arrays)
         # Gradients of different lengths stand beside one another, so each is allowed a part of the largest.
         allowance = {key: CONVNET_ALLOWANCE * float(abs(right[key]).max()) for key in keys}

@@ -43,7 +43,9 @@ def load_training(data_dir, wanted, full):
     if not wanted:
         return Training(None, "switched off by --no_training")
     if not Path(data_dir).is_dir():
-        return Training(None, f"there is no CIFAR-10 in {data_dir}: train_mlp_numpy.py downloads it, or name it with --data_dir")
+        return Training(
+            None, f"there is no CIFAR-10 in {data_dir}: train_mlp_numpy.py downloads it, or name it with --data_dir"
+        )
     import warnings
 
     from cifar10_utils import DataError, get_cifar10
@@ -93,7 +95,7 @@ def _mlp(op, experiment, figure):
         low, high, text = interval([r.metrics[-1]["test_accuracy"] for r in read_runs(experiment)])
         params = {"n_inputs": 3072, "n_hidden": [N_HIDDEN], "n_classes": 10, "neg_slope": NEG_SLOPE}
         params |= {"learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "threads": os.cpu_count() or 1}
-        called = f"MLP(3072, [{N_HIDDEN}], 10, {NEG_SLOPE}) trained for {N_STEPS} steps of {BATCH_SIZE} images by the grader's loop"
+        called = f"MLP(3072, [{N_HIDDEN}], 10, {NEG_SLOPE}) after {N_STEPS} steps of the grader's loop"
         arrays = inputs(training.data, N_STEPS, BATCH_SIZE) | start_weights()
         answer = g.session.ask(op, params, arrays, SECONDS)
         expected = f"test accuracy from {low:.3f} to {high:.3f} (figure {figure}: {text})"
@@ -130,15 +132,17 @@ def _convnet(g):
     answer = g.session.ask("convnet_predict", {}, arrays, seconds)
     logits = answer.arrays.get("out")
     if logits is None or logits.shape != (n_test, 10):
-        return Outcome(False, called, answer.error or f"logits of shape {None if logits is None else logits.shape}", expected)
+        return Outcome(
+            False, called, answer.error or f"logits of shape {None if logits is None else logits.shape}", expected
+        )
     accuracy = float((logits.argmax(axis=1) == test.classes[:n_test]).mean()) if np.isfinite(logits).all() else math.nan
     g.measured["convnet"] = accuracy
     return Outcome(accuracy >= low, called, f"test accuracy {accuracy:.4f}", expected)
 
 
 CHECKS = [
-    Check("mlp_numpy.training", "1.2", 0.75, f"figure 1's accuracy after {N_STEPS} steps", ("mlp_numpy.py", "modules.py"),
-          _mlp("steps_numpy", "fig01_mlp_numpy", 1)),
+    Check("mlp_numpy.training", "1.2", 0.75, f"figure 1's accuracy after {N_STEPS} steps",
+          ("mlp_numpy.py", "modules.py"), _mlp("steps_numpy", "fig01_mlp_numpy", 1)),
     Check("mlp_pytorch.training", "2", 2, f"figure 3's accuracy after {N_STEPS} steps", ("mlp_pytorch.py",),
           _mlp("steps_pytorch", "fig03_mlp_pytorch", 3)),
     Check("convnet.training", "4", 3, "a stated accuracy within a short budget", ("convnet_pytorch.py",), _convnet),

@@ -5,8 +5,10 @@ program makes of the wrong part, so that one mistake costs one check. Only array
 gives, to the last digits, are accepted so; anything else that follows from a mistake is lost with it.
 """
 
+# ruff: noqa: E501, a row of a table stays on its line
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 

@@ -1,5 +1,7 @@
 """Known mistakes of the PyTorch parts, as `mistakes.py` has them of the NumPy ones."""
 
+# ruff: noqa: E501, a row of a table stays on its line
+
 import functools
 
 import torch

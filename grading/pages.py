@@ -178,10 +178,14 @@ def curves(experiment, quantity, metrics=(), point=None):
         axes.plot(steps, values.mean(axis=0), color=colour, ls=dashes, lw=0.9, label=label)
         if metrics:
             own = [(m["step"], m[key]) for m in metrics if key in m]
-            axes.plot(*zip(*own, strict=True), color=colour, ls=dashes, marker="o", ms=3, lw=1.8, label=f"{split}, this run")
+            axes.plot(
+                *zip(*own, strict=True), color=colour, ls=dashes, marker="o", ms=3, lw=1.8, label=f"{split}, this run"
+            )
     if point is not None:
         axes.plot(*point, marker="*", ms=15, color="black", ls="none", label="this submission, test")
-    axes.set(xlabel="training step", ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss", title=experiment)
+    axes.set(
+        xlabel="training step", ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss", title=experiment
+    )
     if quantity == "loss" and axes.get_ylim()[1] > 6:
         axes.set_yscale("log")
     axes.grid(alpha=0.3)
@@ -208,7 +212,15 @@ def grades_csv(rows):
         not_run = sum(t["max_score"] for t in results["tests"] if "not run" in t["output"])
         # A name that begins like a formula would be one in a spreadsheet.
         safe = f"'{name}" if name[:1] in "=+-@\t" else name
-        writer.writerow([safe, f"{results['score']:g}", *(f"{p:g}" for p in points.values()), f"{not_run:g}", len(results["extra_data"]["notes"])])
+        writer.writerow(
+            [
+                safe,
+                f"{results['score']:g}",
+                *(f"{p:g}" for p in points.values()),
+                f"{not_run:g}",
+                len(results["extra_data"]["notes"]),
+            ]
+        )
     return text.getvalue()
 
 
@@ -221,6 +233,7 @@ def summary(rows, seconds):
             if test["score"] < test["max_score"] and "not run" not in test["output"]:
                 lost[test["name"]] = lost.get(test["name"], 0) + 1
     most = sorted(lost.items(), key=lambda item: -item[1])[:5]
-    lines = [f"{len(rows)} submissions in {seconds:.0f} s: points from {scores.min():g} to {scores.max():g}, median {np.median(scores):g}"]
+    spread = f"points from {scores.min():g} to {scores.max():g}, median {np.median(scores):g}"
+    lines = [f"{len(rows)} submissions in {seconds:.0f} s: {spread}"]
     lines += [f"  lost by {n:>3}: {name}" for name, n in most]
     return "\n".join(lines)

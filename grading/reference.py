@@ -27,7 +27,13 @@ class Reference:
 
         What a mistake makes impossible is missing, as are gradients that it keeps from coming.
         """
-        key = (op, repr(sorted(params.items())), _fingerprint(arrays), tuple(m.name for m in mistakes), np.dtype(dtype).name)
+        key = (
+            op,
+            repr(sorted(params.items())),
+            _fingerprint(arrays),
+            tuple(m.name for m in mistakes),
+            np.dtype(dtype).name,
+        )
         if key not in self._known:
             out = {}
             function = getattr(operations, op, None) or getattr(operations_torch, op)
@@ -123,12 +129,18 @@ def difference(got, expected, names, allowance=None, missing_alike=False):
             bound = bound + allowance.get(name, 0.0)
         with np.errstate(invalid="ignore"):
             error = np.abs(mine - right)
-        bad = np.where(finite & np.isfinite(mine), error > bound, ~((mine == right) | (np.isnan(mine) & np.isnan(right))))
+        bad = np.where(
+            finite & np.isfinite(mine), error > bound, ~((mine == right) | (np.isnan(mine) & np.isnan(right)))
+        )
         if bad.any():
             order = np.where(np.isfinite(error), error, np.inf) * bad
             index = tuple(int(i) for i in np.unravel_index(order.argmax(), order.shape))
             where = f" at index {index}" if index else ""
-            return Difference(name, f"{mine[index]:.7g}{where}", f"{right[index]:.7g} (± {np.broadcast_to(bound, right.shape)[index]:.1g})")
+            return Difference(
+                name,
+                f"{mine[index]:.7g}{where}",
+                f"{right[index]:.7g} (± {np.broadcast_to(bound, right.shape)[index]:.1g})",
+            )
     return None
 
 

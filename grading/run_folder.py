@@ -1,10 +1,11 @@
 """Holds a run that a training script wrote against the recorded runs of the same experiment."""
 
+import itertools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def gap(metrics):
 
 def falls(metrics):
     """All that test accuracy loses from one evaluation to the next, added up."""
-    return sum(max(0.0, a["test_accuracy"] - b["test_accuracy"]) for a, b in zip(metrics[1:], metrics[2:], strict=False))
+    return sum(max(0.0, a["test_accuracy"] - b["test_accuracy"]) for a, b in itertools.pairwise(metrics))
 
 
 def worst_loss(metrics):
@@ -114,7 +115,8 @@ CLAIMS = {
     "fig07_five_layers": (
         Claim(7, "accuracy as good as random", last("test_accuracy"), least=_GUESS,
               reason="at least 3 standard errors of guessing 10,000 images"),
-        Claim(8, "loss barely moves (first less last)", loss_moved, least=1e-3, reason="at least 0.001, which no figure shows"),
+        Claim(8, "loss barely moves (first less last)", loss_moved, least=1e-3,
+              reason="at least 0.001, which no figure shows"),
     ),
     "fig09_long": (
         Claim(9, "no better test accuracy than figure 3", last("test_accuracy")),
@@ -177,8 +179,10 @@ def grade_run(path, results=RESULTS):
 def _tolerance(claim, recorded):
     transform, back = (math.log, math.exp) if claim.is_ratio else (float, float)
     values = [transform(claim.quantity(run.metrics)) for run in recorded]
-    late = [[transform(claim.quantity(run.metrics[:k])) for k in range(len(run.metrics) - N_LATE + 1, len(run.metrics) + 1)]
-            for run in recorded if len(run.metrics) > N_LATE + 1]  # fmt: skip
+    late = []
+    for run in recorded:
+        ends = range(max(3, len(run.metrics) - N_LATE + 1), len(run.metrics) + 1)
+        late.append([transform(claim.quantity(run.metrics[:end])) for end in ends])
     low, high, text = interval(values, late)
     middle = (low + high) / 2
     if high - middle < claim.least:
@@ -207,4 +211,6 @@ def match(path, flags, results=RESULTS):
         raise RunRefusedError(f"{path} is a run of {flags.get('script')}.py, of which the report has no figure")
     experiment, differing, theirs = nearest
     difference = ", ".join(f"--{k} {flags[k]} for {theirs[k]}" for k in differing)
-    raise RunRefusedError(f"{path} has the flags of no figure; nearest is {experiment}, with {difference}: train with its flags")
+    raise RunRefusedError(
+        f"{path} has the flags of no figure; nearest is {experiment}, with {difference}: train with its flags"
+    )

@@ -49,7 +49,9 @@ class Server:
         self._folder = Path(tempfile.mkdtemp(prefix="grade-"))
         self._folder.chmod(0o755)
         (self._folder / "root").mkdir()
-        shutil.copytree(ROOT / "grading" / "child", self._folder / "child", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "grading" / "child", self._folder / "child", ignore=shutil.ignore_patterns("__pycache__")
+        )
         self.control, theirs = socket.socketpair()
         code = f"import sys; sys.dont_write_bytecode = True; sys.path[:0] = {[str(self._folder)]!r}; "
         code += f"sys.path += {self._sys_path()!r}; from child import server; "
@@ -174,7 +176,8 @@ class Session:
             self.protection = header["protection"]
         except (EOFError, OSError, frames.FrameError, KeyError) as error:
             reason = self.close()
-            raise SandboxError(f"no process could be started for the submission: {self.printed.strip()[-300:] or self.server.last_words() or reason or error}") from error
+            why = self.printed.strip()[-300:] or self.server.last_words() or reason or error
+            raise SandboxError(f"no process could be started for the submission: {why}") from error
         finally:
             alarm.cancel()
         if not self.protection["python"]:

@@ -71,7 +71,11 @@ def _list(path, submission):
     for folder, folders, names in os.walk(path, onerror=lambda error: submission.notes.append(str(error))):
         inner = Path(folder).relative_to(path)
         hidden = ("__pycache__", "__MACOSX", "cifar10", "node_modules", "venv", "results", "report", "tests")
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in hidden) if len(inner.parts) < MAX_DEPTH else []
+        folders[:] = (
+            sorted(f for f in folders if not f.startswith(".") and f not in hidden)
+            if len(inner.parts) < MAX_DEPTH
+            else []
+        )
         for name in sorted(names):
             n_seen += 1
             file = Path(folder, name)
@@ -109,6 +113,6 @@ def _note_hiding(submission):
                 continue
             module = parts[0].removesuffix(".py")
             if module in INSTALLED or module in sys.stdlib_module_names:
-                submission.notes.append(f"{name} hides the module {module!r}, which Python or the course provides: rename it")
-
-
+                submission.notes.append(
+                    f"{name} hides the module {module!r}, which Python or the course provides: rename it"
+                )

@@ -56,7 +56,9 @@ def grade_all(paths, args):
     todo = [path for path in submissions if path not in done]
     for path in todo:
         folders[path].mkdir(parents=True, exist_ok=True)
-        _write(folders[path], names[path], [(c, _waiting()) for c in all_checks()], [], {"finished": False, "notes": []})
+        _write(
+            folders[path], names[path], [(c, _waiting()) for c in all_checks()], [], {"finished": False, "notes": []}
+        )
     if todo:
         training = load_training(args.data_dir, not args.no_training, args.full)
         reference = Reference()
@@ -65,7 +67,9 @@ def grade_all(paths, args):
             with bar(total=len(all_checks()) if is_one else len(todo)) as progress:
                 grade = functools.partial(grade_one, server, reference, training, lenient=args.lenient)
                 futures = {
-                    pool.submit(grade, submissions[p], folders[p], names[p], keys[p], progress.update if is_one else None): p
+                    pool.submit(
+                        grade, submissions[p], folders[p], names[p], keys[p], progress.update if is_one else None
+                    ): p
                     for p in todo
                 }
                 try:
@@ -125,7 +129,9 @@ def grade_one(server, reference, training, submission, folder, name, key="", pro
     pictures = {}
     for op, experiment in (("steps_numpy", "fig01_mlp_numpy"), ("steps_pytorch", "fig03_mlp_pytorch")):
         if op in grading.measured:
-            pictures[f"Test accuracy against {experiment}"] = pages.curves(experiment, "accuracy", point=(1500, grading.measured[op]))
+            pictures[f"Test accuracy against {experiment}"] = pages.curves(
+                experiment, "accuracy", point=(1500, grading.measured[op])
+            )
     pages.write_text(folder / "report.html", pages.submission_page(name, list(outcomes.items()), notes, pictures))
     return results
 
@@ -137,16 +143,21 @@ def protection_note(protection):
     if protection.get("namespaces"):
         return "it ran without a network, in a file system of its own, under limits"
     return (
-        f"it ran under limits only ({protection.get('why', 'no namespaces')}): it could reach the network, and what this "
-        "user may read or write; for submissions that you do not trust, use a container (README)"
+        f"it ran under limits only ({protection.get('why', 'no namespaces')}): it could reach the network, and what "
+        "this user may read or write; for submissions that you do not trust, use a container (README)"
     )
 
 
 def _notes(grading, lenient):
     notes = list(grading.submission.notes)
-    notes += [f"old code ({text}): not a mistake of the answer; a teaching assistant can grade with --lenient" for text in sorted(grading.old_code)]
+    notes += [
+        f"old code ({text}): no mistake of the answer; a teaching assistant can grade with --lenient"
+        for text in sorted(grading.old_code)
+    ]
     if lenient and grading.session.old_names:
-        notes.append(f"graded leniently: {', '.join(f'numpy.{n}' for n in sorted(grading.session.old_names))} brought back")
+        notes.append(
+            f"graded leniently: {', '.join(f'numpy.{n}' for n in sorted(grading.session.old_names))} brought back"
+        )
     return [*notes, protection_note(grading.session.protection)]
 
 

@@ -18,7 +18,9 @@ reference = functools.cache(Reference)
 
 def project_with(file, right, wrong):
     """Return the project's files with `right`, which stands once in `file`, replaced by `wrong`."""
-    assert PROJECT[file].count(right) == 1, f"{right!r} stands {PROJECT[file].count(right)} times in {file}, expected once"
+    assert PROJECT[file].count(right) == 1, (
+        f"{right!r} stands {PROJECT[file].count(right)} times in {file}, expected once"
+    )
     return PROJECT | {file: PROJECT[file].replace(right, wrong)}
 
 

@@ -1,5 +1,7 @@
 """Hostile submissions: none gains a point, stops the grader, or leaves a process or a file behind."""
 
+# ruff: noqa: E501, a row of a table stays on its line
+
 import os
 import sys
 import tempfile
@@ -7,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from graded import MAX_POINTS, PROJECT, grade, lost, points
+from graded import PROJECT, grade, lost, points
 
 from grading.sandbox import ROOT, Server
 
@@ -76,11 +78,14 @@ ATTACKS = {
     "kills whomever it may": "\n    import signal\n    for p in range(2, 100000):\n        try: os.kill(p, signal.SIGKILL)\n        except OSError: pass",
     "writes into the grader's channel": "\n    for fd in range(3, 20):\n        try: os.write(fd, b'\\xff' * 4096)\n        except OSError: pass",
     "answers ahead of the question": "\n    import json, struct\n    h = json.dumps({'id': '0', 'error': None, 'arrays': [['out0', 'float64', [1]]]}).encode()\n    os.write(3, struct.pack('<QQ', len(h), 8) + h + bytes(8))",
-    "looks for the reference": "\n    import importlib\n    for p in sys.path: pass\n    for name in ('modules', 'mlp_numpy'):\n        sys.path.insert(0, " + repr(str(ROOT)) + ")\n        sys.modules.pop(name, None)\n    m = importlib.import_module('modules')\n    globals().update({k: v for k, v in vars(m).items() if k.endswith('Module')})",
+    "looks for the reference": "\n    import importlib\n    for p in sys.path: pass\n    for name in ('modules', 'mlp_numpy'):\n        sys.path.insert(0, "
+    + repr(str(ROOT))
+    + ")\n        sys.modules.pop(name, None)\n    m = importlib.import_module('modules')\n    globals().update({k: v for k, v in vars(m).items() if k.endswith('Module')})",
     "recurses without end": "return attack()",
     "crashes the interpreter": "import ctypes; ctypes.string_at(0)",
 }
-CLASSES = """
+CLASSES = (
+    """
 
 
 class Liar:
@@ -91,8 +96,11 @@ class Liar:
 
 
 class Bomb:
-    def __reduce__(self): return os.system, ("touch """ + str(MARK) + """",)
+    def __reduce__(self): return os.system, ("touch """
+    + str(MARK)
+    + """",)
 """
+)
 
 
 def hostile(attack):

@@ -1,9 +1,11 @@
 """A submission with one mistake loses the one check that names it, and is told which mistake it was."""
 
+# ruff: noqa: E501, a row of a table stays on its line
+
 import pytest
+from graded import PROJECT, grade, lost, project_with
 
 from grading.sandbox import Server
-from graded import PROJECT, grade, lost, project_with
 
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
 RSQRT = "torch.rsqrt((x - mean).square().mean(dim=0) + eps)"

@@ -66,14 +66,14 @@ def read(file, max_bytes):
     arrays, start = {}, 0
     for name, dtype, shape in layout:
         n = math.prod(shape)
-        array = np.frombuffer(raw, np.uint8 if dtype == bool else dtype, n, start).reshape(shape)
-        arrays[name] = array != 0 if dtype == bool else array  # a byte of 2 is no bool
+        array = np.frombuffer(raw, np.uint8 if dtype.kind == "b" else dtype, n, start).reshape(shape)
+        arrays[name] = array != 0 if dtype.kind == "b" else array  # a byte of 2 is no bool
         start += n * dtype.itemsize
     return header, arrays
 
 
 def _checked(name, dtype, shape):
-    if type(name) is not str or dtype not in DTYPES or type(shape) is not list or len(shape) > 8:
+    if not isinstance(name, str) or dtype not in DTYPES or not isinstance(shape, list) or len(shape) > 8:
         raise ValueError("an array without a name, a known dtype and a shape")
     if not all(type(n) is int and 0 <= n < 1 << 40 for n in shape):
         raise ValueError("a shape that is none")

@@ -68,7 +68,9 @@ def mlp_parameters(load, p, a, out):
     """Shapes of the PyTorch MLP's registered parameters, sorted, and which of them want a gradient."""
     mlp = load("mlp_pytorch", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"])
     params = list(mlp.parameters())
-    shapes = sorted(sorted((*q.shape, 1)[:2], reverse=True) if q.ndim < 2 else sorted(q.shape, reverse=True) for q in params)
+    shapes = sorted(
+        sorted((*q.shape, 1)[:2], reverse=True) if q.ndim < 2 else sorted(q.shape, reverse=True) for q in params
+    )
     out["shapes"] = np.array([tuple(s) for s in shapes], np.float64).reshape(-1, 2)
     out["trainable"] = np.array([float(q.requires_grad) for q in params])
 
@@ -175,7 +177,10 @@ def norm_function(load, p, a, out):
             return result
 
     needs = p.get("needs", [True, True, True])
-    args = [_tensor(a[name], requires_grad=p["backward"] and need) for name, need in zip(("x", "gamma", "beta"), needs)]
+    args = [
+        _tensor(a[name], requires_grad=p["backward"] and need)
+        for name, need in zip(("x", "gamma", "beta"), needs, strict=False)
+    ]
     if p["how"] == "instance":
         with_arguments, without = [((a["gamma"].size,), {"eps": p["eps"]}), ((a["gamma"].size,), {})], ((), {})
         for positional, named in (*with_arguments, without):  # the course makes one as it makes a module, or bare
@@ -192,7 +197,7 @@ def norm_function(load, p, a, out):
     out["out"] = numbers(y)
     if p["backward"]:
         y.backward(_tensor(a["dout"]))
-        for name, tensor in zip(("dx", "dgamma", "dbeta"), args):
+        for name, tensor in zip(("dx", "dgamma", "dbeta"), args, strict=False):
             if tensor.grad is not None:
                 out[name] = numbers(tensor.grad)
         if returned:
