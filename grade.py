@@ -39,19 +39,21 @@ def main(argv=None):
     for path in paths:
         if not path.is_dir():
             parser.error(f"{path} is not a folder; name folders of submissions or of runs")
-    from grading import submissions
-    from grading.run_folder import is_run
+    from grading.run_folder import hold_run, is_run
+    from grading.sandbox import SandboxError
 
     try:
         runs = [path for path in paths if is_run(path)]
-        graded = [submissions.hold_run(path, args) for path in runs]
+        graded = [hold_run(path, args) for path in runs]
         others = [path for path in paths if path not in runs]
         if others:
-            graded += submissions.grade_all(others, args)
+            from grading.submissions import grade_all  # PyTorch with it, which a run does not need
+
+            graded += grade_all(others, args)
     except KeyboardInterrupt:
         print("grade.py: interrupted; the same command goes on", file=sys.stderr)
         return 130
-    except (submissions.SandboxError, OSError) as error:
+    except (SandboxError, OSError) as error:
         print(f"grade.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0 if all(graded) else 1

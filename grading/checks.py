@@ -8,19 +8,9 @@ from dataclasses import dataclass, field
 from grading.mistakes import CONVENTIONS, LOG_CONSTANT_MISTAKE, MLP_NUMPY_MISTAKES, NUMPY_MISTAKES
 from grading.mistakes_torch import TORCH_MISTAKES
 from grading.reference import Reference, difference
-from grading.sandbox import Answer
+from grading.sandbox import CHECK_SECONDS
+from grading.scheme import FILES, QUESTIONS
 
-QUESTIONS = {
-    "1.2": "the NumPy MLP",
-    "2": "the PyTorch MLP",
-    "3.1": "batch norm by autograd",
-    "3.2b": "batch norm by hand",
-    "3.2c": "its module",
-    "4": "the ConvNet",
-}
-BY_HAND_POINTS = 41
-BY_HAND = ("1.1 a", "1.1 b", "1.1 c", "3.2 a")
-FILES = ("modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py")
 MISTAKES = [*NUMPY_MISTAKES, *MLP_NUMPY_MISTAKES, *TORCH_MISTAKES, *CONVENTIONS]
 MAX_CARRIED = 2  # more mistakes than that explain too much
 IMPORT_SECONDS = 20
@@ -111,7 +101,7 @@ class Grading:
             self.failed.append(check.name)
         return outcome
 
-    def ask(self, op, params, arrays, seconds=10):
+    def ask(self, op, params, arrays, seconds=CHECK_SECONDS):
         """Return the `Answer` to an operation; the same question is put once."""
         key = (op, repr(sorted(params.items())), id(arrays))
         if key not in self._answers:
@@ -120,7 +110,7 @@ class Grading:
             self._answers[key] = answer, arrays  # arrays are kept, so that their id stays theirs
         return self._answers[key][0]
 
-    def compare(self, check, called, op, params, arrays, names, allowance=None, carried=None, seconds=10):
+    def compare(self, check, called, op, params, arrays, names, allowance=None, carried=None, seconds=CHECK_SECONDS):
         """Return the `Outcome` of an operation whose arrays `names` have to be the reference's.
 
         Args:
@@ -183,11 +173,6 @@ class Grading:
         if answer.error:
             with contextlib.suppress(AttributeError):
                 self.old_code.add(OLD_CODE.search(answer.error).group())
-
-
-def failed_answer(text):
-    """Return an answer in which nothing came back."""
-    return Answer(error=text, kind="error")
 
 
 def all_checks():

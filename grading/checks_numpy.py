@@ -302,7 +302,7 @@ def _speed(g):
             theirs, ours, clock = {}, {}, {}
             for n in SPEED_SIZES:
                 params = {"name": name, "args": args, "n_batch": n, "seed": 30}
-                answer = g.session.ask("speed", params, {}, 10)
+                answer = g.session.ask("speed", params, {})
                 found = _wrong(g, params, answer)
                 if found is not None:
                     return g.failure(called, answer, found)

@@ -206,7 +206,7 @@ IMAGES, OTHER_IMAGES = convnet_input(8, 3, 10, 70), convnet_input(4, 1, 7, 71)
 
 
 def _shapes(g):
-    return g.ask("convnet_shapes", {"n_channels": 3, "n_classes": 10}, {}, seconds=20)
+    return g.ask("convnet_shapes", {"n_channels": 3, "n_classes": 10}, {})
 
 
 def _convnet_shapes(g):
@@ -250,7 +250,7 @@ def _convnet(check, keys, arrays=IMAGES, sizes=(3, 10), training=True, backward=
         allowance = {key: CONVNET_ALLOWANCE * float(abs(right[key]).max()) for key in keys}
         mode = "training" if training else "evaluation"
         called = f"ConvNet{sizes} with given weights in {mode}, images {arrays['x'].shape}{', backward(dout)' if backward else ''}"
-        return g.compare(check, called, "convnet", params, arrays, keys, allowance, seconds=30)
+        return g.compare(check, called, "convnet", params, arrays, keys, allowance)
 
     return run
 

@@ -5,12 +5,13 @@ import csv
 import html
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 
-from grading.checks import BY_HAND, BY_HAND_POINTS, QUESTIONS
 from grading.runs import read_runs
+from grading.scheme import BY_HAND, BY_HAND_POINTS, QUESTIONS
 from train_utils import _write_atomically
 
 NOT_RUN_YET = "not run yet"
@@ -21,6 +22,11 @@ td.n{white-space:nowrap;font-variant-numeric:tabular-nums;text-align:right}
 .ok{color:#006b3c}.no{color:#a6120d;font-weight:600}.skip{color:#666}
 dl{margin:.3em 0 .2em;display:grid;grid-template-columns:7em 1fr;gap:.1em .6em}dt{color:#666}dd{margin:0}
 code{font-size:.92em}img{max-width:100%}.note{background:#fff6df;padding:.4em .8em;margin:.4em 0}"""
+
+
+def file_name(path):
+    """Return a name for what is written about the folder `path`."""
+    return re.sub(r"[^\w.+-]", "_", Path(path).resolve().name) or "submission"
 
 
 def write_text(path, text):

@@ -3,12 +3,14 @@
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from grading import pages
 from grading.runs import RESULTS, interval, read_runs
 from train_utils import RunError, read_metrics
 
@@ -140,6 +142,21 @@ CLAIMS = {
 def is_run(path):
     """Return whether `path` is a folder that a training script has begun."""
     return (Path(path) / "config.json").is_file() and (Path(path) / "metrics.jsonl").is_file()
+
+
+def hold_run(path, args):
+    """Hold a run against the report, print the table and write report.html. Return whether it could be done."""
+    try:
+        experiment, metrics, rows = grade_run(path)
+    except RunRefusedError as error:
+        print(f"grade.py: error: {error}", file=sys.stderr)
+        return False
+    print(pages.run_table(path, experiment, rows))
+    folder = Path(args.out_dir or Path("results", "grade")) / pages.file_name(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    pages.write_text(folder / "report.html", pages.run_page(path, experiment, metrics, rows))
+    print(f"curves: {folder / 'report.html'}\n")
+    return True
 
 
 def grade_run(path, results=RESULTS):

@@ -22,6 +22,7 @@ MAX_PROCESSES = 40
 MAX_REPLY_BYTES = 64 << 20
 FIRST_UID = 1_900_000_000  # of users that are nobody's: each sandbox of a root grader has one of its own
 START_SECONDS = 60
+CHECK_SECONDS = 30  # for what takes a tenth of one where nothing else runs
 
 
 class SandboxError(Exception):
@@ -139,7 +140,8 @@ class Session:
         files: `{path in the folder: bytes}`.
         folders: those of them in which Python looks for modules, the first being the working directory.
         lenient: bring back names that NumPy has dropped.
-        total_seconds: after so many, requests get 2 s each.
+        total_seconds: after so many, requests get `least_seconds` each.
+        cpu_seconds: of processor time that each process of the submission may take.
 
     Attributes:
         protection: what holds the process, as it said before it ran a line of the submission.
@@ -147,16 +149,17 @@ class Session:
         printed: the first of what it printed, when last it ended.
     """
 
-    def __init__(self, server, files, folders, lenient=False, total_seconds=240, cpu_seconds=1200):
+    def __init__(self, server, files, folders, lenient=False, total_seconds=300, cpu_seconds=1200, least_seconds=2):
         self.server, self.files, self.folders, self.lenient = server, files, folders, lenient
         self.cpu_seconds, self.total_seconds = cpu_seconds, total_seconds
+        self.least_seconds = least_seconds
         self.protection, self.old_names, self.printed = {}, set(), ""
         self._channel, self._spent = None, 0.0
 
-    def ask(self, op, params, arrays=None, seconds=10):
+    def ask(self, op, params, arrays=None, seconds=CHECK_SECONDS):
         """Return the `Answer` to one operation, within `seconds`."""
         if self._spent > self.total_seconds:
-            seconds = min(seconds, 2)
+            seconds = min(seconds, self.least_seconds)
         began = time.monotonic()
         try:
             if self._channel is None:

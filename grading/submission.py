@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grading.checks import FILES
+from grading.scheme import FILES
 
 MAX_FILE_BYTES, MAX_TOTAL_BYTES, MAX_FILES, MAX_DEPTH = 2 << 20, 20 << 20, 150, 6
 INSTALLED = ("torch", "numpy", "torchvision", "matplotlib", "tqdm")

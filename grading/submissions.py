@@ -4,7 +4,6 @@ import concurrent.futures
 import functools
 import hashlib
 import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -13,29 +12,12 @@ from tqdm import tqdm
 
 from grading import pages
 from grading.checks import Grading, Outcome, all_checks
-from grading.checks_training import Training, load_training
+from grading.checks_training import load_training
 from grading.reference import Reference
-from grading.run_folder import RunRefusedError, grade_run
 from grading.sandbox import ROOT, SandboxError, Server, Session
 from grading.submission import SubmissionError, read_submission
 
-__all__ = ["SandboxError", "grade_all", "grade_one", "hold_run"]
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
-
-
-def hold_run(path, args):
-    """Hold a run against the report, print the table and write report.html. Return whether it could be done."""
-    try:
-        experiment, metrics, rows = grade_run(path)
-    except RunRefusedError as error:
-        print(f"grade.py: error: {error}", file=sys.stderr)
-        return False
-    print(pages.run_table(path, experiment, rows))
-    folder = Path(args.out_dir or Path("results", "grade")) / _names([path])[path]
-    folder.mkdir(parents=True, exist_ok=True)
-    pages.write_text(folder / "report.html", pages.run_page(path, experiment, metrics, rows))
-    print(f"curves: {folder / 'report.html'}\n")
-    return True
 
 
 def grade_all(paths, args):
@@ -201,15 +183,10 @@ def _names(paths):
     """Return a file name for each path, none twice."""
     names = {}
     for path in paths:
-        base = re.sub(r"[^\w.+-]", "_", path.resolve().name) or "submission"
+        base = pages.file_name(path)
         name, n = base, 1
         while name in names.values():
             n += 1
             name = f"{base}-{n}"
         names[path] = name
     return names
-
-
-def no_training(why="switched off"):
-    """Return a `Training` of nothing."""
-    return Training(None, why)

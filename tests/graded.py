@@ -3,10 +3,11 @@
 import functools
 from pathlib import Path
 
-from grading.checks import FILES, Grading, all_checks
+from grading.checks import Grading, all_checks
 from grading.checks_training import Training
 from grading.reference import Reference
 from grading.sandbox import ROOT, Session
+from grading.scheme import FILES
 from grading.submission import Submission
 
 PROJECT = {name: (ROOT / name).read_text() for name in FILES}
@@ -24,12 +25,12 @@ def project_with(file, right, wrong):
     return PROJECT | {file: PROJECT[file].replace(right, wrong)}
 
 
-def grade(server, files, lenient=False, total_seconds=60):
+def grade(server, files, lenient=False, total_seconds=600, least_seconds=2):
     """Return `{check name: outcome}` of a submission's files, all checks but the training ones, and the `Grading`."""
     found = {name: name for name in FILES if name in files}
     raw = {name: text if isinstance(text, bytes) else text.encode() for name, text in files.items()}
     submission = Submission(Path("submission"), found, raw, ["."])
-    with Session(server, raw, ["."], lenient, total_seconds, total_seconds) as session:
+    with Session(server, raw, ["."], lenient, total_seconds, least_seconds=least_seconds) as session:
         grading = Grading(session, reference(), submission, NO_TRAINING)
         grading.import_all()
         outcomes = {check.name: grading.run(check) for check in CHECKS}

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from graded import CHECKS, MAX_POINTS, PROJECT, grade, lost, points
 
-from grading.checks import BY_HAND_POINTS, FILES, MISTAKES, all_checks
+from grading.checks import MISTAKES, all_checks
 from grading.run_folder import CLAIMS, RunRefusedError, grade_run
 from grading.runs import RESULTS, interval, read_runs
 from grading.sandbox import ROOT, Server
+from grading.scheme import BY_HAND_POINTS, FILES
 
 SUBMISSIONS = Path(__file__).parent / "submissions"
 STYLES = {
