@@ -3,5 +3,6 @@
 In the order in which data flows: `submission.py` reads a folder; `sandbox.py` starts a process that `child/`
 holds apart from everything; `reference.py` says what should come back, right or with one of the
 mistakes of `mistakes.py` and `mistakes_torch.py`; `checks.py` and its three companions compare and give
-points; `run_folder.py` holds a run against the recorded ones; `pages.py` writes results.
+points, by the course's `scheme.py`; `submissions.py` does so for many; `run_folder.py` holds a run against
+those that `runs.py` has recorded; `pages.py` writes what comes of it.
 """
