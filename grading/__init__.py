@@ -1,0 +1,8 @@
+"""The grader behind `grade.py`: a submission's points, and a run held against the report.
+
+In the order in which data flows: `submission.py` reads a folder; `sandbox.py` starts a process that `child/`
+holds apart from everything; `reference.py` says what should come back, right or with one of the
+mistakes of `mistakes.py` and `mistakes_torch.py`; `checks.py` and its three companions compare and give
+points, by the course's `scheme.py`; `submissions.py` does so for many; `run_folder.py` holds a run against
+those that `runs.py` has recorded; `pages.py` writes what comes of it.
+"""

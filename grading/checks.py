@@ -1,0 +1,183 @@
+"""What a check is, what comes of it, and how a submission goes through all of them."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from grading.mistakes import CONVENTIONS, LOG_CONSTANT_MISTAKE, MLP_NUMPY_MISTAKES, NUMPY_MISTAKES
+from grading.mistakes_torch import TORCH_MISTAKES
+from grading.reference import Reference, difference
+from grading.sandbox import CHECK_SECONDS
+from grading.scheme import FILES, QUESTIONS
+
+MISTAKES = [*NUMPY_MISTAKES, *MLP_NUMPY_MISTAKES, *TORCH_MISTAKES, *CONVENTIONS]
+MAX_CARRIED = 2  # more mistakes than that explain too much
+IMPORT_SECONDS = 20
+OLD_CODE = re.compile(
+    r"module 'numpy' has no attribute '\w+'|Missing parentheses in call to 'print'|Legacy autograd function|"
+    r"cannot import name '\w+' from 'collections'|`np\.\w+` was removed"
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A named part of a question and its points.
+
+    Attributes:
+        name: as in `linear.forward`.
+        question: a key of `QUESTIONS`.
+        points: what it is worth.
+        title: what it asks for, in a few words.
+        files: those that it needs.
+        run: takes the `Grading`, returns an `Outcome`.
+    """
+
+    name: str
+    question: str
+    points: float
+    title: str
+    files: tuple
+    run: Callable
+
+
+@dataclass
+class Outcome:
+    """Whether a check passed; if not, what was called, what came back, what was expected, the likely mistake."""
+
+    passed: bool
+    called: str = ""
+    got: str = ""
+    expected: str = ""
+    hint: str = ""
+    was_run: bool = True
+
+
+@dataclass
+class Grading:
+    """One submission on its way through the checks.
+
+    Attributes:
+        session: its `sandbox.Session`.
+        reference: computes what is expected; shared by all submissions.
+        submission: its `submission.Submission`.
+        training: what the training checks need, `checks_training.Training`.
+        carried: mistakes found so far, which later checks take into account.
+        measured: accuracies that training reached, for the record.
+        old_code: what Python said to code that is older than NumPy and PyTorch are here.
+    """
+
+    session: object
+    reference: Reference
+    submission: object
+    training: object
+    carried: list = field(default_factory=list)
+    old_code: set = field(default_factory=set)
+    failed: list = field(default_factory=list)
+    measured: dict = field(default_factory=dict)
+    _broken: dict = field(default_factory=dict)
+    _answers: dict = field(default_factory=dict)
+
+    def import_all(self):
+        """Import each file once; what does not work is not tried again."""
+        for name in FILES:
+            if name not in self.submission.found:
+                self._broken[name] = f"there is no {name}"
+                continue
+            answer = self.session.ask("import_module", {"module": name[:-3]}, seconds=IMPORT_SECONDS)
+            if answer.error:
+                self._note_old_code(answer)
+                self._broken[name] = f"{name} cannot be imported: {answer.error}"
+
+    def run(self, check):
+        """Return the `Outcome` of a check, whatever happens in it."""
+        broken = [self._broken[name] for name in check.files if name in self._broken]
+        if broken:
+            return Outcome(False, f"import {check.files[0][:-3]}", broken[0], "a file that can be imported")
+        outcome = check.run(self)
+        if not outcome.passed and outcome.was_run:
+            if not outcome.hint and self.failed:
+                outcome.hint = f"perhaps this follows from {', '.join(self.failed[-3:])}, above"
+            self.failed.append(check.name)
+        return outcome
+
+    def ask(self, op, params, arrays, seconds=CHECK_SECONDS):
+        """Return the `Answer` to an operation; the same question is put once."""
+        key = (op, repr(sorted(params.items())), id(arrays))
+        if key not in self._answers:
+            answer = self.session.ask(op, params, arrays, seconds)
+            self._note_old_code(answer)
+            self._answers[key] = answer, arrays  # arrays are kept, so that their id stays theirs
+        return self._answers[key][0]
+
+    def compare(self, check, called, op, params, arrays, names, allowance=None, carried=None, seconds=CHECK_SECONDS):
+        """Return the `Outcome` of an operation whose arrays `names` have to be the reference's.
+
+        Args:
+            check: the check's name; its known mistakes are tried where the arrays differ.
+            called: what was called, for a reader.
+            allowance: `{name: array}`, see `reference.difference`.
+            carried: mistakes to take into account, by default those found so far.
+        """
+        answer = self.ask(op, params, arrays, seconds)
+        carried = tuple(self.carried if carried is None else carried)
+        first = None
+        for mistakes in dict.fromkeys([(), tuple(m for m in carried if m.is_harmless), carried]):
+            expected = self.reference(op, params, arrays, mistakes)
+            found = difference(answer.arrays, expected, names, allowance)
+            if found is None:
+                return Outcome(True)
+            first = first or found
+        outcome = self.failure(called, answer, first)
+        if answer.kind in (None, "error") and answer.arrays:
+            outcome.hint, harmless = self._diagnose(check, answer, op, params, arrays, names, allowance, carried)
+            if harmless:
+                return Outcome(True)
+        return outcome
+
+    def _diagnose(self, check, answer, op, params, arrays, names, allowance, carried):
+        """Return the sentence of the known mistake that gives what came back, or '', and whether it is harmless."""
+        tried = [m for m in MISTAKES if m.check == check]
+        for mistake in sorted(tried, key=lambda m: not m.is_harmless):
+            expected = self.reference(op, params, arrays, (*carried, mistake))
+            if not any(name in expected for name in names):
+                continue
+            if difference(answer.arrays, expected, names, allowance, missing_alike=not mistake.is_harmless) is None:
+                self.carry(mistake)
+                return mistake.sentence, mistake.is_harmless
+        return "", False
+
+    def carry(self, mistake):
+        """Have later checks take a mistake into account."""
+        n = sum(not m.is_harmless for m in self.carried)
+        if mistake.is_carried and mistake not in self.carried and (mistake.is_harmless or n < MAX_CARRIED):
+            self.carried.append(mistake)
+
+    @staticmethod
+    def failure(called, answer, found):
+        """Return the `Outcome` of an answer that differs."""
+        if answer.error and found.got == "nothing":
+            hint = ""
+            if answer.kind == "error" and answer.detail.get("type") == "NotImplementedError":
+                hint = "this part is not written yet"
+            return Outcome(False, called, answer.error, f"{found.name} of {found.expected}", hint)
+        return Outcome(False, called, f"{found.name}: {found.got}", found.expected)
+
+    def log_allowance(self, op, params, arrays, names):
+        """Return by how much a constant of 1e-5 inside the logarithm changes what is expected, half as much again."""
+        right = self.reference(op, params, arrays)
+        other = self.reference(op, params, arrays, (LOG_CONSTANT_MISTAKE,))
+        return {name: 1.5 * abs(other[name] - right[name]) for name in names}
+
+    def _note_old_code(self, answer):
+        if answer.error:
+            with contextlib.suppress(AttributeError):
+                self.old_code.add(OLD_CODE.search(answer.error).group())
+
+
+def all_checks():
+    """Return every `Check`, in the order in which they run."""
+    from grading import checks_numpy, checks_torch, checks_training
+
+    checks = [*checks_numpy.CHECKS, *checks_torch.CHECKS, *checks_training.CHECKS]
+    return sorted(checks, key=lambda check: list(QUESTIONS).index(check.question))

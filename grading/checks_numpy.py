@@ -1,0 +1,373 @@
+"""Question 1.2: the NumPy layers and their MLP. In the order of the backward pass, in which one needs the other."""
+
+# ruff: noqa: E501, a row of a table stays on its line
+
+import itertools
+import warnings
+
+import numpy as np
+
+from grading.checks import Check, Outcome
+from grading.child import operations
+from grading.mistakes import CONVENTIONS, LOG_CONSTANT_MISTAKE
+from grading.reference import Classes, Difference, difference
+
+LINEAR_MEAN = next(m for m in CONVENTIONS if m.target == "LinearModule")
+N_STEPS = 50
+# A loop over examples costs 0.7 µs an example and more; the dearest loop-free way that we know, Jacobians by
+# einsum, 0.1 µs.
+SLOW_SECONDS, SLOW_RATIO, SLOW_BY_THE_CLOCK = 0.4e-6, 5, 20e-6
+SPEED_SIZES, MAX_ATTEMPTS = (2000, 22_000), 3
+
+
+def _draw(rng, *shape, scale=1.0):
+    """Return numbers that float32 holds exactly, so that no layer's dtype changes what goes in."""
+    return (scale * rng.normal(size=shape)).astype(np.float32).astype(np.float64)
+
+
+def _one_hot(rng, n, n_classes):
+    return np.eye(n_classes)[rng.integers(n_classes, size=n)]
+
+
+def linear_input(sizes, seed):
+    rng = np.random.default_rng(seed)
+    arrays = {"weight": _draw(rng, 3, 5), "bias": _draw(rng, 3)}
+    for i, n in enumerate(sizes):
+        arrays |= {f"x{i}": _draw(rng, n, 5), f"dout{i}": _draw(rng, n, 3)}
+    return arrays
+
+
+def activation_input(sizes, seed, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return {
+        f"{name}{i}": _draw(rng, n, 6, scale=scale if name == "x" else 1)
+        for i, n in enumerate(sizes)
+        for name in ("x", "dout")
+    }
+
+
+def entropy_input(sizes, seed):
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for i, n in enumerate(sizes):
+        arrays |= {f"x{i}": np.round(rng.dirichlet(np.ones(6), n) * 50 + 4) / 64, f"y{i}": _one_hot(rng, n, 6)}
+    return arrays
+
+
+def mlp_input(n_hidden, seed, n_batch=7, n_inputs=6, n_classes=4, n_steps=None):
+    rng = np.random.default_rng(seed)
+    sizes = [n_inputs, *n_hidden, n_classes]
+    arrays = {}
+    for l, (n, m) in enumerate(itertools.pairwise(sizes)):
+        arrays |= {f"weight{l}": _draw(rng, m, n, scale=np.sqrt(2 / n)), f"bias{l}": _draw(rng, m, scale=0.3)}
+    steps = () if n_steps is None else (n_steps,)
+    arrays["x"] = _draw(rng, *steps, n_batch, n_inputs)
+    labels = rng.integers(n_classes, size=(*steps, n_batch))
+    arrays["y"] = np.eye(n_classes)[labels]
+    if n_steps is None:
+        arrays["dout"] = _draw(rng, n_batch, n_classes)
+    params = {"n_inputs": n_inputs, "n_hidden": list(n_hidden), "n_classes": n_classes, "neg_slope": 0.25}
+    return params, arrays
+
+
+ENTROPY, ENTROPY_TWO, ENTROPY_ONE = entropy_input([5], 1), entropy_input([5, 8], 2), entropy_input([1], 3)
+SOFTMAX, SOFTMAX_TWO, SOFTMAX_ONE = activation_input([5], 4), activation_input([5, 8], 5), activation_input([1], 6)
+LARGE = activation_input([5], 7, scale=1000)
+LEAKY, LEAKY_TWO, LEAKY_ONE = activation_input([5], 8), activation_input([5, 8], 9), activation_input([1], 10)
+LINEAR, LINEAR_TWO, LINEAR_ONE = linear_input([4], 11), linear_input([4, 6], 12), linear_input([1], 13)
+MLPS = {tuple(h): mlp_input(h, 14 + len(h)) for h in ((), (5,), (9, 7, 5))}
+STEPS = {tuple(h): mlp_input(h, 20 + len(h), n_batch=16, n_steps=N_STEPS) for h in ((), (9,), (12, 9, 7))}
+
+
+def one(**params):
+    return {"n_batches": 1, "forward": True, "backward": True} | params
+
+
+def _entropy_forward(g):
+    allowance = g.log_allowance("cross_entropy", one(backward=False), ENTROPY, ["out0"])
+    called = "CrossEntropyModule().forward(x, y), batch of 5"
+    return g.compare(
+        "cross_entropy.forward", called, "cross_entropy", one(backward=False), ENTROPY, ["out0"], allowance
+    )
+
+
+def _entropy_backward(g):
+    params = one(forward=False)
+    allowance = g.log_allowance("cross_entropy", params, ENTROPY, ["dx0"])
+    called = "CrossEntropyModule().backward(x, y), batch of 5"
+    carried = [m for m in g.carried if m.target == "CrossEntropyModule"]
+    # Undivided gradients are allowed ten times the allowance of divided ones, being five times as large.
+    allowance = {name: 5 * value for name, value in allowance.items()}
+    return g.compare("cross_entropy.backward", called, "cross_entropy", params, ENTROPY, ["dx0"], allowance, carried)
+
+
+def _activation(check, name, args, arrays, keys, called, backward=True):
+    def run(g):
+        return g.compare(check, called, "activation", one(name=name, args=args, backward=backward), arrays, keys)
+
+    return run
+
+
+def _leaky_forward(g):
+    for slope in (0.25, 0.0):
+        called = f"LeakyReLUModule({slope}).forward(x)"
+        params = one(name="LeakyReLUModule", args=[slope], backward=False)
+        outcome = g.compare("leaky_relu.forward", called, "activation", params, LEAKY, ["out0"])
+        if not outcome.passed:
+            return outcome
+    return outcome
+
+
+def _linear(check, key):
+    def run(g):
+        called = "LinearModule(5, 3).forward(x), batch of 4"
+        backward = key != "out0"
+        if backward:
+            called = "LinearModule(5, 3).forward(x), backward(dout), batch of 4"
+        return g.compare(check, called, "linear", one(backward=backward), LINEAR, [key])
+
+    return run
+
+
+def _linear_gradient(name):
+    """Gradient of weight or bias: the sum over the batch, or the mean where the other one and the loss agree."""
+    other = {"weight": "bias", "bias": "weight"}[name]
+
+    def run(g):
+        answer = g.ask("linear", one(), LINEAR)
+
+        def kind(which):
+            for text, mistakes in (("sum", ()), ("mean", (LINEAR_MEAN,))):
+                if difference(answer.arrays, g.reference("linear", one(), LINEAR, mistakes), [f"{which}0"]) is None:
+                    return text
+            return None
+
+        loss_divides = not any(
+            m.is_harmless and m.target == "CrossEntropyModule" and m != LOG_CONSTANT_MISTAKE for m in g.carried
+        )
+        wanted = "sum" if loss_divides else "mean"
+        if kind(name) is not None and kind(name) in (kind(other), wanted):
+            if kind(name) == kind(other) == "mean":
+                g.carry(LINEAR_MEAN)
+            return Outcome(True)
+        outcome = _linear(f"linear.{name}_gradient", f"{name}0")(g)
+        if outcome.passed:  # a sum, where weight's, or bias's, is a mean and the loss does not divide
+            outcome = Outcome(False, "LinearModule(5, 3).backward(dout), batch of 4", f"the {name} gradient is a sum",
+                              "a mean", f"the {name} gradient is not divided by the batch, but that of the {other} is")  # fmt: skip
+        return outcome
+
+    return run
+
+
+def _linear_start(g):
+    called = "LinearModule(400, 300).params"
+    answer = g.ask("linear_start", {"n_in": 400, "n_out": 300}, {})
+    weight, bias = answer.arrays.get("weight"), answer.arrays.get("bias")
+    if weight is None or bias is None:
+        return Outcome(False, called, answer.error or "no weight and bias", "weight and bias")
+    weight = weight.astype(np.float64)
+    if weight.shape != (300, 400) or bias.shape != (300,):
+        return Outcome(
+            False, called, f"shapes {weight.shape}, {bias.shape}", "shapes (300, 400) or its transpose, (300,)"
+        )
+    # Of 120,000 draws the mean is within 5 of its standard errors, and the deviation within 2%, 10 of its own.
+    if not abs(weight.mean()) < 5 * 1e-4 / np.sqrt(weight.size) or not abs(weight.std() / 1e-4 - 1) < 0.02:
+        got = f"weights of mean {weight.mean():.2g} and standard deviation {weight.std():.3g}"
+        hint = (
+            "the variance is 0.0001, not the deviation"
+            if abs(weight.std() - 0.01) < 1e-3
+            else "the weights start from N(0, 0.0001²)"
+        )
+        return Outcome(False, called, got, "mean 0 and standard deviation 0.0001", hint)
+    if (bias != 0).any():
+        return Outcome(False, called, f"biases up to {np.abs(bias).max():.2g}", "0", "the biases start at 0")
+    return Outcome(True)
+
+
+BATCHES = {
+    "second_batch": (
+        2,
+        "on batches of different sizes, one after the other",
+        ENTROPY_TWO,
+        SOFTMAX_TWO,
+        LEAKY_TWO,
+        LINEAR_TWO,
+    ),
+    "batch_of_one": (1, "on a batch of 1", ENTROPY_ONE, SOFTMAX_ONE, LEAKY_ONE, LINEAR_ONE),
+}
+
+
+def _other_batches(name):
+    n, text, entropy, softmax, leaky, linear = BATCHES[name]
+    i = n - 1
+
+    def run(g):
+        rows = [
+            ("CrossEntropyModule()", "cross_entropy", one(n_batches=n), entropy, [f"out{i}", f"dx{i}"]),
+            (
+                "SoftMaxModule()",
+                "activation",
+                one(n_batches=n, name="SoftMaxModule", args=[]),
+                softmax,
+                [f"out{i}", f"dx{i}"],
+            ),
+            (
+                "LeakyReLUModule(0.25)",
+                "activation",
+                one(n_batches=n, name="LeakyReLUModule", args=[0.25]),
+                leaky,
+                [f"out{i}", f"dx{i}"],
+            ),
+            ("LinearModule(5, 3)", "linear", one(n_batches=n), linear, [f"out{i}", f"weight{i}", f"bias{i}", f"dx{i}"]),
+        ]
+        for made, op, params, arrays, keys in rows:
+            allowance = None
+            if op == "cross_entropy":
+                allowance = {key: 8 * a for key, a in g.log_allowance(op, params, arrays, keys).items()}
+            outcome = g.compare(
+                f"numpy.{name}", f"{made}: forward and backward {text}", op, params, arrays, keys, allowance
+            )
+            if not outcome.passed:
+                return outcome
+        return outcome
+
+    return run
+
+
+def _mlp(check, names, backward):
+    def run(g):
+        for n_hidden, (params, arrays) in MLPS.items():
+            keys = ["out"] if not backward else [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in names]
+            called = f"MLP(6, {list(n_hidden)}, 4, 0.25).{'forward(x), backward(dout)' if backward else 'forward(x)'}"
+            outcome = g.compare(check, called, "mlp_numpy", params | {"backward": backward}, arrays, keys)
+            if not outcome.passed:
+                return outcome
+        return outcome
+
+    return run
+
+
+def _batch_mean(g):
+    params, arrays = MLPS[(5,)]
+    params, arrays = params | {"backward": True}, MEAN_ARRAYS
+    keys = [f"{n}{l}" for l in (0, 1) for n in ("weight", "bias")]
+    allowance = g.log_allowance("mlp_numpy", params, arrays, keys)
+    called = "MLP.forward, CrossEntropyModule.backward, MLP.backward: gradients of the mean loss over a batch of 7"
+    mistakes = [m for m in g.carried if not m.is_harmless]
+    outcome = g.compare("numpy.batch_mean", called, "mlp_numpy", params, arrays, keys, allowance, mistakes)
+    conventions = [m.sentence for m in g.carried if m.is_harmless and m != LOG_CONSTANT_MISTAKE]
+    if not outcome.passed and not outcome.hint and conventions:
+        outcome.hint = "the loss is the mean over the batch, its gradients are not: " + "; ".join(conventions)
+    return outcome
+
+
+MEAN_ARRAYS = {name: array for name, array in MLPS[(5,)][1].items() if name != "dout"}
+
+
+def steps_allowance(g, op, params, arrays, keys, mistakes=()):
+    """Return how far rounding to float32, and a constant inside the logarithm, may drive the weights."""
+    right = g.reference(op, params, arrays, mistakes)
+    rounded = g.reference(op, params, arrays, mistakes, dtype=np.float32)
+    logged = g.reference(op, params, arrays, (*mistakes, LOG_CONSTANT_MISTAKE))
+    # Ten times the largest rounding of any weight: others sum in another order.
+    rounding = 10 * max(float(abs(rounded[k] - right[k]).max()) for k in keys)
+    return {k: rounding + 1.5 * abs(logged[k] - right[k]) for k in keys}
+
+
+def _steps(g):
+    for n_hidden, (params, arrays) in STEPS.items():
+        # Small enough that a wrong network does not run off to infinity, where nothing can be compared.
+        params = params | {"learning_rate": 0.005 if len(n_hidden) > 1 else 0.05}
+        keys = [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in ("weight", "bias")]
+        allowance = steps_allowance(g, "steps_numpy", params, arrays, keys)
+        called = f"MLP(6, {list(n_hidden)}, 4, 0.25) trained for {N_STEPS} steps from given weights on given batches"
+        outcome = g.compare("mlp_numpy.steps", called, "steps_numpy", params, arrays, keys, allowance)
+        if not outcome.passed:
+            return outcome
+    return outcome
+
+
+def _speed(g):
+    """Processor time that each module takes for one more example, against the reference's.
+
+    The submission's process measures itself, as a busy machine's clock tells little; the clock here sees to it that
+    what it says is not far off.
+    """
+    modules = (("LinearModule", [3, 2]), ("LeakyReLUModule", [0.25]), ("SoftMaxModule", []), ("CrossEntropyModule", []))
+    small, large = SPEED_SIZES
+    for name, args in modules:
+        called = f"{name}: forward and backward of {small} and {large} examples"
+        times = []
+        for _ in range(MAX_ATTEMPTS):  # the least of all counts: other processes only ever add
+            theirs, ours, clock = {}, {}, {}
+            for n in SPEED_SIZES:
+                params = {"name": name, "args": args, "n_batch": n, "seed": 30}
+                answer = g.session.ask("speed", params, {})
+                found = _wrong(g, params, answer)
+                if found is not None:
+                    return g.failure(called, answer, found)
+                out = {}
+                operations.speed(Classes((), np.float64), params, {}, out)
+                theirs[n], ours[n], clock[n] = float(answer.arrays["seconds"]), float(out["seconds"]), answer.seconds
+            times.append([(t[large] - t[small]) / (large - small) for t in (theirs, ours, clock)])
+            their_time, our_time, their_clock = np.min(times, axis=0)
+            bound = max(SLOW_SECONDS, SLOW_RATIO * our_time)
+            if their_time < bound and their_clock < SLOW_BY_THE_CLOCK:
+                break
+        else:
+            return Outcome(
+                False,
+                called,
+                f"{max(their_time, 0) * 1e6:.2g} µs for each further example ({their_clock * 1e6:.2g} by the clock)",
+                f"less than {bound * 1e6:.2g} µs; the reference takes {our_time * 1e6:.2g}",
+                f"{name} goes over its batch in a Python loop; a matrix product takes the whole batch",
+            )
+    return Outcome(True)
+
+
+def _wrong(g, params, answer):
+    keys, found = ["out", "dx"], None
+    if np.shape(answer.arrays.get("seconds", ())) != () or "seconds" not in answer.arrays:
+        return Difference("seconds", "nothing", "a number")
+    for mistakes in ((), tuple(g.carried)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = g.reference("speed", params, {}, mistakes)
+        allowance = {k: 1e-3 * abs(expected[k]).max() for k in keys if k in expected}  # float32 and constants in logs
+        found = difference(answer.arrays, expected, keys, allowance)
+        if found is None:
+            return None
+    return found
+
+
+def _check(name, points, title, files, run):
+    return Check(name, "1.2", points, title, files, run)
+
+
+M, N = ("modules.py",), ("mlp_numpy.py", "modules.py")
+CHECKS = [
+    _check("cross_entropy.forward", 0.75, "the loss, the mean over the batch", M, _entropy_forward),
+    _check("cross_entropy.backward", 0.75, "the loss's gradient", M, _entropy_backward),
+    _check("softmax.forward", 0.75, "probabilities", M,
+           _activation("softmax.forward", "SoftMaxModule", [], SOFTMAX, ["out0"], "SoftMaxModule().forward(x)", False)),
+    _check("softmax.backward", 1, "the whole Jacobian, cross terms too", M,
+           _activation("softmax.backward", "SoftMaxModule", [], SOFTMAX, ["dx0"], "SoftMaxModule().forward(x), backward(dout)")),
+    _check("softmax.large_logits", 0.5, "logits of 1000 do not overflow", M,
+           _activation("softmax.large_logits", "SoftMaxModule", [], LARGE, ["out0"], "SoftMaxModule().forward(1000 x)", False)),
+    _check("leaky_relu.forward", 0.75, "the activation, slopes of 0.25 and 0", M, _leaky_forward),
+    _check("leaky_relu.backward", 0.75, "its gradient", M,
+           _activation("leaky_relu.backward", "LeakyReLUModule", [0.25], LEAKY, ["dx0"],
+                       "LeakyReLUModule(0.25).forward(x), backward(dout)")),
+    _check("linear.start", 0.5, "weights start from N(0, 0.0001²), biases at 0", M, _linear_start),
+    _check("linear.forward", 1, "the affine map", M, _linear("linear.forward", "out0")),
+    _check("linear.weight_gradient", 1, "gradient of the weight", M, _linear_gradient("weight")),
+    _check("linear.bias_gradient", 1, "gradient of the bias", M, _linear_gradient("bias")),
+    _check("linear.input_gradient", 1, "gradient of the input", M, _linear("linear.input_gradient", "dx0")),
+    _check("numpy.second_batch", 0.5, "nothing is left of the batch before", M, _other_batches("second_batch")),
+    _check("numpy.batch_of_one", 0.5, "a batch of 1", M, _other_batches("batch_of_one")),
+    _check("numpy.speed", 0.5, "matrix products, no loops over the batch", M, _speed),
+    _check("mlp_numpy.forward", 0.75, "probabilities with no, one and three hidden layers", N, _mlp("mlp_numpy.forward", (), False)),
+    _check("mlp_numpy.backward", 0.75, "gradients of all layers", N, _mlp("mlp_numpy.backward", ("weight", "bias"), True)),
+    _check("numpy.batch_mean", 0.5, "the mean over the batch is taken once", N, _batch_mean),
+    _check("mlp_numpy.steps", 1, f"its weights after {N_STEPS} steps are the reference's", N, _steps),
+]  # fmt: skip

@@ -1,0 +1,149 @@
+"""The training checks: each network trained by the grader's own loop, in the submission's process, on CIFAR-10.
+
+That process gets training images and their labels. The MLPs' weights come back, and the test set is classified
+here; the ConvNet's logits of test images come back, which its process got after training, without labels.
+"""
+
+import functools
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from grading.checks import Check, Outcome
+from grading.runs import interval, read_runs
+
+N_STEPS, BATCH_SIZE, LEARNING_RATE, N_HIDDEN, NEG_SLOPE = 1500, 200, 2e-3, 100, 0.02
+CONVNET_STEPS, CONVNET_FULL_STEPS, CONVNET_BATCH = 250, 5000, 32
+CONVNET_TEST_IMAGES = 2000
+# What the project's own ConvNet reaches after `CONVNET_STEPS`, for several seeds.
+BUDGET = Path(__file__).parent / "convnet_budget.json"
+SECONDS, FULL_SECONDS = 150, 7200
+
+
+@dataclass
+class Training:
+    """What training needs; shared by all submissions.
+
+    Attributes:
+        data: `{'train', 'test'}` of `DataSet`, or None with `why_not`.
+        full: train the ConvNet for its 5,000 steps.
+    """
+
+    data: dict | None
+    why_not: str = ""
+    full: bool = False
+
+
+def load_training(data_dir, wanted, full):
+    """Return `Training` with CIFAR-10 from `data_dir`, or without, and why. Nothing is downloaded."""
+    if not wanted:
+        return Training(None, "switched off by --no_training")
+    if not Path(data_dir).is_dir():
+        return Training(
+            None, f"there is no CIFAR-10 in {data_dir}: train_mlp_numpy.py downloads it, or name it with --data_dir"
+        )
+    import warnings
+
+    from cifar10_utils import DataError, get_cifar10
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Training(get_cifar10(data_dir, seed=42), full=full)
+    except DataError as error:
+        return Training(None, str(error))
+
+
+def inputs(data, n_steps, batch_size):
+    """Return images, labels, mean image and the index of each step's examples, as the training scripts draw them."""
+    train = data["train"]
+    train.position = 0
+    index = np.concatenate([train.next_index(batch_size) for _ in range(n_steps)])
+    return {"images": train.pixels, "labels": train.classes, "mean_image": train.mean_image, "index": index}
+
+
+@functools.cache
+def start_weights():
+    """Return the MLP's initial weights, of N(0, 0.0001²), the same for every submission."""
+    rng = np.random.default_rng(42)
+    sizes = [(N_HIDDEN, 3072), (10, N_HIDDEN)]
+    weights = {f"weight{l}": rng.normal(0, 1e-4, size).astype(np.float32) for l, size in enumerate(sizes)}
+    return weights | {f"bias{l}": np.zeros(n, np.float32) for l, (n, _) in enumerate(sizes)}
+
+
+def mlp_accuracy(weights, test):
+    """Return the test accuracy of an MLP of these weights."""
+    n_correct = 0
+    with np.errstate(all="ignore"):
+        for images, targets in test.batches(1000):
+            hidden = images.reshape(len(images), -1) @ weights["weight0"].T + weights["bias0"]
+            hidden = np.where(hidden > 0, hidden, NEG_SLOPE * hidden)
+            logits = hidden @ weights["weight1"].T + weights["bias1"]
+            n_correct += int((logits.argmax(axis=1) == targets.argmax(axis=1)).sum())
+    return n_correct / test.num_examples
+
+
+def _mlp(op, experiment, figure):
+    def run(g):
+        training = g.training
+        if training.data is None:
+            return Outcome(False, "training on CIFAR-10", f"not run: {training.why_not}", was_run=False)
+        low, high, text = interval([r.metrics[-1]["test_accuracy"] for r in read_runs(experiment)])
+        params = {"n_inputs": 3072, "n_hidden": [N_HIDDEN], "n_classes": 10, "neg_slope": NEG_SLOPE}
+        params |= {"learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "threads": os.cpu_count() or 1}
+        called = f"MLP(3072, [{N_HIDDEN}], 10, {NEG_SLOPE}) after {N_STEPS} steps of the grader's loop"
+        arrays = inputs(training.data, N_STEPS, BATCH_SIZE) | start_weights()
+        answer = g.session.ask(op, params, arrays, SECONDS)
+        expected = f"test accuracy from {low:.3f} to {high:.3f} (figure {figure}: {text})"
+        shapes = {name: array.shape for name, array in start_weights().items()}
+        if answer.error or {n: a.shape for n, a in answer.arrays.items()} != shapes:
+            return Outcome(False, called, answer.error or "weights of other shapes", expected)
+        accuracy = mlp_accuracy(answer.arrays, training.data["test"])
+        g.measured[op] = accuracy
+        return Outcome(low <= accuracy <= high, called, f"test accuracy {accuracy:.4f}", expected)
+
+    return run
+
+
+def _convnet(g):
+    training = g.training
+    if training.data is None:
+        return Outcome(False, "training on CIFAR-10", f"not run: {training.why_not}", was_run=False)
+    n_steps = CONVNET_FULL_STEPS if training.full else CONVNET_STEPS
+    n_test = training.data["test"].num_examples if training.full else CONVNET_TEST_IMAGES
+    if training.full:
+        low, _, text = interval([r.metrics[-1]["test_accuracy"] for r in read_runs("fig13_convnet")])
+        text = f"figure 13: {text}"
+    else:
+        low, _, text = interval(json.loads(BUDGET.read_text())["test_accuracy"])
+    params = {"learning_rate": 1e-4, "batch_size": CONVNET_BATCH, "threads": os.cpu_count() or 1, "seed": 42}
+    called = f"ConvNet(3, 10) trained for {n_steps} steps of {CONVNET_BATCH} images by Adam"
+    seconds = FULL_SECONDS if training.full else SECONDS
+    answer = g.session.ask("convnet_train", params, inputs(training.data, n_steps, CONVNET_BATCH), seconds)
+    expected = f"test accuracy of at least {low:.3f} on {n_test} images ({text})"
+    if answer.error:
+        return Outcome(False, called, answer.error, expected)
+    test = training.data["test"]
+    arrays = {"images": test.pixels[:n_test], "mean_image": test.mean_image}
+    answer = g.session.ask("convnet_predict", {}, arrays, seconds)
+    logits = answer.arrays.get("out")
+    if logits is None or logits.shape != (n_test, 10):
+        return Outcome(
+            False, called, answer.error or f"logits of shape {None if logits is None else logits.shape}", expected
+        )
+    accuracy = float((logits.argmax(axis=1) == test.classes[:n_test]).mean()) if np.isfinite(logits).all() else math.nan
+    g.measured["convnet"] = accuracy
+    return Outcome(accuracy >= low, called, f"test accuracy {accuracy:.4f}", expected)
+
+
+CHECKS = [
+    Check("mlp_numpy.training", "1.2", 0.75, f"figure 1's accuracy after {N_STEPS} steps",
+          ("mlp_numpy.py", "modules.py"), _mlp("steps_numpy", "fig01_mlp_numpy", 1)),
+    Check("mlp_pytorch.training", "2", 2, f"figure 3's accuracy after {N_STEPS} steps", ("mlp_pytorch.py",),
+          _mlp("steps_pytorch", "fig03_mlp_pytorch", 3)),
+    Check("convnet.training", "4", 3, "a stated accuracy within a short budget", ("convnet_pytorch.py",), _convnet),
+]  # fmt: skip

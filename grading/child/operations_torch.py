@@ -1,0 +1,302 @@
+"""The operations of `operations.py` on what is written in PyTorch: MLP, batch norm, ConvNet."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .operations import batches, numbers
+
+
+def _tensor(array, requires_grad=False):
+    return torch.from_numpy(np.array(array)).requires_grad_(requires_grad)
+
+
+# ---- MLP ---------------------------------------------------------------------------------------
+
+
+def find_layers(module):
+    """Return (weight, bias) of each linear layer, in order, also of layers in plain lists, which PyTorch overlooks."""
+    found, seen = [], set()
+
+    def visit(value, depth):
+        if id(value) in seen or depth > 6:
+            return
+        seen.add(id(value))
+        if isinstance(value, torch.nn.Module):
+            matrices = [q for q in value._parameters.values() if q is not None and q.ndim == 2]
+            vectors = [q for q in value._parameters.values() if q is not None and q.ndim != 2]
+            found.extend(zip(matrices, vectors, strict=False))
+            for name, part in vars(value).items():
+                if not name.startswith("_") or name == "_modules":
+                    visit(part, depth + 1)
+        elif isinstance(value, dict):
+            for part in list(value.values()):
+                visit(part, depth + 1)
+        elif isinstance(value, list | tuple):
+            for part in value:
+                visit(part, depth + 1)
+        elif hasattr(value, "__dict__") and not isinstance(value, type | torch.Tensor):
+            visit(vars(value), depth + 1)
+
+    visit(module, 0)
+    return found
+
+
+def _torch_mlp(load, p, a):
+    mlp = load("mlp_pytorch", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"])
+    if p.get("float64"):
+        mlp.double()
+    layers = find_layers(mlp)
+    shapes = [a[f"weight{l}"].shape for l in range(len(p["n_hidden"]) + 1)]
+    if len(layers) != len(shapes):
+        raise TypeError(f"MLP holds {len(layers)} linear layers, expected {len(shapes)}")
+    with torch.no_grad():
+        for l, (weight, bias) in enumerate(layers):
+            value = _tensor(a[f"weight{l}"])
+            weight.copy_(value if weight.shape == value.shape else value.T)
+            bias.copy_(_tensor(a[f"bias{l}"]).reshape(bias.shape))
+    return mlp, layers, shapes
+
+
+def _note(out, name, tensor, shape):
+    if tensor is not None:
+        array = numbers(tensor)
+        out[name] = array if array.shape == tuple(shape) or array.ndim != 2 else array.T
+
+
+def mlp_parameters(load, p, a, out):
+    """Shapes of the PyTorch MLP's registered parameters, sorted, and which of them want a gradient."""
+    mlp = load("mlp_pytorch", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"])
+    params = list(mlp.parameters())
+    shapes = sorted(
+        sorted((*q.shape, 1)[:2], reverse=True) if q.ndim < 2 else sorted(q.shape, reverse=True) for q in params
+    )
+    out["shapes"] = np.array([tuple(s) for s in shapes], np.float64).reshape(-1, 2)
+    out["trainable"] = np.array([float(q.requires_grad) for q in params])
+
+
+def mlp_pytorch(load, p, a, out):
+    """The PyTorch MLP: logits, and by cross-entropy the gradients of parameters and input."""
+    mlp, layers, shapes = _torch_mlp(load, p, a)
+    dtype = torch.float64 if p.get("float64") else torch.float32
+    x = _tensor(a["x"]).to(dtype).requires_grad_(p["backward"])
+    logits = mlp(x.clone())
+    out["out"] = numbers(logits)
+    if p["backward"]:
+        F.cross_entropy(logits, _tensor(a["y"].argmax(axis=1))).backward()
+        _note(out, "dx", x.grad, x.shape)
+        for l, (weight, bias) in enumerate(layers):
+            _note(out, f"weight{l}", weight.grad, shapes[l])
+            _note(out, f"bias{l}", None if bias.grad is None else bias.grad.reshape(-1), ())
+
+
+def steps_pytorch(load, p, a, out):
+    """Weights of the PyTorch MLP after plain gradient descent on the batches given."""
+    mlp, layers, shapes = _torch_mlp(load, p, a)
+    torch.set_num_threads(p.get("threads", 1))
+    dtype = torch.float64 if p.get("float64") else torch.float32
+    params = [q for pair in layers for q in pair]
+    for x, y in batches(p, a, one_hot=False):
+        for q in params:
+            q.grad = None
+        F.cross_entropy(mlp(_tensor(x).to(dtype)), _tensor(y)).backward()
+        with torch.no_grad():
+            for q in params:
+                if q.grad is not None:
+                    q -= p["learning_rate"] * q.grad
+    for l, (weight, bias) in enumerate(layers):
+        _note(out, f"weight{l}", weight, shapes[l])
+        _note(out, f"bias{l}", bias.reshape(-1), ())
+
+
+# ---- Batch norm --------------------------------------------------------------------------------
+
+
+def _gamma_beta(module):
+    """Return γ and β of a module: the parameter whose name speaks of a bias, a beta or a shift, and the other one."""
+    named = [(name.lower(), q) for name, q in module.named_parameters()]
+    if len(named) != 2:
+        raise TypeError(f"it holds {len(named)} parameters ({', '.join(n for n, _ in named)}), expected gamma and beta")
+    is_beta = [any(word in name for word in ("beta", "bias", "shift")) for name, _ in named]
+    (_, first), (_, second) = named
+    return (second, first) if is_beta == [True, False] else (first, second)
+
+
+def norm_parameters(load, p, a, out):
+    """γ and β of a fresh batch-norm module, and whether they want a gradient."""
+    gamma, beta = _gamma_beta(load("custom_batchnorm", p["name"])(p["n_neurons"]))
+    out["gamma"], out["beta"] = numbers(gamma).reshape(-1), numbers(beta).reshape(-1)
+    out["trainable"] = np.array([float(gamma.requires_grad), float(beta.requires_grad)])
+
+
+def norm_module(load, p, a, out):
+    """A batch-norm module in training: y, and gradients of x, γ and β, over one batch after another."""
+    module = load("custom_batchnorm", p["name"])(a["gamma"].size, **({"eps": p["eps"]} if p["eps"] else {})).double()
+    gamma, beta = _gamma_beta(module)
+    with torch.no_grad():
+        gamma.copy_(_tensor(a["gamma"]).reshape(gamma.shape))
+        beta.copy_(_tensor(a["beta"]).reshape(beta.shape))
+    for i in range(p["n_batches"]):
+        x = _tensor(a[f"x{i}"], requires_grad=p["backward"])
+        y = module(x.clone())
+        out[f"out{i}"] = numbers(y)
+        if p["backward"]:
+            module.zero_grad()
+            y.backward(_tensor(a[f"dout{i}"]))
+            for name, q in (("dx", x), ("dgamma", gamma), ("dbeta", beta)):
+                if q.grad is not None:
+                    out[f"{name}{i}"] = numbers(q.grad).reshape(x.shape if name == "dx" else -1)
+
+
+def norm_wrong_shape(load, p, a, out):
+    """A batch-norm module on a right batch, then on wrong ones: 1 for each that is a ValueError, else 0."""
+    module = load("custom_batchnorm", p["name"])(a["x"].shape[1]).double()
+    out["out"] = numbers(module(_tensor(a["x"])))
+    refused = []
+    for shape in p["shapes"]:
+        try:
+            module(torch.ones(shape, dtype=torch.float64))
+            refused.append(0.0)
+        except ValueError:
+            refused.append(1.0)
+        except Exception:
+            refused.append(0.5)
+    out["refused"] = np.array(refused)
+
+
+def norm_function(load, p, a, out):
+    """The manual function: y, its gradients, and which of them its backward pass returned at all."""
+    function = load("custom_batchnorm", "CustomBatchNormManualFunction")
+    returned = []
+
+    class Watched(function):
+        @staticmethod
+        def backward(ctx, *grads):
+            result = function.backward(ctx, *grads)
+            returned[:] = result if isinstance(result, tuple) else (result,)
+            return result
+
+    needs = p.get("needs", [True, True, True])
+    args = [
+        _tensor(a[name], requires_grad=p["backward"] and need)
+        for name, need in zip(("x", "gamma", "beta"), needs, strict=False)
+    ]
+    if p["how"] == "instance":
+        with_arguments, without = [((a["gamma"].size,), {"eps": p["eps"]}), ((a["gamma"].size,), {})], ((), {})
+        for positional, named in (*with_arguments, without):  # the course makes one as it makes a module, or bare
+            try:
+                apply = function(*positional, **named).apply
+                break
+            except TypeError:
+                apply = None
+        if apply is None:
+            raise TypeError("CustomBatchNormManualFunction cannot be made, with n_neurons or without")
+    else:
+        apply = Watched.apply
+    y = apply(*(t.clone() for t in args), p["eps"])
+    out["out"] = numbers(y)
+    if p["backward"]:
+        y.backward(_tensor(a["dout"]))
+        for name, tensor in zip(("dx", "dgamma", "dbeta"), args, strict=False):
+            if tensor.grad is not None:
+                out[name] = numbers(tensor.grad)
+        if returned:
+            out["returned"] = np.array([float(g is not None) for g in returned[:3]])
+
+
+# ---- ConvNet -----------------------------------------------------------------------------------
+
+
+def _by_kind(model):
+    """Return the model's convolutions, batch norms and linear layers' tensors, each kind in order."""
+    modules = list(model.modules())
+    params = [q for q in model.parameters()]
+    return {
+        "conv": [q for q in params if q.ndim == 4],
+        "linear": [q for q in params if q.ndim == 2],
+        "norm": [m for m in modules if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)],
+        "bias": [m.bias for m in modules if isinstance(m, torch.nn.Conv2d) and m.bias is not None],
+        "linear_bias": [m.bias for m in modules if isinstance(m, torch.nn.Linear) and m.bias is not None],
+    }
+
+
+@torch.no_grad()
+def _fill(model, seed, conv_bias):
+    """Give the model weights that depend on seed, kind and place alone, whatever it calls them."""
+    kinds = _by_kind(model)
+
+    def draw(kind, i, like, low, high):
+        rng = np.random.default_rng([seed, kind, i])
+        like.copy_(torch.from_numpy(rng.uniform(low, high, tuple(like.shape)).astype(np.float32)))
+
+    for kind, name in enumerate(("conv", "linear")):
+        for i, weight in enumerate(kinds[name]):
+            bound = (6 / weight[0].numel()) ** 0.5
+            draw(kind, i, weight, -bound, bound)
+    for i, norm in enumerate(kinds["norm"]):
+        draw(2, i, norm.weight, 0.5, 1.5)
+        draw(3, i, norm.bias, -0.3, 0.3)
+        draw(4, i, norm.running_mean, -0.3, 0.3)
+        draw(5, i, norm.running_var, 0.5, 1.5)
+    for i, bias in enumerate(kinds["bias"]):
+        draw(6, i, bias, -0.2 * conv_bias, 0.2 * conv_bias)
+    for i, bias in enumerate(kinds["linear_bias"]):
+        draw(7, i, bias, -0.2, 0.2)
+
+
+def convnet_shapes(load, p, a, out):
+    """Shapes of the ConvNet's convolutions, batch norms and linear layer, in order, and how many parameters it has."""
+    model = load("convnet_pytorch", "ConvNet")(p["n_channels"], p["n_classes"])
+    kinds = _by_kind(model)
+    out["convolutions"] = np.array([tuple(q.shape) for q in kinds["conv"]], np.float64).reshape(-1, 4)
+    out["norms"] = np.array([m.num_features for m in kinds["norm"]], np.float64)
+    out["linear"] = np.array([tuple(q.shape) for q in kinds["linear"]], np.float64).reshape(-1, 2)
+    out["count"] = np.array(float(sum(q.numel() for q in model.parameters())))
+    out["conv_biases"] = np.array(float(len(kinds["bias"])))
+
+
+def convnet(load, p, a, out):
+    """The ConvNet with given weights: logits in training or evaluation, and a number or two of each gradient."""
+    model = load("convnet_pytorch", "ConvNet")(p["n_channels"], p["n_classes"])
+    _fill(model, p["seed"], p["conv_bias"])
+    model.train(p["training"])
+    x = _tensor(a["x"], requires_grad=p["backward"])
+    logits = model(x)
+    out["out"] = numbers(logits)
+    if p["backward"]:
+        logits.backward(_tensor(a["dout"]))
+        if x.grad is not None:
+            out["dx"] = numbers(x.grad)
+        kinds = _by_kind(model)
+        norms = [q for m in kinds["norm"] for q in (m.weight, m.bias)]
+        for name, params in (("conv", kinds["conv"]), ("linear", kinds["linear"]), ("norm", norms)):
+            # Nine million numbers need not travel: each gradient's length and one projection tell as much.
+            out[f"d{name}"] = np.array([_two_numbers(q.grad) for q in params], np.float64)
+
+
+def _two_numbers(grad):
+    if grad is None:
+        return 0.0, 0.0
+    grad = numbers(grad).astype(np.float64).ravel()
+    return np.linalg.norm(grad), grad @ np.cos(np.arange(grad.size)) / grad.size**0.5
+
+
+def convnet_train(load, p, a, out):
+    """Train a fresh ConvNet by Adam on the batches given; it is kept for `convnet_predict`."""
+    torch.set_num_threads(p["threads"])
+    torch.manual_seed(p["seed"])
+    model = load("convnet_pytorch", "ConvNet")(3, 10)
+    optimizer = torch.optim.Adam(model.parameters(), p["learning_rate"])
+    for x, y in batches(p, a, one_hot=False, flat=False):
+        optimizer.zero_grad()
+        F.cross_entropy(model(_tensor(x)), _tensor(y)).backward()
+        optimizer.step()
+    load.kept["convnet"] = model
+
+
+@torch.no_grad()
+def convnet_predict(load, p, a, out):
+    """Logits of the trained ConvNet, in evaluation, for images that were not there while it trained."""
+    model = load.kept["convnet"].eval()
+    x = a["images"].astype(np.float32) - a["mean_image"]
+    out["out"] = np.concatenate([numbers(model(_tensor(part))) for part in np.array_split(x, max(1, len(x) // 250))])

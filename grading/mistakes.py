@@ -1,0 +1,309 @@
+"""Mistakes that are known: put into the reference, each says what a submission that made it hands back.
+
+A mistake that a check finds is named in its sentence, and carried forward: later checks expect what a right
+program makes of the wrong part, so that one mistake costs one check. Only arrays that a known mistake
+gives, to the last digits, are accepted so; anything else that follows from a mistake is lost with it.
+"""
+
+# ruff: noqa: E501, a row of a table stays on its line
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from grading.reference import LOG_CONSTANT
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake.
+
+    Attributes:
+        name: short, unique.
+        check: name of the check that finds it.
+        target: the class that it changes.
+        sentence: what a student is told.
+        put_into: takes the class and returns it with the mistake.
+        is_harmless: a convention that is as right as the project's, and costs nothing by itself.
+        is_carried: whether later checks take it into account. Not so where it hands back zeros: a network
+            that then stands still is no proof of anything.
+    """
+
+    name: str
+    check: str
+    target: str
+    sentence: str
+    put_into: Callable
+    is_harmless: bool = False
+    is_carried: bool = True
+
+
+def changed(forward=None, backward=None):
+    """Return what makes a subclass of a class, given functions of (right method, self, arguments)."""
+
+    def put_into(base):
+        methods = {}
+        if forward:
+            methods["forward"] = lambda self, *args: forward(lambda *a: base.forward(self, *a), self, *args)
+        if backward:
+            methods["backward"] = lambda self, *args: backward(lambda *a: base.backward(self, *a), self, *args)
+        return type(base.__name__, (base,), methods)
+
+    return put_into
+
+
+def gradient(name, wrong):
+    """Return a change of LinearModule whose gradient `name` is `wrong(self, dout)`."""
+
+    def backward(right, self, dout, *args):
+        dx = right(dout, *args)
+        self.grads[name] = wrong(self, dout)
+        return dx
+
+    return changed(backward=backward)
+
+
+def kept_from_first(attribute):
+    """Return a change of a class that keeps `attribute` of its first forward pass for good."""
+
+    def forward(right, self, *args):
+        result = right(*args)
+        first = self.__dict__.setdefault("first", {})
+        setattr(self, attribute, first.setdefault(attribute, getattr(self, attribute)))
+        return result
+
+    return changed(forward=forward)
+
+
+def _input_gradient(wrong):
+    def backward(right, self, dout, *args):
+        dx = right(dout, *args)
+        return None if dx is None else wrong(dx)
+
+    return changed(backward=backward)
+
+
+def _added_up(right, self, dout, *args):
+    before = {name: np.array(grad) for name, grad in self.grads.items()}
+    dx = right(dout, *args)
+    for name in self.grads:
+        self.grads[name] = self.grads[name] + before[name]
+    return dx
+
+
+def _divided(right, self, dout, *args):
+    dx = right(dout, *args)
+    self.grads = {name: grad / len(dout) for name, grad in self.grads.items()}
+    return dx
+
+
+def _bias(self):
+    return self.params["bias"]
+
+
+def _slope_backward(factor):
+    return changed(backward=lambda right, self, dout: dout * np.where(self.is_positive, 1, factor(self.neg_slope)))
+
+
+def _softmax_backward(f):
+    return changed(backward=lambda right, self, dout: f(self.out, dout))
+
+
+def _softmax_forward(f):
+    def forward(right, self, x):
+        self.out = f(x)
+        return self.out
+
+    return changed(forward=forward)
+
+
+def _entropy(forward=None, backward=None):
+    return changed(
+        forward=forward and (lambda right, self, x, y: forward(x, y)),
+        backward=backward and (lambda right, self, x, y: backward(x, y)),
+    )
+
+
+def _exp(x):
+    return np.exp(x - x.max(axis=1, keepdims=True))
+
+
+LOG_CONSTANT_MISTAKE = Mistake(
+    "log constant", "cross_entropy.forward", "CrossEntropyModule", "a small constant stands inside the logarithm",
+    _entropy(lambda x, y: -(y * np.log(x + LOG_CONSTANT)).sum() / len(x), lambda x, y: -y / (x + LOG_CONSTANT) / len(x)),
+    is_harmless=True,
+)  # fmt: skip
+
+L, A, S, C, M = "LinearModule", "LeakyReLUModule", "SoftMaxModule", "CrossEntropyModule", "MLP"
+
+
+def _make(check, target, *rows, harmless=False):
+    return [
+        Mistake(f"{check} {target} {i} {harmless}", check, target, *row, harmless, "not written into" not in row[0])
+        for i, row in enumerate(rows)
+    ]
+
+
+NUMPY_MISTAKES = [
+    *_make("linear.forward", L,
+        ("the bias is not added", changed(lambda right, self, x: right(x) - _bias(self))),
+        ("the bias is subtracted", changed(lambda right, self, x: right(x) - 2 * _bias(self))),
+    ),
+    *_make("linear.weight_gradient", L,
+        ("the weight gradient is divided by the batch, which the loss has done already",
+         gradient("weight", lambda self, dout: dout.T @ self.x / len(dout))),
+        ("the weight gradient has the wrong sign", gradient("weight", lambda self, dout: -dout.T @ self.x)),
+        ("the weight gradient has the weight's shape transposed", gradient("weight", lambda self, dout: self.x.T @ dout)),
+        ("the weight gradient is not written into grads", gradient("weight", lambda self, dout: 0 * dout.T @ self.x)),
+    ),
+    *_make("linear.bias_gradient", L,
+        ("the bias gradient is the mean over the batch, not the sum: the loss has divided by the batch already",
+         gradient("bias", lambda self, dout: dout.mean(axis=0))),
+        ("the bias gradient is summed over units, not over the batch", gradient("bias", lambda self, dout: dout.sum(axis=1))),
+        ("the bias gradient is the mean over units, not a sum over the batch",
+         gradient("bias", lambda self, dout: dout.mean(axis=1))),
+        ("the bias gradient is dout itself, not summed over the batch", gradient("bias", lambda self, dout: dout)),
+        ("the bias gradient is that of the first example only", gradient("bias", lambda self, dout: dout[0])),
+        ("the bias gradient is summed over everything, units too",
+         gradient("bias", lambda self, dout: dout.sum() + 0 * dout[0])),
+        ("the bias gradient has the wrong sign", gradient("bias", lambda self, dout: -dout.sum(axis=0))),
+        ("the bias gradient is not written into grads", gradient("bias", lambda self, dout: 0 * dout[0])),
+    ),
+    *_make("linear.input_gradient", L,
+        ("the input gradient has the wrong sign", _input_gradient(lambda dx: -dx)),
+        ("the input gradient is divided by the batch", _input_gradient(lambda dx: dx / len(dx))),
+    ),
+    *_make("leaky_relu.forward", A,
+        ("the slope is ignored forward: negative inputs give 0", changed(lambda right, self, x: right(x) * (x > 0))),
+        ("the slope is subtracted forward", changed(lambda right, self, x: right(x) * np.where(x > 0, 1, -1))),
+    ),
+    *_make("leaky_relu.backward", A,
+        ("the slope is ignored backward: negative inputs hand back 0", _slope_backward(lambda a: 0.0)),
+        ("the slope has the wrong sign backward", _slope_backward(lambda a: -a)),
+        ("negative inputs hand back 1, not the slope", _slope_backward(lambda a: 1.0)),
+        ("negative inputs hand back 1 + slope", _slope_backward(lambda a: 1.0 + a)),
+        ("the mask is the wrong way round: the slope is on the positive side",
+         changed(backward=lambda right, self, dout: dout * np.where(self.is_positive, self.neg_slope, 1))),
+        ("dout is not multiplied in", changed(backward=lambda right, self, dout: right(np.ones_like(dout)))),
+    ),
+    *_make("softmax.forward", S,
+        ("the probabilities are normalised over the batch, not over the classes",
+         _softmax_forward(lambda x: _exp(x) / _exp(x).sum(axis=0))),
+        ("the probabilities are normalised over batch and classes together",
+         _softmax_forward(lambda x: np.exp(x - x.max()) / np.exp(x - x.max()).sum())),
+        ("the exponentials are not normalised", _softmax_forward(np.exp)),
+    ),
+    *_make("softmax.backward", S,
+        ("the cross terms of the Jacobian are missing: it has entries off its diagonal", _softmax_backward(lambda p, d: p * d)),
+        ("the Jacobian's diagonal p (1 - p) is taken alone, as if softmax were a sigmoid",
+         _softmax_backward(lambda p, d: p * (1 - p) * d)),
+        ("the cross terms are added, not subtracted",
+         _softmax_backward(lambda p, d: p * (d + (d * p).sum(axis=1, keepdims=True)))),
+        ("the cross terms are summed over the batch", _softmax_backward(lambda p, d: p * (d - (d * p).sum(axis=0)))),
+        ("the cross terms lack the probabilities", _softmax_backward(lambda p, d: p * (d - d.sum(axis=1, keepdims=True)))),
+        ("the cross terms are summed over everything", _softmax_backward(lambda p, d: p * (d - (d * p).sum()))),
+        ("dout is handed on as it came", _softmax_backward(lambda p, d: d)),
+    ),
+    *_make("cross_entropy.forward", C,
+        ("the loss is the sum over the batch, not the mean", _entropy(lambda x, y: -(y * np.log(x)).sum())),
+        ("the loss is divided by batch and classes", _entropy(lambda x, y: -(y * np.log(x)).mean())),
+        ("the loss is divided by the classes, not the batch", _entropy(lambda x, y: -(y * np.log(x)).sum() / x.shape[1])),
+        ("the loss has the wrong sign", _entropy(lambda x, y: (y * np.log(x)).sum() / len(x))),
+        ("the logarithm is to the base of 2", _entropy(lambda x, y: -(y * np.log2(x)).sum() / len(x))),
+        ("the logarithm is to the base of 10", _entropy(lambda x, y: -(y * np.log10(x)).sum() / len(x))),
+    ),
+    *_make("cross_entropy.backward", C,
+        ("the loss's gradient is divided by batch and classes", _entropy(None, lambda x, y: -y / x / x.size)),
+        ("the loss's gradient has the wrong sign", _entropy(None, lambda x, y: y / x / len(x))),
+        ("the loss's gradient is p - t, which is that of softmax and loss together",
+         _entropy(None, lambda x, y: (x - y) / len(x))),
+        ("the loss's gradient does not look at the targets", _entropy(None, lambda x, y: -1 / x / len(x))),
+        ("the loss's gradient is p - t, undivided", _entropy(None, lambda x, y: x - y)),
+    ),
+    *_make("numpy.second_batch", L,
+        ("LinearModule keeps the input of its first batch", kept_from_first("x")),
+        ("LinearModule adds its gradients up over batches", changed(backward=_added_up)),
+    ),
+    *_make("numpy.second_batch", A, ("LeakyReLUModule keeps the mask of its first batch", kept_from_first("is_positive"))),
+    *_make("numpy.second_batch", S, ("SoftMaxModule keeps the output of its first batch", kept_from_first("out"))),
+    *_make("numpy.second_batch", C,
+        ("CrossEntropyModule divides by the size of its first batch", changed(
+            lambda right, self, x, y: right(x, y) * len(x) / self.__dict__.setdefault("n", len(x)))),
+        ("CrossEntropyModule divides its gradient by the size of its first batch", changed(
+            None, lambda right, self, x, y: right(x, y) * len(x) / self.__dict__.setdefault("n", len(x)))),
+    ),
+]  # fmt: skip
+
+# The mean over the batch may be taken anywhere, once: the check numpy.batch_mean sees to that.
+CONVENTIONS = [
+    *_make("cross_entropy.backward", C,
+        ("CrossEntropyModule.backward does not divide by the batch", _entropy(None, lambda x, y: -y / x)), harmless=True),
+    *_make("softmax.backward", S,
+        ("SoftMaxModule.backward divides by the batch", changed(backward=lambda right, self, d: right(d) / len(d))),
+        harmless=True),
+    *_make("linear gradients", L,
+        ("LinearModule divides its gradients by the batch", changed(backward=_divided)), harmless=True),
+    *_make("mlp_numpy.backward", M,
+        ("MLP.backward divides by the batch", changed(backward=lambda right, self, dout, *a: right(dout / len(dout), *a))),
+        harmless=True),
+]  # fmt: skip
+
+
+def _with_slope(slope):
+    def put_into(base):
+        class Wrong(base):
+            def __init__(self, n_inputs, n_hidden, n_classes, neg_slope, **kwargs):
+                super().__init__(n_inputs, n_hidden, n_classes, slope, **kwargs)
+
+        return Wrong
+
+    return put_into
+
+
+def _modules_of(change):
+    """Return a change of the NumPy MLP: `change(modules)` returns what it runs forward and backward."""
+
+    def put_into(base):
+        class Wrong(base):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.modules = change(self.modules)
+
+        return Wrong
+
+    return put_into
+
+
+def _skipping(is_kept):
+    def backward(right, self, dout, *args):
+        for module in [m for m in reversed(self.modules) if is_kept(m, self)]:
+            dout = module.backward(dout)
+
+    return changed(backward=backward)
+
+
+MLP_NUMPY_MISTAKES = [
+    *_make("mlp_numpy.forward", M,
+        ("the MLP does not hand neg_slope on to its activations (0.01 acts)", _with_slope(0.01)),
+        ("the MLP does not hand neg_slope on to its activations (0.02 acts)", _with_slope(0.02)),
+        ("the MLP does not hand neg_slope on to its activations (0 acts)", _with_slope(0.0)),
+        ("there are no activations between the linear layers", _with_slope(1.0)),
+        ("the MLP lacks its softmax", _modules_of(lambda modules: modules[:-1])),
+        ("an activation stands before the softmax",
+         _modules_of(lambda modules: [*modules[:-1], _leaky(modules), modules[-1]])),
+    ),
+    *_make("mlp_numpy.backward", M,
+        ("backward skips the activations", _skipping(lambda m, mlp: type(m).__name__ != A)),
+        ("backward skips the softmax", _skipping(lambda m, mlp: type(m).__name__ != S)),
+        ("backward forgets the first layer", _skipping(lambda m, mlp: m is not mlp.modules[0])),
+        ("backward forgets the last layer", _skipping(lambda m, mlp: m is not mlp.layers[-1])),
+    ),
+]  # fmt: skip
+
+
+def _leaky(modules):
+    from modules import LeakyReLUModule
+
+    slopes = [m.neg_slope for m in modules if hasattr(m, "neg_slope")]
+    return LeakyReLUModule(slopes[0] if slopes else 0.02)

@@ -1,0 +1,245 @@
+"""What is handed out: the table in the terminal, results.json, report.html, grades.csv."""
+
+import base64
+import csv
+import html
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from grading.runs import read_runs
+from grading.scheme import BY_HAND, BY_HAND_POINTS, QUESTIONS
+from train_utils import _write_atomically
+
+NOT_RUN_YET = "not run yet"
+STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222}
+h1{font-size:1.5em}h2{font-size:1.15em;margin-top:1.6em}table{border-collapse:collapse;width:100%}
+td,th{padding:.3em .6em;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
+td.n{white-space:nowrap;font-variant-numeric:tabular-nums;text-align:right}
+.ok{color:#006b3c}.no{color:#a6120d;font-weight:600}.skip{color:#666}
+dl{margin:.3em 0 .2em;display:grid;grid-template-columns:7em 1fr;gap:.1em .6em}dt{color:#666}dd{margin:0}
+code{font-size:.92em}img{max-width:100%}.note{background:#fff6df;padding:.4em .8em;margin:.4em 0}"""
+
+
+def file_name(path):
+    """Return a name for what is written about the folder `path`."""
+    return re.sub(r"[^\w.+-]", "_", Path(path).resolve().name) or "submission"
+
+
+def write_text(path, text):
+    """Write a text file so that there is never half of one."""
+    _write_atomically(Path(path), lambda file: file.write(text.encode()))
+
+
+# ---- A submission ------------------------------------------------------------------------------
+
+
+def status(outcome):
+    """Return 'pass', 'fail' or 'not run'."""
+    return "pass" if outcome.passed else "fail" if outcome.was_run else "not run"
+
+
+def lines_of(outcome):
+    """Return (label, text) of what a failed check has to say."""
+    if outcome.passed:
+        return []
+    rows = [("called", outcome.called), ("got", outcome.got), ("expected", outcome.expected), ("likely", outcome.hint)]
+    return [(label, text) for label, text in rows if text]
+
+
+def score(outcomes):
+    """Return the points of `[(check, outcome)]`."""
+    return sum(check.points for check, outcome in outcomes if outcome.passed)
+
+
+def maximum(outcomes):
+    return sum(check.points for check, _ in outcomes)
+
+
+def results_json(outcomes, notes, extra):
+    """Return Gradescope's results as text: every check is in it with its maximum, run or not."""
+    tests = [
+        {
+            "name": f"{check.question} {check.name}: {check.title}",
+            "score": check.points if outcome.passed else 0,
+            "max_score": check.points,
+            "status": "passed" if outcome.passed else "failed",
+            "output": "\n".join(f"{label}: {text}" for label, text in lines_of(outcome)) or status(outcome),
+            "visibility": "visible",
+        }
+        for check, outcome in outcomes
+    ]
+    hand = f"{BY_HAND_POINTS} points of written derivations, by hand: questions {', '.join(BY_HAND)}"
+    content = {
+        "score": score(outcomes),
+        "output": "\n".join([*notes, hand]),
+        "visibility": "visible",
+        "tests": tests,
+        "extra_data": extra,
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def table(name, outcomes, notes):
+    """Return a submission's points as text for the terminal."""
+    lines = [f"{name}: {score(outcomes):g} of {maximum(outcomes):g} points", ""]
+    for question, title in QUESTIONS.items():
+        part = [(c, o) for c, o in outcomes if c.question == question]
+        lines.append(f"{question:<5} {title:<42} {score(part):>5g} of {maximum(part):g}")
+        for check, outcome in part:
+            mark = {"pass": " ", "fail": "✗", "not run": "-"}[status(outcome)]
+            earned = check.points if outcome.passed else 0
+            lines.append(f"  {mark} {check.name:<30} {earned:>5g} of {check.points:<5g} {check.title}")
+            lines += [f"        {label + ':':<10}{text}" for label, text in lines_of(outcome)]
+    lines.append(f"by hand: {BY_HAND_POINTS} points, written derivations of questions {', '.join(BY_HAND)}")
+    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+
+
+def submission_page(name, outcomes, notes, pictures):
+    """Return report.html of a submission."""
+    parts = [f"<p>{score(outcomes):g} of {maximum(outcomes):g} points; by hand: {BY_HAND_POINTS} points, written "
+             f"derivations of questions {', '.join(BY_HAND)}.</p>"]  # fmt: skip
+    parts += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
+    for question, title in QUESTIONS.items():
+        part = [(c, o) for c, o in outcomes if c.question == question]
+        parts.append(f"<h2>{question} {title}: {score(part):g} of {maximum(part):g}</h2><table>")
+        for check, outcome in part:
+            kind = {"pass": "ok", "fail": "no", "not run": "skip"}[status(outcome)]
+            rows = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in lines_of(outcome))
+            earned = check.points if outcome.passed else 0
+            parts.append(
+                f'<tr><td class="{kind}">{status(outcome)}</td><td><code>{check.name}</code> {html.escape(check.title)}'
+                f"{f'<dl>{rows}</dl>' if rows else ''}</td><td class='n'>{earned:g} / {check.points:g}</td></tr>"
+            )
+        parts.append("</table>")
+    return page(f"Grades of {name}", parts, pictures)
+
+
+def page(title, parts, pictures):
+    """Return a whole HTML page, with pictures, `{caption: PNG bytes}`, inside."""
+    images = "".join(
+        f'<h2>{html.escape(caption)}</h2><img alt="{html.escape(caption)}" '
+        f'src="data:image/png;base64,{base64.b64encode(raw).decode()}">'
+        for caption, raw in pictures.items()
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{''.join(parts)}{images}</html>\n"
+    )
+
+
+# ---- A run -------------------------------------------------------------------------------------
+
+
+def run_table(path, experiment, rows):
+    """Return a run's claims as text for the terminal."""
+    lines = [f"{path}: {experiment}, {sum(r.passed for r in rows)} of {len(rows)} claims hold", ""]
+    for row in rows:
+        lines.append(
+            f"  {' ' if row.passed else '✗'} figure {row.figure:<3} {row.says:<54} {row.value:8.4f}  in "
+            f"[{row.low:.4f}, {row.high:.4f}]  {'pass' if row.passed else 'FAIL'}"
+        )
+        lines.append(f"               tolerance: {row.tolerance}")
+    return "\n".join(lines)
+
+
+def run_page(path, experiment, metrics, rows):
+    """Return report.html of a run."""
+    cells = "".join(
+        f"<tr><td class='n'>{r.figure}</td><td>{html.escape(r.says)}</td><td class='n'>{r.value:.4f}</td>"
+        f"<td class='n'>{r.low:.4f} to {r.high:.4f}</td><td>{html.escape(r.tolerance)}</td>"
+        f"<td class='{'ok' if r.passed else 'no'}'>{'pass' if r.passed else 'fail'}</td></tr>"
+        for r in rows
+    )
+    head = "<tr><th>figure<th>the report says<th>this run<th>tolerance<th>from<th></tr>"
+    parts = [f"<p>{sum(r.passed for r in rows)} of {len(rows)} claims hold.</p><table>{head}{cells}</table>"]
+    pictures = {f"{quantity.capitalize()} over the recorded runs": curves(experiment, quantity, metrics)
+                for quantity in ("accuracy", "loss")}  # fmt: skip
+    return page(f"{Path(path).name} against {experiment}", parts, pictures)
+
+
+def curves(experiment, quantity, metrics=(), point=None):
+    """Return a PNG of the recorded runs of an experiment, their spread shaded, and a run or a point over them.
+
+    Args:
+        quantity: 'accuracy' or 'loss'.
+        metrics: evaluations of a run.
+        point: (step, test accuracy), drawn as a star.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 4.4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    recorded = read_runs(experiment)
+    for split, colour, dashes in (("train", "#0072B2", "--"), ("test", "#D55E00", "-")):
+        key = f"{split}_{quantity}"
+        steps = [m["step"] for m in recorded[0].metrics]
+        same = [r for r in recorded if [m["step"] for m in r.metrics] == steps]
+        values = np.array([[m[key] for m in r.metrics] for r in same])
+        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0)
+        label = f"{split}, {len(same)} recorded run{'s' if len(same) > 1 else ''}, lowest to highest"
+        axes.plot(steps, values.mean(axis=0), color=colour, ls=dashes, lw=0.9, label=label)
+        if metrics:
+            own = [(m["step"], m[key]) for m in metrics if key in m]
+            axes.plot(
+                *zip(*own, strict=True), color=colour, ls=dashes, marker="o", ms=3, lw=1.8, label=f"{split}, this run"
+            )
+    if point is not None:
+        axes.plot(*point, marker="*", ms=15, color="black", ls="none", label="this submission, test")
+    axes.set(
+        xlabel="training step", ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss", title=experiment
+    )
+    if quantity == "loss" and axes.get_ylim()[1] > 6:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    raw = io.BytesIO()
+    figure.savefig(raw, format="png")
+    return raw.getvalue()
+
+
+# ---- Many submissions --------------------------------------------------------------------------
+
+
+def grades_csv(rows):
+    """Return grades.csv: a line a submission, its points in all and by question.
+
+    Args:
+        rows: `{name: results}`, each as results.json holds them.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["submission", "score", *QUESTIONS, "not_run", "notes"])
+    for name, results in sorted(rows.items()):
+        points = {q: sum(t["score"] for t in results["tests"] if t["name"].startswith(f"{q} ")) for q in QUESTIONS}
+        not_run = sum(t["max_score"] for t in results["tests"] if "not run" in t["output"])
+        # A name that begins like a formula would be one in a spreadsheet.
+        safe = f"'{name}" if name[:1] in "=+-@\t" else name
+        writer.writerow(
+            [
+                safe,
+                f"{results['score']:g}",
+                *(f"{p:g}" for p in points.values()),
+                f"{not_run:g}",
+                len(results["extra_data"]["notes"]),
+            ]
+        )
+    return text.getvalue()
+
+
+def summary(rows, seconds):
+    """Return what there is to say of many submissions together."""
+    scores = np.array([r["score"] for r in rows.values()])
+    lost = {}
+    for results in rows.values():
+        for test in results["tests"]:
+            if test["score"] < test["max_score"] and "not run" not in test["output"]:
+                lost[test["name"]] = lost.get(test["name"], 0) + 1
+    most = sorted(lost.items(), key=lambda item: -item[1])[:5]
+    spread = f"points from {scores.min():g} to {scores.max():g}, median {np.median(scores):g}"
+    lines = [f"{len(rows)} submissions in {seconds:.0f} s: {spread}"]
+    lines += [f"  lost by {n:>3}: {name}" for name, n in most]
+    return "\n".join(lines)

@@ -1,0 +1,153 @@
+"""What should come back: the operations of `child/`, run here on the project's own classes, right or with mistakes."""
+
+import functools
+import hashlib
+import importlib
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from grading.child import operations, operations_torch
+
+EPS32 = float(np.finfo(np.float32).eps)
+# Sums of some hundred terms in float32 differ by less, and every mistake of the tests by a hundred times more.
+TOLERANCE = 200 * EPS32
+LOG_CONSTANT = 1e-5  # the largest inside a logarithm that costs nothing
+
+
+class Reference:
+    """Computes what is expected, and remembers it: all submissions are asked the same."""
+
+    def __init__(self):
+        self._known = {}
+
+    def __call__(self, op, params, arrays, mistakes=(), dtype=np.float64):
+        """Return `{name: array}` of an operation on the project's classes, each of `mistakes` put into them.
+
+        What a mistake makes impossible is missing, as are gradients that it keeps from coming.
+        """
+        key = (
+            op,
+            repr(sorted(params.items())),
+            _fingerprint(arrays),
+            tuple(m.name for m in mistakes),
+            np.dtype(dtype).name,
+        )
+        if key not in self._known:
+            out = {}
+            function = getattr(operations, op, None) or getattr(operations_torch, op)
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    function(Classes(mistakes, dtype), params, {n: a.copy() for n, a in arrays.items()}, out)
+                except Exception:
+                    if not mistakes:
+                        raise
+            self._known[key] = out
+        return self._known[key]
+
+
+class Classes:
+    """Loads the project's classes as `operations` asks for them, with mistakes put in."""
+
+    def __init__(self, mistakes, dtype):
+        self.mistakes, self.dtype, self.kept = mistakes, dtype, {}
+
+    def __call__(self, module, name):
+        found = getattr(importlib.import_module(module), name)
+        for mistake in self.mistakes:
+            if mistake.target == name:
+                found = mistake.put_into(found)
+        if name == "CustomBatchNormManualModule":
+            return _with_function(found, self("custom_batchnorm", "CustomBatchNormManualFunction"))
+        if module in ("modules", "mlp_numpy") and name in ("LinearModule", "MLP"):
+            if name == "MLP":
+                found = _with_layers(found, self)
+            return functools.partial(found, dtype=self.dtype)
+        return found
+
+
+def _with_layers(mlp_class, classes):
+    """Return the NumPy MLP with each of its modules turned into what `classes` holds for it."""
+
+    class Assembled(mlp_class):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            for module in self.modules:
+                name = type(module).__name__
+                for mistake in classes.mistakes:
+                    if mistake.target == name:
+                        # Attributes stay: a mistake changes methods only.
+                        module.__class__ = mistake.put_into(type(module))
+
+    return Assembled
+
+
+def _with_function(module_class, function):
+    """Return the manual batch-norm module around another function."""
+
+    class Assembled(module_class):
+        def normalize(self, input):
+            return function.apply(input, self.weight, self.bias, self.eps)
+
+    return module_class if function.__module__ == "custom_batchnorm" else Assembled
+
+
+def _fingerprint(arrays):
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def difference(got, expected, names, allowance=None, missing_alike=False):
+    """Return where `got` first parts from `expected`, a `Difference`, or None where it does not.
+
+    Args:
+        got, expected: `{name: array}`.
+        names: those to compare.
+        allowance: `{name: array or number}`, how much more than rounding an entry may be off.
+        missing_alike: whether an array that is in neither counts as equal, for a diagnosis; never for a point.
+    """
+    for name in names:
+        if name not in expected and missing_alike and name not in got:
+            continue
+        if name not in expected:
+            return Difference(name, "an array", "nothing that could be compared")
+        if name not in got:
+            return Difference(name, "nothing", f"shape {expected[name].shape}")
+        mine, right = got[name].astype(np.float64), expected[name].astype(np.float64)
+        if mine.shape != right.shape:
+            return Difference(name, f"shape {mine.shape}", f"shape {right.shape}")
+        finite = np.isfinite(right)
+        if not (finite.all() or missing_alike):
+            return Difference(name, "an array", "numbers too large to compare")
+        bound = TOLERANCE * np.abs(right[finite]).max(initial=0.0) + np.zeros(right.shape)
+        if allowance is not None:
+            bound = bound + allowance.get(name, 0.0)
+        with np.errstate(invalid="ignore"):
+            error = np.abs(mine - right)
+        bad = np.where(
+            finite & np.isfinite(mine), error > bound, ~((mine == right) | (np.isnan(mine) & np.isnan(right)))
+        )
+        if bad.any():
+            order = np.where(np.isfinite(error), error, np.inf) * bad
+            index = tuple(int(i) for i in np.unravel_index(order.argmax(), order.shape))
+            where = f" at index {index}" if index else ""
+            return Difference(
+                name,
+                f"{mine[index]:.7g}{where}",
+                f"{right[index]:.7g} (± {np.broadcast_to(bound, right.shape)[index]:.1g})",
+            )
+    return None
+
+
+@dataclass
+class Difference:
+    """Where two results part: the array's name, what came back and what was expected, in words."""
+
+    name: str
+    got: str
+    expected: str

@@ -1,0 +1,118 @@
+"""Finds the course's five files in a folder that somebody handed in, and reads what belongs to them."""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grading.scheme import FILES
+
+MAX_FILE_BYTES, MAX_TOTAL_BYTES, MAX_FILES, MAX_DEPTH = 2 << 20, 20 << 20, 150, 6
+INSTALLED = ("torch", "numpy", "torchvision", "matplotlib", "tqdm")
+
+
+class SubmissionError(Exception):
+    """The folder cannot be read; the message says what to do."""
+
+
+@dataclass
+class Submission:
+    """A folder's files.
+
+    Attributes:
+        path: of the folder.
+        found: `{course file name: path within the folder}`.
+        files: `{path within the folder: bytes}`, what the submission's process gets to see.
+        folders: those that hold the course's files, the one with most of them first.
+        notes: what a teaching assistant should know, a sentence each.
+    """
+
+    path: Path
+    found: dict = field(default_factory=dict)
+    files: dict = field(default_factory=dict)
+    folders: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+
+
+def read_submission(path):
+    """Return the `Submission` in the folder `path`. Links are not followed, nothing is run.
+
+    Raises:
+        SubmissionError: there is no such folder, or it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise SubmissionError(f"{path} is not a folder: name a folder with {', '.join(FILES)}, or a run folder")
+    submission = Submission(path)
+    sizes = _list(path, submission)
+    _choose(submission, sizes)
+    total = 0
+    course = set(submission.found.values())
+    # The course's own files first, then those beside them: limits fall on what is furthest away.
+    for name in sorted(sizes, key=lambda n: (n not in course, str(Path(n).parent) not in submission.folders, n)):
+        if sizes[name] > MAX_FILE_BYTES or total + sizes[name] > MAX_TOTAL_BYTES or len(submission.files) >= MAX_FILES:
+            if name in course:
+                submission.notes.append(f"{name} was not read: it has {sizes[name]:,} bytes")
+                del submission.found[Path(name).name]
+            continue
+        try:
+            submission.files[name] = (path / name).read_bytes()
+            total += sizes[name]
+        except OSError as error:
+            submission.notes.append(f"{name} was not read: {error.strerror}")
+            submission.found = {k: v for k, v in submission.found.items() if v != name}
+    _note_hiding(submission)
+    return submission
+
+
+def _list(path, submission):
+    """Return `{path within the folder: size}` of plain files, without hidden ones and data."""
+    sizes, n_seen = {}, 0
+    for folder, folders, names in os.walk(path, onerror=lambda error: submission.notes.append(str(error))):
+        inner = Path(folder).relative_to(path)
+        hidden = ("__pycache__", "__MACOSX", "cifar10", "node_modules", "venv", "results", "report", "tests")
+        folders[:] = (
+            sorted(f for f in folders if not f.startswith(".") and f not in hidden)
+            if len(inner.parts) < MAX_DEPTH
+            else []
+        )
+        for name in sorted(names):
+            n_seen += 1
+            file = Path(folder, name)
+            if n_seen <= 20_000 and not name.startswith(".") and not file.is_symlink() and file.is_file():
+                sizes[str(inner / name)] = file.stat().st_size
+    return {name: size for name, size in sizes.items() if size <= MAX_FILE_BYTES or Path(name).name in FILES}
+
+
+def _choose(submission, sizes):
+    """Choose among files of one name: from the folder with most of the course's files, then from the shallowest."""
+    places = {name: [n for n in sizes if Path(n).name == name] for name in FILES}
+    count = {}
+    for names in places.values():
+        for name in names:
+            count[Path(name).parent] = count.get(Path(name).parent, 0) + 1
+    for name, names in places.items():
+        if names:
+            best = min(names, key=lambda n: (-count[Path(n).parent], len(Path(n).parts), n))
+            submission.found[name] = best
+            if len(names) > 1:
+                submission.notes.append(f"{name} is there {len(names)} times; graded: {best}")
+    folders = dict.fromkeys(str(Path(n).parent) for n in submission.found.values())
+    submission.folders = sorted(folders, key=lambda f: (-count[Path(f)], f)) or ["."]
+    if submission.folders != ["."]:
+        submission.notes.append(f"found in {', '.join(submission.folders)}")
+
+
+def _note_hiding(submission):
+    """Note files and folders that Python would import in place of an installed module."""
+    for folder in submission.folders:
+        for name in sorted(submission.files):
+            parts = Path(name).relative_to(folder).parts if folder == "." or name.startswith(folder + "/") else ()
+            is_module = len(parts) == 1 and parts[0].endswith(".py")
+            if not is_module and not (len(parts) == 2 and parts[1] == "__init__.py"):
+                continue
+            module = parts[0].removesuffix(".py")
+            if module in INSTALLED or module in sys.stdlib_module_names:
+                submission.notes.append(
+                    f"{name} hides the module {module!r}, which Python or the course provides: rename it"
+                )

@@ -1,0 +1,144 @@
+"""Hostile submissions: none gains a point, stops the grader, or leaves a process or a file behind."""
+
+# ruff: noqa: E501, a row of a table stays on its line
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from graded import PROJECT, grade, lost, points
+
+from grading.sandbox import ROOT, Server
+
+# Stubs under the course's names, so that every check gets as far as it can.
+STUBS = """
+import os, sys, time
+import numpy as np
+
+
+class LinearModule:
+    def __init__(self, *sizes):
+        self.params = {"weight": np.zeros(sizes[::-1]), "bias": np.zeros(sizes[1])}
+        self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
+
+    def forward(self, x):
+        return attack() or np.zeros((len(x), len(self.params["bias"])))
+
+    def backward(self, dout):
+        return attack() or np.zeros((len(dout), self.params["weight"].shape[1]))
+
+
+class LeakyReLUModule:
+    def __init__(self, *args):
+        pass
+
+    def forward(self, x, *y):
+        return attack() or np.zeros_like(x)
+
+    backward = forward
+
+
+class SoftMaxModule(LeakyReLUModule):
+    pass
+
+
+class CrossEntropyModule(LeakyReLUModule):
+    pass
+
+
+def attack():
+    {attack}
+"""
+
+MARK = Path(tempfile.gettempdir(), f"grade-hostile-{os.getpid()}")
+# What the attack does each time that anything is called.
+ATTACKS = {
+    "prints a perfect score": 'print(\'{"score": 59, "tests": []}\', flush=True)',
+    "exits with success": "os._exit(0)",
+    "raises SystemExit": "sys.exit(0)",
+    "hangs": "time.sleep(1000)",
+    "hangs in a loop that nothing interrupts": "import signal\n    for s in range(1, 32):\n        try: signal.signal(s, signal.SIG_IGN)\n        except OSError: pass\n    while True: pass",
+    "forks without end": "\n    while True:\n        try: os.fork()\n        except OSError: pass",
+    "eats memory": "x = []\n    while True: x.append(np.ones(1 << 24))",
+    "fills the disk": "f = open('full', 'wb')\n    while True: f.write(bytes(1 << 24)); f.flush()",
+    "fills the disk with small files": "n = 0\n    while True:\n        open(str(n), 'w').write('x'); n += 1",
+    "prints without end": "\n    while True: print('x' * 100000)",
+    "returns NaN": "return np.full((5, 6), np.nan)",
+    "returns wrong shapes": "return np.zeros((1, 2, 3, 4))",
+    "returns gigantic arrays": "return np.broadcast_to(np.float32(0), (1 << 20, 1 << 12))",
+    "patches NumPy to agree": "np.allclose = np.array_equal = np.testing.assert_allclose = lambda *a, **k: True\n    np.abs = lambda x: 0 * x",
+    "returns objects that lie about equality": "return Liar()",
+    "returns what runs code where it is unpickled": "return Bomb()",
+    "deletes what it finds": f"import shutil\n    for p in ({str(ROOT)!r}, '/work', '.', os.path.expanduser('~')):\n        shutil.rmtree(p, ignore_errors=True)",
+    "writes into the grader's folder": f"\n    for p in ({str(ROOT)!r}, {tempfile.gettempdir()!r}):\n        try: open(p + '/{MARK.name}', 'w').write('x')\n        except OSError: pass",
+    "leaves a daemon": "\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            time.sleep(1000)\n        os._exit(0)",
+    "kills whomever it may": "\n    import signal\n    for p in range(2, 100000):\n        try: os.kill(p, signal.SIGKILL)\n        except OSError: pass",
+    "writes into the grader's channel": "\n    for fd in range(3, 20):\n        try: os.write(fd, b'\\xff' * 4096)\n        except OSError: pass",
+    "answers ahead of the question": "\n    import json, struct\n    h = json.dumps({'id': '0', 'error': None, 'arrays': [['out0', 'float64', [1]]]}).encode()\n    os.write(3, struct.pack('<QQ', len(h), 8) + h + bytes(8))",
+    "looks for the reference": "\n    import importlib\n    for p in sys.path: pass\n    for name in ('modules', 'mlp_numpy'):\n        sys.path.insert(0, "
+    + repr(str(ROOT))
+    + ")\n        sys.modules.pop(name, None)\n    m = importlib.import_module('modules')\n    globals().update({k: v for k, v in vars(m).items() if k.endswith('Module')})",
+    "recurses without end": "return attack()",
+    "crashes the interpreter": "import ctypes; ctypes.string_at(0)",
+}
+CLASSES = (
+    """
+
+
+class Liar:
+    shape, dtype, size = (5, 6), np.dtype(float), 30
+    def __eq__(self, other): return True
+    def __array__(self, *args, **kwargs): return self
+    def __float__(self): return 0.0
+
+
+class Bomb:
+    def __reduce__(self): return os.system, ("touch """
+    + str(MARK)
+    + """",)
+"""
+)
+
+
+def hostile(attack):
+    files = {"modules.py": STUBS.replace("{attack}", attack) + CLASSES}
+    return files | {"mlp_numpy.py": "from modules import *\n\n\nclass MLP(LeakyReLUModule):\n    pass\n"}
+
+
+def children(server):
+    """Return the processes that come of the server, which stays itself: sandboxes, and whatever they started."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    found = {server._process.pid}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {server._process.pid}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server() as server:
+        yield server
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_hostile_submission_gains_nothing_and_leaves_nothing(server, attack):
+    files_before = set(Path(tempfile.gettempdir()).iterdir())
+    outcomes, _ = grade(server, hostile(ATTACKS[attack]), total_seconds=4, least_seconds=0.3)
+    assert points(outcomes) == 0, [name for name in outcomes if name not in lost(outcomes)]
+    assert all(outcome.got for outcome in outcomes.values())
+    assert not MARK.exists()
+    assert (ROOT / "modules.py").read_text() == PROJECT["modules.py"]
+    if sys.platform == "linux":
+        deadline = time.monotonic() + 5
+        while children(server) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert children(server) == set()
+    assert {p for p in set(Path(tempfile.gettempdir()).iterdir()) - files_before if "hostile" in p.name} == set()

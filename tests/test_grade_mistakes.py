@@ -1,0 +1,153 @@
+"""A submission with one mistake loses the one check that names it, and is told which mistake it was."""
+
+# ruff: noqa: E501, a row of a table stays on its line
+
+import pytest
+from graded import PROJECT, grade, lost, project_with
+
+from grading.sandbox import Server
+
+M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
+RSQRT = "torch.rsqrt((x - mean).square().mean(dim=0) + eps)"
+DX = "torch.addcmul(dout - dbeta / len(dout), x_hat, dgamma / -len(dout)) * (gamma[0] * inverse_std)"
+AUTOGRAD_NORMALIZE = "mean, inverse_std = statistics(input, self.eps)"
+FUNCTION_STATISTICS = "mean, inverse_std = statistics(input, eps)"
+MODULE_APPLY = "CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps)"
+
+# The check that is lost, a part of the sentence that names the mistake, and the mistake: what stands in which
+# file, and what in its place.
+MISTAKES = [
+    # LinearModule
+    ("linear.forward", "not added", M, 'out += self.params["bias"]', "pass"),
+    ("linear.forward", "subtracted", M, 'out += self.params["bias"]', 'out -= self.params["bias"]'),
+    ("linear.weight_gradient", "divided by the batch", M, "(self.x.T @ dout).T", "(self.x.T @ dout).T / len(dout)"),
+    ("linear.weight_gradient", "wrong sign", M, "(self.x.T @ dout).T", "-(self.x.T @ dout).T"),
+    ("linear.bias_gradient", "mean over the batch", M, "dout.sum(axis=0)\n", "dout.mean(axis=0)\n"),
+    ("linear.bias_gradient", "first example", M, "dout.sum(axis=0)\n", "dout[0]\n"),
+    ("linear.bias_gradient", "over everything", M, "dout.sum(axis=0)\n", "dout.sum() + 0 * dout[0]\n"),
+    ("linear.bias_gradient", "wrong sign", M, "dout.sum(axis=0)\n", "-dout.sum(axis=0)\n"),
+    ("linear.input_gradient", "wrong sign", M, 'return dout @ self.params["weight"]', 'return -dout @ self.params["weight"]'),
+    ("linear.start", "variance", M, "normal(0, 1e-4,", "normal(0, 1e-2,"),
+    ("linear.start", "biases start at 0", M, "np.zeros(out_features, dtype)", "np.ones(out_features, dtype)"),
+    # LeakyReLUModule
+    ("leaky_relu.forward", "ignored forward", M, "+ self.neg_slope * np.minimum(x, 0)", "+ 0 * np.minimum(x, 0)"),
+    ("leaky_relu.forward", "subtracted", M, "+ self.neg_slope * np.minimum(x, 0)", "- self.neg_slope * np.minimum(x, 0)"),
+    ("leaky_relu.backward", "ignored backward", M, "+ self.neg_slope * (dout * ~", "+ 0 * (dout * ~"),
+    ("leaky_relu.backward", "wrong sign", M, "+ self.neg_slope * (dout * ~", "- self.neg_slope * (dout * ~"),
+    ("leaky_relu.backward", "1, not the slope", M, "+ self.neg_slope * (dout * ~", "+ (dout * ~"),
+    # SoftMaxModule
+    ("softmax.forward", "over the batch", M, "exp.sum(axis=1, keepdims=True)", "exp.sum(axis=0, keepdims=True)"),
+    ("softmax.backward", "cross terms", M, "self.out * (dout - (dout * self.out)", "self.out * (dout - 0 * (dout * self.out)"),
+    ("softmax.backward", "sigmoid", M, "(dout - (dout * self.out).sum(axis=1, keepdims=True))", "(1 - self.out) * dout"),
+    ("softmax.backward", "added", M, "self.out * (dout - (dout", "self.out * (dout + (dout"),
+    ("softmax.large_logits", "", M, "x - x.max(axis=1, keepdims=True)", "x"),
+    # CrossEntropyModule
+    ("cross_entropy.forward", "sum over the batch", M, ".sum() / len(x)", ".sum()"),
+    ("cross_entropy.forward", "batch and classes", M, ".sum() / len(x)", ".mean()"),
+    ("cross_entropy.forward", "wrong sign", M, "return -(y * np.log", "return (y * np.log"),
+    ("cross_entropy.forward", "base of 2", M, "np.log(self._floored(x))", "np.log2(self._floored(x))"),
+    ("cross_entropy.backward", "batch and classes", M, "-y / (len(x) *", "-y / (x.size *"),
+    ("cross_entropy.backward", "wrong sign", M, "return -y / (len(x)", "return y / (len(x)"),
+    ("cross_entropy.backward", "p - t", M, "return -y / (len(x) * self._floored(x))", "return (x - y) / len(x)"),
+    ("numpy.batch_mean", "does not divide by the batch", M, "-y / (len(x) * self._floored(x))", "-y / self._floored(x)"),
+    # Batches
+    ("numpy.second_batch", "LinearModule keeps", M, "self.x = x", 'self.x = getattr(self, "x", x)'),
+    ("numpy.second_batch", "adds its gradients up", M, "dout.sum(axis=0)\n",
+     'self.grads["bias"] + dout.sum(axis=0)\n        self.grads["weight"] += self.before\n        self.before = self.grads["weight"]\n'),
+    ("numpy.second_batch", "mask", M, "self.is_positive = x > 0", 'self.is_positive = getattr(self, "is_positive", x > 0)'),
+    ("numpy.batch_of_one", "", M, "self.x = x", "self.x = x if len(x) > 1 else 0 * x"),
+    ("numpy.speed", "loop", M, "out = x @ self.params[\"weight\"].T",
+     'out = np.array([self.params["weight"] @ row for row in x])'),
+    ("numpy.speed", "SoftMaxModule goes", M, "return self.out * (dout - (dout * self.out).sum(axis=1, keepdims=True))",
+     "return np.array([(np.diag(p) - np.outer(p, p)) @ d for p, d in zip(self.out, dout)])"),
+    # MLP in NumPy
+    ("mlp_numpy.forward", "neg_slope", N, "LeakyReLUModule(neg_slope)]", "LeakyReLUModule(0.01)]"),
+    ("mlp_numpy.forward", "no activations", N, "LeakyReLUModule(neg_slope)]", "LeakyReLUModule(1)]"),
+    ("mlp_numpy.backward", "skips the activations", N, "reversed(self.modules[1:])",
+     "[m for m in reversed(self.modules[1:]) if not isinstance(m, LeakyReLUModule)]"),
+    # MLP in PyTorch
+    ("mlp_pytorch.forward", "probabilities", T, "return self.layers(x.flatten(1))", "return self.layers(x.flatten(1)).softmax(dim=1)"),
+    ("mlp_pytorch.forward", "follows the last layer", T, "return self.layers(x.flatten(1))",
+     "return nn.functional.leaky_relu(self.layers(x.flatten(1)), self.neg_slope)"),
+    ("mlp_pytorch.slope", "0.01", T, "nn.LeakyReLU(neg_slope)", "nn.LeakyReLU()"),
+    ("mlp_pytorch.slope", "ReLUs", T, "nn.LeakyReLU(neg_slope)", "nn.ReLU()"),
+    ("mlp_pytorch.parameters", "plain list", T, "self.layers = nn.Sequential(*modules)", "self.layers = Plain(modules)"),
+    ("mlp_pytorch.gradients", "detach", T, "return self.layers(x.flatten(1))",
+     "return self.layers[-1](self.layers[:-1](x.flatten(1)).detach())"),
+    # Batch norm by autograd
+    ("bn_autograd.forward", "gamma is left out", B, "self.weight * ((input - mean) * inverse_std) + self.bias",
+     "0 * self.weight + ((input - mean) * inverse_std) + self.bias"),
+    ("bn_autograd.gradients", "statistics are detached", B, AUTOGRAD_NORMALIZE,
+     "mean, inverse_std = (s.detach() for s in statistics(input, self.eps))"),
+    ("bn_autograd.eps", "1e-5", B, AUTOGRAD_NORMALIZE, "mean, inverse_std = statistics(input, 1e-5)"),
+    # Batch norm by hand
+    ("bn_function.eps", "1e-5", B, FUNCTION_STATISTICS, "eps = 1e-5\n        mean, inverse_std = statistics(input, eps)"),
+    ("bn_function.input_gradient", "mean as a constant", B, DX, DX.replace("dout - dbeta / len(dout)", "dout")),
+    ("bn_function.input_gradient", "variance as a constant", B, DX, DX.replace("dgamma / -len(dout)", "0 * dgamma")),
+    ("bn_function.input_gradient", "gamma is forgotten", B, DX, DX.replace("(gamma[0] * inverse_std)", "inverse_std")),
+    ("bn_function.gamma_gradient", "averaged", B, "return dx, dgamma if", "return dx, dgamma / len(dout) if"),
+    ("bn_function.beta_gradient", "averaged", B, "None, dbeta if", "None, dbeta / len(dout) if"),
+    ("bn_function.needs_input_grad", "nobody asked", B,
+     "return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None", "return dx, dgamma, dbeta, None"),
+    # Its module
+    ("bn_module.forward", "handed on", B, MODULE_APPLY, MODULE_APPLY.replace("self.eps", "1e-5")),
+    ("bn_module.gradients", "detached", B, MODULE_APPLY, MODULE_APPLY.replace("self.weight", "self.weight.data").replace("self.bias", "self.bias.data")),
+    # ConvNet
+    ("convnet.forward", "2x2", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.MaxPool2d(2)"),
+    ("convnet.forward", "means", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.AvgPool2d(3, 2, 1)"),
+    ("convnet.forward", "probabilities", V, "return self.classifier(self.features(x).flatten(1))",
+     "return self.classifier(self.features(x).flatten(1)).softmax(dim=1)"),
+    ("convnet.gradients", "detach", V, "self.features(x).flatten(1)", "self.features(x).flatten(1).detach()"),
+    ("convnet.evaluation", "evaluation", V, "def forward(self, x):", "def eval(self):\n        return self\n\n    def train(self, mode=True):\n        return super().train()\n\n    def forward(self, x):"),
+    ("convnet.sizes", "", V, "self.classifier = nn.Linear(n_channels, n_classes)", "self.classifier = nn.Linear(n_channels, 10)"),
+]  # fmt: skip
+
+PLAIN = """
+class Plain:
+    def __init__(self, modules):
+        self.modules = modules
+
+    def __iter__(self):
+        return iter(self.modules)
+
+    def __call__(self, x):
+        for module in self.modules:
+            x = module(x)
+        return x
+"""
+
+
+def submission(file, right, wrong):
+    files = project_with(file, right, wrong)
+    if "Plain(" in wrong:
+        files[T] = files[T].replace("class MLP(", f"{PLAIN.strip()}\n\n\nclass MLP(")
+    if "self.neg_slope)" in wrong and file == T:
+        files[T] = files[T].replace("super().__init__()", "super().__init__()\n        self.neg_slope = neg_slope")
+    if "self.before" in wrong:
+        files[M] = files[M].replace("self.grads = {name:", "self.before = 0.0\n        self.grads = {name:")
+    return files
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server() as server:
+        yield server
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the reference makes the same mistakes, and overflows
+@pytest.mark.parametrize(("check", "sentence", "file", "right", "wrong"), MISTAKES, ids=[
+    f"{m[0]}, {m[1]}, {i}" for i, m in enumerate(MISTAKES)
+])  # fmt: skip
+def test_mistake_costs_the_one_check_that_names_it(server, check, sentence, file, right, wrong):
+    outcomes, _ = grade(server, submission(file, right, wrong))
+    assert lost(outcomes) == [check], {name: outcomes[name] for name in lost(outcomes)}
+    assert sentence in outcomes[check].hint
+    assert outcomes[check].called
+    assert outcomes[check].got
+    assert outcomes[check].expected
+
+
+def test_the_project_loses_nothing(server):
+    outcomes, grading = grade(server, PROJECT)
+    assert lost(outcomes) == []
+    assert grading.carried == []
