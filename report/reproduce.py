@@ -8,6 +8,7 @@ python report/reproduce.py --pdf
 """
 
 import fnmatch
+import hashlib
 import os
 import re
 import shutil
@@ -125,6 +126,12 @@ def write_numbers():
         write_atomically(ROOT / "README.md", lambda file: file.write(changed.encode()))
 
 
+def sources_hash():
+    """Return a fingerprint of the text and the numbers that report.pdf is built from."""
+    sources = (REPORT / name for name in ("report.tex", "results.tex", "references.bib"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
 def write_pdf():
     """Build report.pdf from report.tex.
 
@@ -136,8 +143,9 @@ def write_pdf():
             "latexmk is not installed; on Debian: apt-get install latexmk texlive-latex-extra texlive-science "
             "texlive-fonts-recommended lmodern"
         )
-    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-outdir=build", "report.tex"]
-    # The date of the newest commit or record would make each PDF differ; none is written into it.
+    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-outdir=build"]
+    command += [rf"-usepretex=\def\sources{{{sources_hash()}}}", "report.tex"]
+    # Without dates, a PDF built again is the same file.
     environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
     done = subprocess.run(command, cwd=REPORT, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:

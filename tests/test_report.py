@@ -106,6 +106,20 @@ def test_results_tex_and_the_readmes_table_are_what_reproduce_writes():
     assert records.claims_markdown() in README
 
 
+def test_every_number_that_the_report_quotes_is_in_results_tex():
+    defined = set(re.findall(r"\\defineresult\{(.+?)\}", RESULTS_TEX))
+    quoted = set(re.findall(r"\\result\{([^#]+?)\}", REPORT))
+    quoted |= {f"{name}.mean" for name in re.findall(r"\\pmresult\{([^#]+?)\}", REPORT)}
+    quoted |= {f"{name}.{end}" for name in re.findall(r"\\rangeresult\{([^#]+?)\}", REPORT) for end in ("min", "max")}
+    assert len(quoted) > 80
+    assert quoted - defined == set()
+
+
+def test_pdf_is_built_from_this_text_and_these_numbers():
+    pdf = (ROOT / "report" / "report.pdf").read_bytes()
+    assert reproduce.sources_hash().encode() in pdf, "report.pdf is old; build it: python report/reproduce.py --pdf"
+
+
 def decimals(text):
     """Return the decimal numbers and percentages of a text."""
     return re.findall(r"\d+\.\d+(?:e-?\d+)?|\d+e-\d+|\d+(?=\s*(?:%|\\%|per cent))", text)
