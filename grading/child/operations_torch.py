@@ -39,6 +39,9 @@ def find_layers(module):
             visit(vars(value), depth + 1)
 
     visit(module, 0)
+    if not found:  # weights in one list of parameters, biases in another
+        params = list(module.parameters())
+        found = list(zip([q for q in params if q.ndim == 2], [q for q in params if q.ndim == 1], strict=False))
     return found
 
 

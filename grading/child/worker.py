@@ -87,7 +87,6 @@ def _bring_back_old_numpy(used):
         return OLD_NUMPY[name]
 
     np.__getattr__ = getattr_
-    np.__dict__.pop("bool", None), np.__dict__.pop("long", None), np.__dict__.pop("str", None)
 
 
 def _describe(error):
