@@ -96,9 +96,10 @@ class Grading:
             return Outcome(False, f"import {check.files[0][:-3]}", broken[0], "a file that can be imported")
         outcome = check.run(self)
         if not outcome.passed and outcome.was_run:
-            if not outcome.hint and self.failed:
-                outcome.hint = f"perhaps this follows from {', '.join(self.failed[-3:])}, above"
-            self.failed.append(check.name)
+            related = [other.name for other in self.failed if set(other.files) & set(check.files)]
+            if not outcome.hint and related:
+                outcome.hint = f"perhaps this follows from {', '.join(related[-3:])}, above"
+            self.failed.append(check)
         return outcome
 
     def ask(self, op, params, arrays, seconds=CHECK_SECONDS):
