@@ -12,7 +12,7 @@ import numpy as np
 
 from grading.runs import read_runs
 from grading.scheme import BY_HAND, BY_HAND_POINTS, QUESTIONS
-from train_utils import _write_atomically
+from train_utils import write_atomically
 
 NOT_RUN_YET = "not run yet"
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222}
@@ -31,7 +31,7 @@ def file_name(path):
 
 def write_text(path, text):
     """Write a text file so that there is never half of one."""
-    _write_atomically(Path(path), lambda file: file.write(text.encode()))
+    write_atomically(Path(path), lambda file: file.write(text.encode()))
 
 
 # ---- A submission ------------------------------------------------------------------------------

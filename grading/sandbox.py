@@ -58,7 +58,8 @@ class Server:
         code += f"sys.path += {self._sys_path()!r}; from child import server; "
         code += f"server.main({theirs.fileno()}, {str(self._folder / 'root')!r})"
         environment = {
-            "PATH": "/usr/bin:/bin", "HOME": "/work", "TMPDIR": "/work" if namespaces else tempfile.gettempdir(),
+            "PATH": "/usr/bin:/bin", "HOME": "/grade-work",
+            "TMPDIR": "/grade-work" if namespaces else tempfile.gettempdir(),
             "LANG": "C.UTF-8", "USER": "student", "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
         }  # fmt: skip
@@ -73,7 +74,12 @@ class Server:
     @staticmethod
     def _sys_path():
         """Return where installed modules lie, without the project."""
-        return [p for p in sys.path if p and Path(p).exists() and Path(p).resolve() not in (ROOT, ROOT / "tests")]
+        own = [Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()]  # perhaps within the project, as .venv
+
+        def is_installed(path):
+            return not path.is_relative_to(ROOT) or any(path.is_relative_to(prefix) for prefix in own)
+
+        return [p for p in sys.path if p and Path(p).exists() and is_installed(Path(p).resolve())]
 
     def start(self, cpu_seconds):
         """Return two sockets: to the worker of a new sandbox, and the one whose closing ends it."""
@@ -140,7 +146,7 @@ class Session:
         files: `{path in the folder: bytes}`.
         folders: those of them in which Python looks for modules, the first being the working directory.
         lenient: bring back names that NumPy has dropped.
-        total_seconds: after so many, requests get `least_seconds` each.
+        total_seconds: for all requests together; past them, each gets `least_seconds`.
         cpu_seconds: of processor time that each process of the submission may take.
 
     Attributes:
@@ -158,8 +164,7 @@ class Session:
 
     def ask(self, op, params, arrays=None, seconds=CHECK_SECONDS):
         """Return the `Answer` to one operation, within `seconds`."""
-        if self._spent > self.total_seconds:
-            seconds = min(seconds, self.least_seconds)
+        seconds = min(seconds, max(self.total_seconds - self._spent, self.least_seconds))
         began = time.monotonic()
         try:
             if self._channel is None:

@@ -73,7 +73,7 @@ ATTACKS = {
     "patches NumPy to agree": "np.allclose = np.array_equal = np.testing.assert_allclose = lambda *a, **k: True\n    np.abs = lambda x: 0 * x",
     "returns objects that lie about equality": "return Liar()",
     "returns what runs code where it is unpickled": "return Bomb()",
-    "deletes what it finds": f"import shutil\n    for p in ({str(ROOT)!r}, '/work', '.', os.path.expanduser('~')):\n        shutil.rmtree(p, ignore_errors=True)",
+    "deletes what it finds": f"import shutil\n    for p in ({str(ROOT)!r}, '/grade-work', '.', os.path.expanduser('~')):\n        shutil.rmtree(p, ignore_errors=True)",
     "writes into the grader's folder": f"\n    for p in ({str(ROOT)!r}, {tempfile.gettempdir()!r}):\n        try: open(p + '/{MARK.name}', 'w').write('x')\n        except OSError: pass",
     "leaves a daemon": "\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            time.sleep(1000)\n        os._exit(0)",
     "kills whomever it may": "\n    import signal\n    for p in range(2, 100000):\n        try: os.kill(p, signal.SIGKILL)\n        except OSError: pass",

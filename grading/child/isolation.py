@@ -69,13 +69,13 @@ def unshare():
 
 
 def enter_root(base, visible, hidden, scratch_mb):
-    """Replace the file system by one in memory: `visible` paths read-only, and /work, the new working directory.
+    """Replace the file system by one in memory: `visible` paths read-only, and /grade-work, the new working directory.
 
     Args:
         base: an empty folder to build it on.
         visible: folders that Python needs, besides the system's own.
         hidden: folders that are empty even where they lie within a visible one.
-        scratch_mb: of /work, the only place that can be written to.
+        scratch_mb: of /grade-work, the only place that can be written to.
 
     Raises:
         OSError: the kernel does not allow it.
@@ -100,16 +100,23 @@ def enter_root(base, visible, hidden, scratch_mb):
     os.mkdir(f"{base}/proc")
     with contextlib.suppress(OSError):  # a container that hides parts of /proc does not allow a new one
         _call("mount", "proc", f"{base}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, 0)
-    os.mkdir(f"{base}/work")
-    _call("mount", "tmpfs", f"{base}/work", "tmpfs", MS_NOSUID | MS_NODEV, f"size={scratch_mb}m,mode=1777,nr_inodes=8k")
+    os.mkdir(f"{base}/grade-work")
+    _call(
+        "mount",
+        "tmpfs",
+        f"{base}/grade-work",
+        "tmpfs",
+        MS_NOSUID | MS_NODEV,
+        f"size={scratch_mb}m,mode=1777,nr_inodes=8k",
+    )
     if not os.path.lexists(f"{base}/tmp"):
-        os.symlink("work", f"{base}/tmp")
+        os.symlink("grade-work", f"{base}/tmp")
     os.chdir(base)
     if _libc.syscall(ctypes.c_long(SYS_PIVOT_ROOT[os.uname().machine]), b".", b".") != 0:
         raise OSError(ctypes.get_errno(), "pivot_root")
     _call("umount2", ".", MNT_DETACH)
     _restrict("/", MOUNT_ATTR_RDONLY, recursive=False)
-    os.chdir("/work")
+    os.chdir("/grade-work")
 
 
 def _outermost(paths):
