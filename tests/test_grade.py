@@ -49,12 +49,6 @@ def write(folder, files):
     return folder
 
 
-@pytest.fixture(scope="module")
-def server():
-    with Server() as server:
-        yield server
-
-
 def test_points_are_the_courses():
     points = {}
     for check in all_checks():
@@ -98,7 +92,7 @@ def test_old_numpy_is_named_and_lenient_brings_it_back(server):
     assert grading.session.old_names == {"float"}
 
 
-def test_files_of_a_submission_and_the_same_score_again(tmp_path):
+def test_files_of_a_submission_and_the_same_score_again(server, tmp_path):
     folder = write(tmp_path / "one" / "deep", PROJECT | {"torch.py": "raise RuntimeError\n"})
     done = run_grader(folder.parent, "--no_training", "--out_dir", tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -116,7 +110,7 @@ def test_files_of_a_submission_and_the_same_score_again(tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["tests"] == results["tests"]
 
 
-def test_many_submissions_are_graded_once(tmp_path):
+def test_many_submissions_are_graded_once(server, tmp_path):
     folders = [write(tmp_path / f"s{i}", TEMPLATES) for i in range(4)]
     command = (*folders, "-j", 2, "--no_training", "--out_dir", tmp_path / "out")
     done = run_grader(*command)
@@ -131,7 +125,7 @@ def test_many_submissions_are_graded_once(tmp_path):
     assert changed == ["s1"]
 
 
-def test_result_file_is_there_from_the_start_and_survives_the_grader(tmp_path):
+def test_result_file_is_there_from_the_start_and_survives_the_grader(server, tmp_path):
     folder = write(tmp_path / "slow", PROJECT | {"modules.py": "import time\ntime.sleep(1000)\n"})
     command = [sys.executable, str(ROOT / "grade.py"), str(folder), "--no_training", "--out_dir", str(tmp_path / "out")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from graded import PROJECT, grade, lost, points
 
-from grading.sandbox import ROOT, Server, Session
+from grading.sandbox import ROOT, Session
 
 # Stubs under the course's names, so that every check gets as far as it can.
 STUBS = """
@@ -124,12 +124,6 @@ def children(server):
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
     return found - {server._process.pid}
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@
 import pytest
 from graded import PROJECT, grade, lost, project_with
 
-from grading.sandbox import Server
-
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
 RSQRT = "torch.rsqrt((x - mean).square().mean(dim=0) + eps)"
 DX = "torch.addcmul(dout - dbeta / len(dout), x_hat, dgamma / -len(dout)) * (gamma[0] * inverse_std)"
@@ -126,12 +124,6 @@ def submission(file, right, wrong):
     if "self.before" in wrong:
         files[M] = files[M].replace("self.grads = {name:", "self.before = 0.0\n        self.grads = {name:")
     return files
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Server() as server:
-        yield server
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the reference makes the same mistakes, and overflows
