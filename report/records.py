@@ -19,6 +19,9 @@ SEED = 42  # the first of each experiment's seeds; the others follow
 # The improved MLP's rungs, each of which keeps the changes of those before it.
 LADDER = ("0_start", "1_kaiming", "2_batch_norm", "3_onecycle", "4_augment", "5_dropout", "6_width")
 
+# Gradients of the NumPy MLP that are wrong on purpose.
+WRONG_GRADIENTS = ("bias_averaged", "slope_of_wrong_sign", "cross_terms_lost")
+
 # Name, which is that of the flag file in report/experiments: its script, and how many seeds it takes.
 # Five where a run takes less than 2 minutes on two cores, three where it takes up to 25.
 EXPERIMENTS = {
@@ -35,6 +38,7 @@ EXPERIMENTS = {
     **{f"depth_{n}_normal": ("train_mlp_pytorch", 5) for n in range(5)},
     **{f"depth_{n}_kaiming": ("train_mlp_pytorch", 5) for n in range(6)},
     "depth_5_pytorch": ("train_mlp_pytorch", 5),
+    **{f"wrong_{mistake}": ("report/wrong_gradients", 5) for mistake in WRONG_GRADIENTS},
     "precision_mlp": ("train_mlp_pytorch", 5),
     "precision_five_layers": ("train_mlp_pytorch", 1),
     "precision_convnet": ("train_convnet_pytorch", 1),

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import draw
 import numpy as np
@@ -23,6 +24,7 @@ NOT_OF_THE_EXPERIMENT = {"seed", "out_dir", "data_dir", "dataset", "resume", "qu
 
 # Seeds recorded so far, where there are to be more; `reproduce.py` runs the others.
 SEEDS_SO_FAR = {f"ladder_{rung}": 2 for rung in records.LADDER} | {"best_mlp": 1, "best_convnet": 1}
+SEEDS_SO_FAR |= {f"wrong_{mistake}": 0 for mistake in records.WRONG_GRADIENTS}
 
 
 # ---- Records -------------------------------------------------------------------------------------
@@ -34,17 +36,22 @@ def test_every_flag_file_is_an_experiment_and_every_record_of_one():
     assert {path.name for path in records.RESULTS.iterdir()} <= flag_files
 
 
+def flags_of(name):
+    """Return all flags of an experiment, its flag file's and its script's defaults."""
+    script = importlib.import_module(Path(records.EXPERIMENTS[name][0]).name)
+    return vars(script.make_flags().parse_args([f"@{records.FLAG_FILES / name}.args"]))
+
+
 @pytest.mark.parametrize("name", records.EXPERIMENTS)
 def test_records_are_of_real_images_and_of_the_flag_file(name):
     script, n_seeds = records.EXPERIMENTS[name]
-    parser = importlib.import_module(script).make_flags()
-    expected = vars(parser.parse_args([f"@{records.FLAG_FILES / name}.args"]))
+    expected = flags_of(name)
     found = records.read_records(name)
     assert [record.seed for record in found] == list(range(42, 42 + len(found))), "a seed is left out"
     assert len(found) >= SEEDS_SO_FAR.get(name, n_seeds)
     for record in found:
         config = record.config
-        assert config["script"] == script
+        assert config["script"] == Path(script).name
         assert config["dataset"]["name"] == "CIFAR-10"
         assert len(config["dataset"]["fingerprint"]) == 32
         assert {"versions", "machine", "date", "precision", "git_commit"} <= set(config)
@@ -130,10 +137,8 @@ def decimals(text):
 def known_settings():
     """Return all numbers of the experiments' flags and of the scripts' defaults."""
     known = set()
-    for name, (script, _) in records.EXPERIMENTS.items():
-        parser = importlib.import_module(script).make_flags()
-        flags = vars(parser.parse_args([f"@{records.FLAG_FILES / name}.args"]))
-        known |= {value for value in flags.values() if isinstance(value, float)}
+    for name in records.EXPERIMENTS:
+        known |= {value for value in flags_of(name).values() if isinstance(value, float)}
     return known | {0.0001, 0.02, 0.1}  # of the initial weights; what counts as a fall, a jump
 
 

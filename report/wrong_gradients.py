@@ -1,0 +1,63 @@
+"""Train the NumPy MLP with a gradient that is wrong on purpose: its curve hardly shows it (report, section 6).
+
+python report/wrong_gradients.py --mistake bias_averaged
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+import mlp_numpy  # noqa: E402
+import modules  # noqa: E402
+import train_mlp_numpy  # noqa: E402
+from cifar10_utils import DataError  # noqa: E402
+from train_utils import make_mlp_parser, run_script  # noqa: E402
+
+
+class BiasAveraged(modules.LinearModule):
+    """Takes the mean over the batch where dL/db is the sum; the loss has divided by B already."""
+
+    def backward(self, dout, needs_input_grad=True):
+        grad = super().backward(dout, needs_input_grad)
+        self.grads["bias"] = dout.mean(axis=0)
+        return grad
+
+
+class SlopeOfWrongSign(modules.LeakyReLUModule):
+    """Sends −a · dL/dx back through negative inputs, where a · dL/dx is right."""
+
+    def backward(self, dout):
+        return dout * self.is_positive - self.neg_slope * (dout * ~self.is_positive)
+
+
+class CrossTermsLost(modules.SoftMaxModule):
+    """Takes xᵢ (1 − xᵢ) for the Jacobian, as if each logit changed its own probability alone."""
+
+    def backward(self, dout):
+        return dout * self.out * (1 - self.out)
+
+
+MISTAKES = {
+    "bias_averaged": ("LinearModule", BiasAveraged),
+    "slope_of_wrong_sign": ("LeakyReLUModule", SlopeOfWrongSign),
+    "cross_terms_lost": ("SoftMaxModule", CrossTermsLost),
+}
+
+
+def train(args):
+    """Train as `train_mlp_numpy` does, but with a module that `args.mistake` names in place of the right one."""
+    name, wrong = MISTAKES[args.mistake]
+    setattr(mlp_numpy, name, wrong)
+    return train_mlp_numpy.train(args)
+
+
+def make_flags():
+    """Return the parser of this script's flags."""
+    parser = make_mlp_parser("wrong_gradients", "Train the NumPy MLP with a gradient that is wrong on purpose.")
+    parser.add_argument("--mistake", choices=MISTAKES, default="bias_averaged", help="which gradient, and how")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(train, make_flags(), expected=(DataError,)))
