@@ -122,12 +122,44 @@ def draw_ladder():
     return figure
 
 
+def draw_wrong_gradients():
+    """Return a figure of the NumPy MLP's test accuracy, trained by its gradients and by wrong ones."""
+    figure, axes = new_figure()
+    for name, label, style in (
+        ("fig01_mlp_numpy", "right", SPLIT_STYLES["test"]),
+        ("wrong_bias_averaged", "bias gradient averaged", {"color": "#0072B2", "ls": "--", "marker": "o"}),
+        ("wrong_slope_of_wrong_sign", "slope of the wrong sign", {"color": "#009E73", "ls": ":", "marker": "^"}),
+        (
+            "wrong_cross_terms_lost",
+            "softmax's cross terms lost: diverges",
+            {"color": "#CC79A7", "ls": "-.", "marker": "D"},
+        ),
+    ):
+        seeds = [record.metrics for record in read_records(name)]
+        n = min(len(metrics) for metrics in seeds)  # those that diverge end where they do
+        values = np.array([[m["test_accuracy"] for m in metrics[:n]] for metrics in seeds])
+        steps = [m["step"] for m in seeds[0][:n]]
+        axes.plot(steps, values.mean(axis=0), label=label, markersize=3.5, **style)
+        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.12, lw=0)
+    axes.set(xlabel="training step", ylabel="test accuracy", title="NumPy MLP, defaults, right and wrong gradients")
+    axes.set_ylim(0, 0.6)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
 def figures():
     """Yield (name, figure) of all that can be drawn from what is recorded."""
     for number, name, title in RUNS:
         if read_records(name):
             for n, quantity in ((number, "accuracy"), (number + 1, "loss")):
                 yield f"fig{n:02d}_{name.split('_', 1)[1]}_{quantity}", draw_run(name, quantity, title)
-    for prefix, draw in (("learning_rate_", draw_learning_rates), ("depth_", draw_depths), ("ladder_", draw_ladder)):
-        if all(read_records(name) for name in EXPERIMENTS if name.startswith(prefix)):
-            yield f"study_{prefix.rstrip('_')}", draw()
+    studies = {
+        "learning_rate": draw_learning_rates,
+        "depth": draw_depths,
+        "ladder": draw_ladder,
+        "wrong": draw_wrong_gradients,
+    }
+    for study, draw in studies.items():
+        if all(read_records(name) for name in EXPERIMENTS if name.startswith(f"{study}_")):
+            yield f"study_{study}", draw()

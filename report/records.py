@@ -176,6 +176,17 @@ def all_numbers():
     return found
 
 
+# Experiments in the README's table of results, and what they are called there.
+README_RUNS = {
+    "fig01_mlp_numpy": "`train_mlp_numpy.py`",
+    "fig03_mlp_pytorch": "`train_mlp_pytorch.py`, bf16",
+    "precision_mlp": "`train_mlp_pytorch.py`, fp32",
+    "fig13_convnet": "`train_convnet_pytorch.py`, bf16",
+    "precision_convnet": "`train_convnet_pytorch.py`, fp32",
+    "best_mlp": "`train_mlp_pytorch.py @report/experiments/best_mlp.args`",
+    "best_convnet": "`train_convnet_pytorch.py @report/experiments/best_convnet.args`",
+}
+
 # ---- The original report's claims ---------------------------------------------------------------
 
 # What it says in numbers, for the dashed lines of the figures.
@@ -298,6 +309,22 @@ def claims_markdown():
     for row in claims_table():
         theirs, ours, _ = zip(*row.claims, strict=True)
         lines.append(f"| {row.figures} | {row.run} | {'; '.join(theirs)} | {'; '.join(ours)} | {row.verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def results_markdown():
+    """Return the README's table of results."""
+    lines = ["| run | seeds | test accuracy, lowest to highest | test loss | train accuracy | train loss |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, run in README_RUNS.items():
+        found = numbers(name)
+        several = found["n"] > 1
+        accuracy = plus_minus(name, "test_accuracy")
+        if several:
+            accuracy += ", {min:.3f} to {max:.3f}".format(**found["test_accuracy"])
+        seeds = f"{found['first_seed']} to {found['last_seed']}" if several else found["first_seed"]
+        others = " | ".join(plus_minus(name, q) for q in ("test_loss", "train_accuracy", "train_loss"))
+        lines.append(f"| {run} | {seeds} | {accuracy} | {others} |")
     return "\n".join(lines) + "\n"
 
 

@@ -30,12 +30,13 @@ from records import (  # noqa: E402
     is_recorded,
     numbers,
     read_records,
+    results_markdown,
     results_tex,
 )
 
 from train_utils import Parser, whole_number, write_atomically, write_json  # noqa: E402
 
-README_MARKS = re.compile(r"(?<=<!-- claims -->\n).*?(?=<!-- /claims -->)", re.DOTALL)
+README_TABLES = {"results": results_markdown, "claims": claims_markdown}  # each between marks of its name
 
 
 class ReproduceError(Exception):
@@ -118,10 +119,13 @@ def write_figures():
 
 
 def write_numbers():
-    """Write results.tex, and the README's table of claims between its marks."""
+    """Write results.tex, and the README's tables between their marks."""
     write_atomically(REPORT / "results.tex", lambda file: file.write(results_tex().encode()))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    changed = README_MARKS.sub(lambda _: claims_markdown(), readme)
+    changed = readme
+    for name, table in README_TABLES.items():
+        marked = rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)"
+        changed = re.sub(marked, lambda _, table=table: table(), changed, flags=re.DOTALL)
     if changed != readme:
         write_atomically(ROOT / "README.md", lambda file: file.write(changed.encode()))
 

@@ -6,28 +6,19 @@ import statistics
 from pathlib import Path
 
 import pytest
+from records import README_RUNS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# Folder in report/results, the beginning of its runs' names, and what the README calls them.
-RUNS = [
-    ("fig01_mlp_numpy", "seed", "`train_mlp_numpy.py`"),
-    ("fig03_mlp_pytorch", "seed", "`train_mlp_pytorch.py`, bf16"),
-    ("precision_mlp", "seed", "`train_mlp_pytorch.py`, fp32"),
-    ("fig13_convnet", "seed", "`train_convnet_pytorch.py`, bf16"),
-    ("precision_convnet", "seed", "`train_convnet_pytorch.py`, fp32"),
-    ("best_mlp", "seed", "`train_mlp_pytorch.py @report/experiments/best_mlp.args`"),
-    ("best_convnet", "seed", "`train_convnet_pytorch.py @report/experiments/best_convnet.args`"),
-]
 
 
-def row(folder, prefix, name):
+def row(folder, name):
     """Return the README's line about the runs in a folder: means and, where there are several, standard deviations."""
-    paths = sorted((ROOT / "report" / "results" / folder).glob(f"{prefix}*/summary.json"))
+    paths = sorted((ROOT / "report" / "results" / folder).glob("seed*/summary.json"))
     summaries = [json.loads(path.read_text()) for path in paths]
     assert summaries
     assert {summary["dataset"] for summary in summaries} == {"CIFAR-10"}
-    seeds = [int(path.parent.name.removeprefix(prefix)) for path in paths]
+    seeds = [int(path.parent.name.removeprefix("seed")) for path in paths]
     assert seeds == list(range(seeds[0], seeds[-1] + 1)), "a seed is left out"
     cells = [name, f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])]
     for column in ("test_accuracy", "test_loss", "train_accuracy", "train_loss"):
@@ -40,9 +31,9 @@ def row(folder, prefix, name):
     return f"| {' | '.join(cells)} |"
 
 
-@pytest.mark.parametrize("runs", RUNS, ids=lambda runs: "-".join(runs[:2]))
-def test_results_table_is_of_the_recorded_runs(runs):
-    assert row(*runs) in README
+@pytest.mark.parametrize("folder", README_RUNS)
+def test_results_table_is_of_the_recorded_runs(folder):
+    assert row(folder, README_RUNS[folder]) in README
 
 
 def test_readme_has_the_two_commands_that_ci_runs():
