@@ -4,6 +4,8 @@
 
 import contextlib
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -151,3 +153,24 @@ def test_hostile_submission_gains_nothing_and_leaves_nothing(server, has_walls, 
             time.sleep(0.05)
         assert children(server) == set()
     assert {p for p in set(Path(tempfile.gettempdir()).iterdir()) - files_before if "hostile" in p.name} == set()
+
+
+def test_ordinary_user_has_walls_wherever_the_kernel_allows_them(server):
+    user = 65534 if os.geteuid() == 0 else os.geteuid()
+
+    def run(*command):
+        return subprocess.run(command, cwd=ROOT, user=user, env={}, capture_output=True, text=True)
+
+    if shutil.which("unshare") is None or run("unshare", "--map-root-user", "--net", "true").returncode:
+        pytest.skip("an ordinary user may make no namespaces here")
+    try:
+        run(sys.executable, "-c", "import grading.sandbox").check_returncode()
+    except (PermissionError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"user {user} can read no Python, or no project: {error}")
+    code = """
+from grading.sandbox import Server, Session
+with Server() as server, Session(server, {"modules.py": b""}, ["."]) as session:
+    session.ask("import_module", {"module": "modules"})
+    print(session.protection)
+"""
+    assert "'namespaces': True" in run(sys.executable, "-c", code).stdout

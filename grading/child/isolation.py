@@ -63,9 +63,11 @@ def unshare():
     flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
     _call("unshare", flags if uid == 0 else flags | CLONE_NEWUSER)
     if uid != 0:
+        prctl(PR_SET_DUMPABLE, 1)  # the files in /proc of a process that is not are root's
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        prctl(PR_SET_DUMPABLE, 0)
 
 
 def enter_root(base, visible, hidden, scratch_mb):
