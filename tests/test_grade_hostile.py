@@ -4,6 +4,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,10 +29,10 @@ class LinearModule:
         self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
 
     def forward(self, x):
-        return attack() or np.zeros((len(x), len(self.params["bias"])))
+        return answer(np.zeros((len(x), len(self.params["bias"]))))
 
     def backward(self, dout):
-        return attack() or np.zeros((len(dout), self.params["weight"].shape[1]))
+        return answer(np.zeros((len(dout), self.params["weight"].shape[1])))
 
 
 class LeakyReLUModule:
@@ -39,7 +40,7 @@ class LeakyReLUModule:
         pass
 
     def forward(self, x, *y):
-        return attack() or np.zeros_like(x)
+        return answer(np.zeros_like(x))
 
     backward = forward
 
@@ -52,8 +53,32 @@ class CrossEntropyModule(LeakyReLUModule):
     pass
 
 
-def attack():
+def answer(default):
+    result = attack(default)
+    return default if result is None else result
+
+
+def attack(default):
     {attack}
+"""
+MLP = """
+from modules import *
+
+
+class MLP:
+    def __init__(self, n_inputs, n_hidden, n_classes, neg_slope):
+        sizes = [n_inputs, *n_hidden, n_classes]
+        self.layers = [LinearModule(*pair) for pair in zip(sizes[:-1], sizes[1:])]
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, dout):
+        for layer in reversed(self.layers):
+            dout = layer.backward(dout)
+        return dout
 """
 
 MARK = Path(tempfile.gettempdir(), f"grade-hostile-{os.getpid()}")
@@ -69,7 +94,7 @@ ATTACKS = {
     "fills the disk": "f = open('full', 'wb')\n    while True: f.write(bytes(1 << 24)); f.flush()",
     "fills the disk with small files": "n = 0\n    while True:\n        open(str(n), 'w').write('x'); n += 1",
     "prints without end": "\n    while True: print('x' * 100000)",
-    "returns NaN": "return np.full((5, 6), np.nan)",
+    "returns NaN": "return default + np.nan",
     "returns wrong shapes": "return np.zeros((1, 2, 3, 4))",
     "returns gigantic arrays": "return np.broadcast_to(np.float32(0), (1 << 20, 1 << 12))",
     "patches NumPy to agree": "np.allclose = np.array_equal = np.testing.assert_allclose = lambda *a, **k: True\n    np.abs = lambda x: 0 * x",
@@ -84,9 +109,20 @@ ATTACKS = {
     "looks for the reference": "\n    import importlib\n    for p in sys.path: pass\n    for name in ('modules', 'mlp_numpy'):\n        sys.path.insert(0, "
     + repr(str(ROOT))
     + ")\n        sys.modules.pop(name, None)\n    m = importlib.import_module('modules')\n    globals().update({k: v for k, v in vars(m).items() if k.endswith('Module')})",
-    "recurses without end": "return attack()",
+    "recurses without end": "return attack(default)",
     "crashes the interpreter": "import ctypes; ctypes.string_at(0)",
 }
+# What shows that the attack was reached, besides the stubs' zeros: part of what the checks of LinearModule's and MLP's forward say they got.
+REACHED = {
+    "exits with success": "its process ended with exit status 0", "raises SystemExit": "SystemExit: 0",
+    "hangs": "did not end", "hangs in a loop that nothing interrupts": "did not end", "forks without end": "did not end|started more",
+    "eats memory": "did not end|MemoryError|took more", "fills the disk": "File too large", "fills the disk with small files": "No space left",
+    "prints without end": "did not end", "returns NaN": "nan at index", "returns wrong shapes": r"shape \(1, 2, 3, 4\)",
+    "writes into the grader's channel": "did not end|protocol", "answers ahead of the question": "did not end|protocol",
+    "returns gigantic arrays": "16.0 GiB", "returns objects that lie about equality": "__array__ method",
+    "returns what runs code where it is unpickled": "got a Bomb", "kills whomever it may": "signal SIGKILL",
+    "recurses without end": "RecursionError", "crashes the interpreter": "signal SIGSEGV",
+}  # fmt: skip
 # What would hit the machine that tests, or its user's files and processes, where nothing but limits holds it.
 ONLY_BEHIND_WALLS = {
     "deletes what it finds", "writes into the grader's folder", "kills whomever it may", "fills the disk",
@@ -112,8 +148,7 @@ class Bomb:
 
 
 def hostile(attack):
-    files = {"modules.py": STUBS.replace("{attack}", attack) + CLASSES}
-    return files | {"mlp_numpy.py": "from modules import *\n\n\nclass MLP(LeakyReLUModule):\n    pass\n"}
+    return {"modules.py": STUBS.replace("{attack}", attack) + CLASSES, "mlp_numpy.py": MLP}
 
 
 def children(server):
@@ -145,6 +180,8 @@ def test_hostile_submission_gains_nothing_and_leaves_nothing(server, has_walls, 
     outcomes, _ = grade(server, hostile(ATTACKS[attack]), total_seconds=4, least_seconds=0.3)
     assert points(outcomes) == 0, [name for name in outcomes if name not in lost(outcomes)]
     assert all(outcome.got for outcome in outcomes.values())
+    for check in ("linear.forward", "mlp_numpy.forward"):
+        assert re.search(REACHED.get(attack, ": 0 at index"), outcomes[check].got)
     assert not MARK.exists()
     assert (ROOT / "modules.py").read_text() == PROJECT["modules.py"]
     if sys.platform == "linux":
