@@ -63,7 +63,7 @@ class Grading:
         submission: its `submission.Submission`.
         training: what the training checks need, `checks_training.Training`.
         carried: mistakes found so far, which later checks take into account.
-        measured: accuracies that training reached, for the record.
+        measured: `{operation: [(step, test accuracy), …]}` of the training checks, for the record.
         old_code: what Python said to code that is older than NumPy and PyTorch are here.
     """
 

@@ -1,12 +1,13 @@
 """The training checks: each network trained by the grader's own loop, in the submission's process, on CIFAR-10.
 
-That process gets training images and their labels. The MLPs' weights come back, and the test set is classified
-here; the ConvNet's logits of test images come back, which its process got after training, without labels.
+That process gets training images and their labels, those of some steps at a time. The MLPs' weights come back, and
+the test set is classified here; the ConvNet's logits of test images come back, which its process got after training,
+without labels.
 """
 
+import copy
 import functools
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from grading.runs import interval, read_runs
 N_STEPS, BATCH_SIZE, LEARNING_RATE, N_HIDDEN, NEG_SLOPE = 1500, 200, 2e-3, 100, 0.02
 CONVNET_STEPS, CONVNET_FULL_STEPS, CONVNET_BATCH = 250, 5000, 32
 CONVNET_TEST_IMAGES = 2000
+# Of the curves, which earn no points: how often networks are evaluated before the end, and on how many test images.
+EVERY, CONVNET_EVERY, CONVNET_FULL_EVERY = 100, 50, 500
+CURVE_IMAGES, CONVNET_CURVE_IMAGES = 2000, 500
+MAX_THREADS = 8  # each counts against the sandbox's number of processes
 # What the project's own ConvNet reaches after `CONVNET_STEPS`, for several seeds.
 BUDGET = Path(__file__).parent / "convnet_budget.json"
 SECONDS, FULL_SECONDS = 150, 7200
@@ -31,15 +36,23 @@ class Training:
     Attributes:
         data: `{'train', 'test'}` of `DataSet`, or None with `why_not`.
         full: train the ConvNet for its 5,000 steps.
+        threads: with which PyTorch computes.
     """
 
     data: dict | None
     why_not: str = ""
     full: bool = False
+    threads: int = 1
 
 
-def load_training(data_dir, wanted, full):
-    """Return `Training` with CIFAR-10 from `data_dir`, or without, and why. Nothing is downloaded."""
+def load_training(data_dir, wanted, full, jobs=1):
+    """Return `Training` with CIFAR-10 from `data_dir`, or without, and why. Nothing is downloaded.
+
+    Args:
+        wanted: False where the training checks are switched off.
+        full: train the ConvNet for its 5,000 steps.
+        jobs: submissions that are graded at once.
+    """
     if not wanted:
         return Training(None, "switched off by --no_training")
     if not Path(data_dir).is_dir():
@@ -48,22 +61,28 @@ def load_training(data_dir, wanted, full):
         )
     import warnings
 
+    threads = min(MAX_THREADS, max(1, (os.cpu_count() or 1) // jobs))
     from cifar10_utils import DataError, get_cifar10
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Training(get_cifar10(data_dir, seed=42), full=full)
+            return Training(get_cifar10(data_dir, seed=42), full=full, threads=threads)
     except DataError as error:
         return Training(None, str(error))
 
 
-def inputs(data, n_steps, batch_size):
-    """Return images, labels, mean image and the index of each step's examples, as the training scripts draw them."""
-    train = data["train"]
+def parts(data, n_steps, batch_size, every):
+    """Yield the last step and the inputs of one part of training after another, `every` steps each.
+
+    Images and labels are in the order in which the training scripts draw them.
+    """
+    train = copy.copy(data["train"])  # other submissions draw at the same time
     train.position = 0
-    index = np.concatenate([train.next_index(batch_size) for _ in range(n_steps)])
-    return {"images": train.pixels, "labels": train.classes, "mean_image": train.mean_image, "index": index}
+    for step in range(every, n_steps + 1, every):
+        index = np.concatenate([train.next_index(batch_size) for _ in range(every)])
+        images, labels = train.pixels[index], train.classes[index]
+        yield step, {"images": images, "labels": labels, "mean_image": train.mean_image, "index": np.arange(len(index))}
 
 
 @functools.cache
@@ -75,16 +94,16 @@ def start_weights():
     return weights | {f"bias{l}": np.zeros(n, np.float32) for l, (n, _) in enumerate(sizes)}
 
 
-def mlp_accuracy(weights, test):
-    """Return the test accuracy of an MLP of these weights."""
+def mlp_accuracy(weights, test, n_images):
+    """Return the accuracy of an MLP of these weights on the first `n_images` of the test set."""
     n_correct = 0
     with np.errstate(all="ignore"):
-        for images, targets in test.batches(1000):
+        for images, targets in test.batches(1000, n_images):
             hidden = images.reshape(len(images), -1) @ weights["weight0"].T + weights["bias0"]
             hidden = np.where(hidden > 0, hidden, NEG_SLOPE * hidden)
             logits = hidden @ weights["weight1"].T + weights["bias1"]
             n_correct += int((logits.argmax(axis=1) == targets.argmax(axis=1)).sum())
-    return n_correct / test.num_examples
+    return n_correct / n_images
 
 
 def _mlp(op, experiment, figure):
@@ -94,16 +113,19 @@ def _mlp(op, experiment, figure):
             return Outcome(False, "training on CIFAR-10", f"not run: {training.why_not}", was_run=False)
         low, high, text = interval([r.metrics[-1]["test_accuracy"] for r in read_runs(experiment)])
         params = {"n_inputs": 3072, "n_hidden": [N_HIDDEN], "n_classes": 10, "neg_slope": NEG_SLOPE}
-        params |= {"learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "threads": os.cpu_count() or 1}
+        params |= {"learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "threads": training.threads}
         called = f"MLP(3072, [{N_HIDDEN}], 10, {NEG_SLOPE}) after {N_STEPS} steps of the grader's loop"
-        arrays = inputs(training.data, N_STEPS, BATCH_SIZE) | start_weights()
-        answer = g.session.ask(op, params, arrays, SECONDS)
         expected = f"test accuracy from {low:.3f} to {high:.3f} (figure {figure}: {text})"
-        shapes = {name: array.shape for name, array in start_weights().items()}
-        if answer.error or {n: a.shape for n, a in answer.arrays.items()} != shapes:
-            return Outcome(False, called, answer.error or "weights of other shapes", expected)
-        accuracy = mlp_accuracy(answer.arrays, training.data["test"])
-        g.measured[op] = accuracy
+        weights, test, left = start_weights(), training.data["test"], SECONDS
+        shapes = {name: array.shape for name, array in weights.items()}
+        curve = g.measured[op] = []
+        for step, arrays in parts(training.data, N_STEPS, BATCH_SIZE, EVERY):
+            answer = g.session.ask(op, params, arrays | weights, left)
+            weights, left = answer.arrays, left - answer.seconds
+            if answer.error or {n: a.shape for n, a in weights.items()} != shapes:
+                return Outcome(False, called, f"{answer.error or 'weights of other shapes'}, by step {step}", expected)
+            accuracy = mlp_accuracy(weights, test, CURVE_IMAGES if step < N_STEPS else test.num_examples)
+            curve.append((step, accuracy))
         return Outcome(low <= accuracy <= high, called, f"test accuracy {accuracy:.4f}", expected)
 
     return run
@@ -113,30 +135,33 @@ def _convnet(g):
     training = g.training
     if training.data is None:
         return Outcome(False, "training on CIFAR-10", f"not run: {training.why_not}", was_run=False)
-    n_steps = CONVNET_FULL_STEPS if training.full else CONVNET_STEPS
-    n_test = training.data["test"].num_examples if training.full else CONVNET_TEST_IMAGES
-    if training.full:
+    test, full = training.data["test"], training.full
+    if full:
+        n_steps, every, n_test, left = CONVNET_FULL_STEPS, CONVNET_FULL_EVERY, test.num_examples, FULL_SECONDS
         low, _, text = interval([r.metrics[-1]["test_accuracy"] for r in read_runs("fig13_convnet")])
         text = f"figure 13: {text}"
     else:
+        n_steps, every, n_test, left = CONVNET_STEPS, CONVNET_EVERY, CONVNET_TEST_IMAGES, SECONDS
         low, _, text = interval(json.loads(BUDGET.read_text())["test_accuracy"])
-    params = {"learning_rate": 1e-4, "batch_size": CONVNET_BATCH, "threads": os.cpu_count() or 1, "seed": 42}
+    params = {"learning_rate": 1e-4, "batch_size": CONVNET_BATCH, "threads": training.threads, "seed": 42}
     called = f"ConvNet(3, 10) trained for {n_steps} steps of {CONVNET_BATCH} images by Adam"
-    seconds = FULL_SECONDS if training.full else SECONDS
-    answer = g.session.ask("convnet_train", params, inputs(training.data, n_steps, CONVNET_BATCH), seconds)
     expected = f"test accuracy of at least {low:.3f} on {n_test} images ({text})"
-    if answer.error:
-        return Outcome(False, called, answer.error, expected)
-    test = training.data["test"]
-    arrays = {"images": test.pixels[:n_test], "mean_image": test.mean_image}
-    answer = g.session.ask("convnet_predict", {}, arrays, seconds)
-    logits = answer.arrays.get("out")
-    if logits is None or logits.shape != (n_test, 10):
-        return Outcome(
-            False, called, answer.error or f"logits of shape {None if logits is None else logits.shape}", expected
-        )
-    accuracy = float((logits.argmax(axis=1) == test.classes[:n_test]).mean()) if np.isfinite(logits).all() else math.nan
-    g.measured["convnet"] = accuracy
+    curve = g.measured["convnet"] = []
+    for step, arrays in parts(training.data, n_steps, CONVNET_BATCH, every):
+        answer = g.session.ask("convnet_train", params | {"is_first": step == every}, arrays, left)
+        left -= answer.seconds
+        if answer.error:
+            return Outcome(False, called, f"{answer.error}, by step {step}", expected)
+        n = CONVNET_CURVE_IMAGES if step < n_steps else n_test
+        arrays = {"images": test.pixels[:n], "mean_image": test.mean_image}
+        answer = g.session.ask("convnet_predict", {}, arrays, left)
+        left -= answer.seconds
+        logits = answer.arrays.get("out")
+        if logits is None or logits.shape != (n, 10):
+            got = answer.error or f"logits of shape {None if logits is None else logits.shape}"
+            return Outcome(False, called, f"{got}, at step {step}", expected)
+        accuracy = float((logits.argmax(axis=1) == test.classes[:n]).mean()) if np.isfinite(logits).all() else 0.0
+        curve.append((step, accuracy))
     return Outcome(accuracy >= low, called, f"test accuracy {accuracy:.4f}", expected)
 
 

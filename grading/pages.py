@@ -161,13 +161,12 @@ def run_page(path, experiment, metrics, rows):
     return page(f"{Path(path).name} against {experiment}", parts, pictures)
 
 
-def curves(experiment, quantity, metrics=(), point=None):
-    """Return a PNG of the recorded runs of an experiment, their spread shaded, and a run or a point over them.
+def curves(experiment, quantity, metrics=()):
+    """Return a PNG of the recorded runs of an experiment, their spread shaded, and evaluations over them.
 
     Args:
         quantity: 'accuracy' or 'loss'.
-        metrics: evaluations of a run.
-        point: (step, test accuracy), drawn as a star.
+        metrics: evaluations of a run, or of a submission's network, which has none of training images.
     """
     from matplotlib.figure import Figure
 
@@ -182,13 +181,12 @@ def curves(experiment, quantity, metrics=(), point=None):
         axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0)
         label = f"{split}, {len(same)} recorded run{'s' if len(same) > 1 else ''}, lowest to highest"
         axes.plot(steps, values.mean(axis=0), color=colour, ls=dashes, lw=0.9, label=label)
-        if metrics:
-            own = [(m["step"], m[key]) for m in metrics if key in m]
-            axes.plot(
-                *zip(*own, strict=True), color=colour, ls=dashes, marker="o", ms=3, lw=1.8, label=f"{split}, this run"
-            )
-    if point is not None:
-        axes.plot(*point, marker="*", ms=15, color="black", ls="none", label="this submission, test")
+        own = [(m["step"], m[key]) for m in metrics if key in m]
+        if own:
+            style = {"color": colour, "ls": dashes, "marker": "o", "ms": 3, "lw": 1.8}
+            axes.plot(*zip(*own, strict=True), **style, label=f"{split}, graded here")
+    if metrics and 3 * metrics[-1]["step"] < steps[-1]:  # a short budget would be a dot at the edge
+        axes.set_xlim(0, 2 * metrics[-1]["step"])
     axes.set(
         xlabel="training step", ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss", title=experiment
     )

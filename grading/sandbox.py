@@ -62,6 +62,7 @@ class Server:
             "TMPDIR": "/grade-work" if namespaces else tempfile.gettempdir(),
             "LANG": "C.UTF-8", "USER": "student", "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait: a third of the speed on a busy machine
         }  # fmt: skip
         environment |= {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
         self._log = open(self._folder / "log", "w+")  # noqa: SIM115

@@ -42,7 +42,7 @@ def grade_all(paths, args):
             folders[path], names[path], [(c, _waiting()) for c in all_checks()], [], {"finished": False, "notes": []}
         )
     if todo:
-        training = load_training(args.data_dir, not args.no_training, args.full)
+        training = load_training(args.data_dir, not args.no_training, args.full, args.jobs)
         reference = Reference()
         with Server() as server, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
             bar = functools.partial(tqdm, unit="check" if is_one else "submission", disable=None, leave=False)
@@ -109,11 +109,10 @@ def grade_one(server, reference, training, submission, folder, name, key="", pro
     results = _write(folder, name, list(outcomes.items()), notes, _extra(grading, key, True, lenient))
     pages.write_text(folder / "table.txt", pages.table(name, list(outcomes.items()), notes) + "\n")
     pictures = {}
-    for op, experiment in (("steps_numpy", "fig01_mlp_numpy"), ("steps_pytorch", "fig03_mlp_pytorch")):
-        if op in grading.measured:
-            pictures[f"Test accuracy against {experiment}"] = pages.curves(
-                experiment, "accuracy", point=(1500, grading.measured[op])
-            )
+    figures = {"steps_numpy": "fig01_mlp_numpy", "steps_pytorch": "fig03_mlp_pytorch", "convnet": "fig13_convnet"}
+    for op, curve in grading.measured.items():
+        metrics = [{"step": step, "test_accuracy": accuracy} for step, accuracy in curve]
+        pictures[f"Test accuracy against {figures[op]}"] = pages.curves(figures[op], "accuracy", metrics)
     pages.write_text(folder / "report.html", pages.submission_page(name, list(outcomes.items()), notes, pictures))
     return results
 

@@ -285,21 +285,23 @@ def _two_numbers(grad):
 
 
 def convnet_train(load, p, a, out):
-    """Train a fresh ConvNet by Adam on the batches given; it is kept for `convnet_predict`."""
+    """Train a ConvNet by Adam on the batches given, a fresh one where `is_first`; it is kept, also for prediction."""
     torch.set_num_threads(p["threads"])
-    torch.manual_seed(p["seed"])
-    model = load("convnet_pytorch", "ConvNet")(3, 10)
-    optimizer = torch.optim.Adam(model.parameters(), p["learning_rate"])
+    if p["is_first"]:
+        torch.manual_seed(p["seed"])
+        model = load("convnet_pytorch", "ConvNet")(3, 10)
+        load.kept["convnet"] = model, torch.optim.Adam(model.parameters(), p["learning_rate"])
+    model, optimizer = load.kept["convnet"]
+    model.train()
     for x, y in batches(p, a, one_hot=False, flat=False):
         optimizer.zero_grad()
         F.cross_entropy(model(_tensor(x)), _tensor(y)).backward()
         optimizer.step()
-    load.kept["convnet"] = model
 
 
 @torch.no_grad()
 def convnet_predict(load, p, a, out):
     """Logits of the trained ConvNet, in evaluation, for images that were not there while it trained."""
-    model = load.kept["convnet"].eval()
+    model = load.kept["convnet"][0].eval()
     x = a["images"].astype(np.float32) - a["mean_image"]
     out["out"] = np.concatenate([numbers(model(_tensor(part))) for part in np.array_split(x, max(1, len(x) // 250))])
