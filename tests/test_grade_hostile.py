@@ -192,6 +192,20 @@ def test_hostile_submission_gains_nothing_and_leaves_nothing(server, has_walls, 
     assert {p for p in set(Path(tempfile.gettempdir()).iterdir()) - files_before if "hostile" in p.name} == set()
 
 
+def test_old_names_are_those_that_numpy_had(server):
+    attack = """
+import numpy, sys
+numpy.float
+frame = sys._getframe()
+while "used_old" not in frame.f_locals:
+    frame = frame.f_back
+frame.f_locals["used_old"] += ["\\ud800", "\\x1b[2J", ["float"], 5]
+"""
+    with Session(server, {"modules.py": attack.encode()}, ["."], lenient=True) as session:
+        assert session.ask("import_module", {"module": "modules"}).error is None
+        assert session.old_names == {"float"}
+
+
 def test_ordinary_user_has_walls_wherever_the_kernel_allows_them(server):
     user = 65534 if os.geteuid() == 0 else os.geteuid()
 

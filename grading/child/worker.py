@@ -7,18 +7,7 @@ import sys
 import traceback
 from pathlib import Path
 
-import numpy as np
-
-from . import frames, operations, operations_torch
-
-# Names that old NumPy had, and what they were: `--lenient` brings them back, and says which were used.
-OLD_NUMPY = {
-    "float": float, "int": int, "bool": bool, "object": object, "str": str, "complex": complex, "long": int,
-    "float_": np.float64, "complex_": np.complex128, "Inf": np.inf, "Infinity": np.inf, "infty": np.inf,
-    "NaN": np.nan, "NAN": np.nan, "product": np.prod, "cumproduct": np.cumprod, "sometrue": np.any,
-    "alltrue": np.all, "asfarray": np.asarray, "row_stack": np.vstack, "in1d": np.isin,
-}  # fmt: skip
-
+from . import frames, old_numpy, operations, operations_torch
 
 OPERATIONS = {name: f for module in (operations, operations_torch) for name, f in vars(module).items() if callable(f)}
 
@@ -56,7 +45,7 @@ def serve(connection, protection):
             if request["op"] == "files":
                 _write_files(request, arrays)
                 if request["lenient"]:
-                    _bring_back_old_numpy(used_old)
+                    old_numpy.bring_back(used_old)
             else:
                 arrays = {name: array.copy() for name, array in arrays.items()}  # the submission may write into them
                 OPERATIONS[request["op"]](submission, request["params"], arrays, results)
@@ -74,19 +63,6 @@ def _write_files(request, arrays):
     sys.path[:0] = [str(Path("submission", folder).absolute()) for folder in request["folders"]]
     sys.dont_write_bytecode = True
     os.chdir(Path("submission", request["folders"][0]))
-
-
-def _bring_back_old_numpy(used):
-    modern = np.__getattr__
-
-    def getattr_(name):
-        if name not in OLD_NUMPY:
-            return modern(name)
-        if name not in used:
-            used.append(name)
-        return OLD_NUMPY[name]
-
-    np.__getattr__ = getattr_
 
 
 def _describe(error):
