@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from graded import PROJECT, grade, lost, points
 
-from grading.sandbox import ROOT, Session
+from grading.sandbox import ROOT, Server, Session
 
 # Stubs under the course's names, so that every check gets as far as it can.
 STUBS = """
@@ -204,6 +204,13 @@ frame.f_locals["used_old"] += ["\\ud800", "\\x1b[2J", ["float"], 5]
     with Session(server, {"modules.py": attack.encode()}, ["."], lenient=True) as session:
         assert session.ask("import_module", {"module": "modules"}).error is None
         assert session.old_names == {"float"}
+
+
+def test_submission_gets_the_installations_modules_only(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)  # as PYTHONPATH does
+    paths = [Path(path) for path in Server._sys_path()]
+    assert any((path / "numpy").exists() for path in paths)
+    assert not {tmp_path, ROOT, ROOT / "tests"} & set(paths)
 
 
 def test_ordinary_user_has_walls_wherever_the_kernel_allows_them(server):

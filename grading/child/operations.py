@@ -71,9 +71,7 @@ def gradients(layer, shape, out, suffix):
 
 def import_module(load, p, a, out):
     """Import a module and nothing more."""
-    import importlib
-
-    importlib.import_module(p["module"])
+    load.import_module(p["module"])
 
 
 def linear_start(load, p, a, out):

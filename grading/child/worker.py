@@ -13,10 +13,16 @@ OPERATIONS = {name: f for module in (operations, operations_torch) for name, f i
 
 
 class Submission:
-    """The submission's modules, imported as they are asked for, and what an operation leaves for a later one."""
+    """The submission's modules, imported as they are asked for, and what an operation leaves for a later one.
+
+    Attributes:
+        root: the folder that was handed in.
+        folders: those within it that hold the course's files.
+        kept: what operations leave.
+    """
 
     def __init__(self):
-        self.kept = {}
+        self.root, self.folders, self.kept = Path("submission").absolute(), [], {}
 
     def __call__(self, module, name):
         """Return what `module` calls `name`.
@@ -24,10 +30,21 @@ class Submission:
         Raises:
             NotImplementedError: it calls nothing so.
         """
-        imported = importlib.import_module(module)
+        imported = self.import_module(module)
         if not hasattr(imported, name):
             raise NotImplementedError(f"{module}.py has no {name}")
         return getattr(imported, name)
+
+    def import_module(self, name):
+        """Return a module, as part of a package where it imports from `.`"""
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            if "relative import" not in str(error):
+                raise
+            folder = next(folder for folder in self.folders if Path(self.root, folder, f"{name}.py").exists())
+            sys.modules[name] = importlib.import_module(".".join((self.root.name, *Path(folder).parts, name)))
+            return sys.modules[name]
 
 
 def serve(connection, protection):
@@ -43,7 +60,7 @@ def serve(connection, protection):
         reply, results = {"id": request["id"], "error": None}, {}
         try:
             if request["op"] == "files":
-                _write_files(request, arrays)
+                _write_files(submission, request, arrays)
                 if request["lenient"]:
                     old_numpy.bring_back(used_old)
             else:
@@ -55,14 +72,19 @@ def serve(connection, protection):
         frames.write(write, reply, results)
 
 
-def _write_files(request, arrays):
-    for name, raw in arrays.items():
-        path = Path("submission", name)
+def _write_files(submission, request, arrays):
+    course = Path("course").absolute()
+    files = {submission.root / name: raw.tobytes() for name, raw in arrays.items()}
+    files[course / "cifar10_utils.py"] = request["course"].encode()
+    for path, raw in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(raw.tobytes())
-    sys.path[:0] = [str(Path("submission", folder).absolute()) for folder in request["folders"]]
+        path.write_bytes(raw)
+    submission.folders = request["folders"]
+    sys.path[:0] = [str(submission.root / folder) for folder in submission.folders]
+    # Last, for code that is a package in the folder, or in a folder of it; and for the course's own module.
+    sys.path += [str(path) for path in (submission.root, submission.root.parent, course)]
     sys.dont_write_bytecode = True
-    os.chdir(Path("submission", request["folders"][0]))
+    os.chdir(submission.root / submission.folders[0])
 
 
 def _describe(error):
