@@ -121,11 +121,12 @@ def protection_note(protection):
     """Return a sentence on what held the submission's process."""
     if not protection:
         return "nothing of the submission was run"
+    own = ", as root without its privileges, for want of another user here" if protection.get("is_root") else ""
     if protection.get("namespaces"):
-        return "it ran without a network, in a file system of its own, under limits"
+        return f"it ran without a network, in a file system of its own, under limits{own}"
     return (
-        f"it ran under limits only ({protection.get('why', 'no namespaces')}): it could reach the network, and what "
-        "this user may read or write; for submissions that you do not trust, use a container (README)"
+        f"it ran under limits only ({protection.get('why', 'no namespaces')}){own}: it could reach the network, and "
+        "what its user may read or write; for submissions that you do not trust, use a container (README)"
     )
 
 

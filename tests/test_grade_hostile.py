@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from graded import PROJECT, grade, lost, points
 
+from grading import sandbox
 from grading.sandbox import ROOT, Server, Session
 
 # Stubs under the course's names, so that every check gets as far as it can.
@@ -115,7 +116,7 @@ ATTACKS = {
 # What shows that the attack was reached, besides the stubs' zeros: part of what the checks of LinearModule's and MLP's forward say they got.
 REACHED = {
     "exits with success": "its process ended with exit status 0", "raises SystemExit": "SystemExit: 0",
-    "hangs": "did not end", "hangs in a loop that nothing interrupts": "did not end", "forks without end": "did not end|started more",
+    "hangs": "did not end", "hangs in a loop that nothing interrupts": "did not end", "forks without end": "did not end|started more|took more",
     "eats memory": "did not end|MemoryError|took more", "fills the disk": "File too large", "fills the disk with small files": "No space left",
     "prints without end": "did not end", "returns NaN": "nan at index", "returns wrong shapes": r"shape \(1, 2, 3, 4\)",
     "writes into the grader's channel": "did not end|protocol", "answers ahead of the question": "did not end|protocol",
@@ -145,6 +146,14 @@ class Bomb:
     + """",)
 """
 )
+
+
+SAY_PROTECTION = """
+from grading.sandbox import Server, Session
+with Server() as server, Session(server, {"modules.py": b""}, ["."]) as session:
+    session.ask("import_module", {"module": "modules"})
+    print(session.protection)
+"""
 
 
 def hostile(attack):
@@ -206,6 +215,38 @@ frame.f_locals["used_old"] += ["\\ud800", "\\x1b[2J", ["float"], 5]
         assert session.old_names == {"float"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces")
+def test_submission_may_make_no_namespaces(server, has_walls):
+    if not has_walls:
+        pytest.skip("there are no namespaces here")
+    attack = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(4, 1, 0, 0, 0)
+for flags in (0x10000000, 0x10000000 | 0x20000, 0x20000):
+    assert libc.unshare(flags) == -1 and ctypes.get_errno() == 1, flags
+assert open("/proc/self/oom_score_adj").read() == "1000\\n"
+"""
+    with Session(server, {"modules.py": attack.encode()}, ["."]) as session:
+        assert session.ask("import_module", {"module": "modules"}).error is None
+
+
+# 1.2 GB each, by which no process has more than 100 MB of its own.
+HOARDS = {
+    "files in memory": "fds = [os.memfd_create('x') for _ in range(20)]\nfor fd in fds: os.write(fd, bytes(60 << 20))",
+    "shared memory of children": "kept = mmap.mmap(-1, 80 << 20)\nfor _ in range(15):\n    if os.fork() == 0:\n        kept.close(); kept = mmap.mmap(-1, 80 << 20)\n        for i in range(80): kept.write(bytes(1 << 20))\n        time.sleep(60)",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts memory")
+@pytest.mark.parametrize("hoard", HOARDS)
+def test_memory_of_every_kind_counts(server, monkeypatch, hoard):
+    monkeypatch.setattr(sandbox, "MEMORY_MB", 100)
+    attack = f"import mmap, os, time\n{HOARDS[hoard]}\ntime.sleep(60)"
+    with Session(server, {"modules.py": attack.encode()}, ["."]) as session:
+        assert session.ask("import_module", {"module": "modules"}).error == "it took more than 100 MB of memory"
+
+
 def test_submission_gets_the_installations_modules_only(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)  # as PYTHONPATH does
     paths = [Path(path) for path in Server._sys_path()]
@@ -225,10 +266,12 @@ def test_ordinary_user_has_walls_wherever_the_kernel_allows_them(server):
         run(sys.executable, "-c", "import grading.sandbox").check_returncode()
     except (PermissionError, subprocess.CalledProcessError) as error:
         pytest.skip(f"user {user} can read no Python, or no project: {error}")
-    code = """
-from grading.sandbox import Server, Session
-with Server() as server, Session(server, {"modules.py": b""}, ["."]) as session:
-    session.ask("import_module", {"module": "modules"})
-    print(session.protection)
-"""
-    assert "'namespaces': True" in run(sys.executable, "-c", code).stdout
+    assert "'namespaces': True" in run(sys.executable, "-c", SAY_PROTECTION).stdout
+
+
+def test_root_of_a_namespace_without_other_users_keeps_its_own():
+    command = ["unshare", "--user", "--map-root-user"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("no user namespace can be made here")
+    done = subprocess.run([*command, sys.executable, "-c", SAY_PROTECTION], cwd=ROOT, capture_output=True, text=True)
+    assert "'is_root': True" in done.stdout, done.stderr

@@ -18,7 +18,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 0x1, 0x2, 0x4
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 # Of the system, what a Python process opens while it runs; the rest of the disk is not there.
 SYSTEM_PATHS = (
     "/usr",
@@ -52,7 +52,9 @@ def prctl(option, value):
 
 
 def unshare():
-    """Leave the grader's network, processes, mounts and names; the next process forked is the first of its own.
+    """Leave the grader's network and names; the next process forked is the first of its own.
+
+    The mounts stay, so that the caller still sees all processes in /proc; `enter_root` leaves them.
 
     Raises:
         OSError: the kernel, or a container around this process, does not allow it. Nothing has changed then.
@@ -60,7 +62,7 @@ def unshare():
     if not IS_LINUX or os.uname().machine not in SYS_PIVOT_ROOT:
         raise OSError(f"no namespaces on {sys.platform} {os.uname().machine}")
     uid, gid = os.geteuid(), os.getegid()
-    flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
+    flags = CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
     _call("unshare", flags if uid == 0 else flags | CLONE_NEWUSER)
     if uid != 0:
         prctl(PR_SET_DUMPABLE, 1)  # the files in /proc of a process that is not are root's
@@ -82,11 +84,11 @@ def enter_root(base, visible, hidden, scratch_mb):
     Raises:
         OSError: the kernel does not allow it.
     """
+    _call("unshare", CLONE_NEWNS)
     _call("mount", "none", "/", 0, MS_REC | MS_PRIVATE, 0)  # no mount made here is seen outside
-    with contextlib.suppress(OSError):  # nor may what runs here begin again with namespaces of its own
-        if os.geteuid() != 0:
-            Path("/proc/sys/user/max_user_namespaces").write_text("0")
     _call("mount", "tmpfs", base, "tmpfs", MS_NOSUID | MS_NODEV, "size=16m,mode=755")
+    top, base = base, f"{base}/root"
+    os.mkdir(base)
     for path in _outermost([*SYSTEM_PATHS, *visible]):
         _show(path, base)
     for path in map(os.path.realpath, hidden):
@@ -113,11 +115,12 @@ def enter_root(base, visible, hidden, scratch_mb):
     )
     if not os.path.lexists(f"{base}/tmp"):
         os.symlink("grade-work", f"{base}/tmp")
-    os.chdir(base)
+    os.chdir(top)
     if _libc.syscall(ctypes.c_long(SYS_PIVOT_ROOT[os.uname().machine]), b".", b".") != 0:
         raise OSError(ctypes.get_errno(), "pivot_root")
     _call("umount2", ".", MNT_DETACH)
     _restrict("/", MOUNT_ATTR_RDONLY, recursive=False)
+    os.chroot("root")  # a process below the top may make no user namespace, and mount nothing in one
     os.chdir("/grade-work")
 
 
@@ -166,6 +169,14 @@ def _restrict(path, attributes, recursive=True):
         raise OSError(ctypes.get_errno(), f"mount_setattr {path}")
 
 
+def offer_to_oom_killer():
+    """Have this process, and all that come of it, ended before any other where the machine runs out of memory."""
+    prctl(PR_SET_DUMPABLE, 1)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    prctl(PR_SET_DUMPABLE, 0)
+
+
 def limit(memory_mb, cpu_seconds, n_processes, file_mb):
     """Limit this process and all that come of it; memory is what may be had beyond what is mapped already."""
     megabyte = 1 << 20
@@ -186,12 +197,35 @@ def limit(memory_mb, cpu_seconds, n_processes, file_mb):
             resource.setrlimit(number, (value, value))
 
 
+def first_possible(uids):
+    """Return the first user of `uids` that this process could become, or the one that it is.
+
+    A root without capabilities can become none, and a user namespace may have no user of that number.
+    """
+    for uid in uids:
+        child = os.fork()
+        if child == 0:
+            try:
+                become(uid)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        if os.waitpid(child, 0)[1] == 0:
+            return uid
+    return os.geteuid()
+
+
+def become(uid):
+    """Become the user `uid`, with no group but its own."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
 def drop_privileges(uid):
-    """Become the user `uid` where this process is root, lose every capability, and never gain one again."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
+    """Become the user `uid` where this process is another, lose every capability, and never gain one again."""
+    if os.geteuid() != uid:
+        become(uid)
     if IS_LINUX:
         header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
         _libc.syscall(ctypes.c_long({"x86_64": 126, "aarch64": 91}.get(os.uname().machine, -1)), header, data)  # capset

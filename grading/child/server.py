@@ -27,7 +27,7 @@ from . import isolation
 WATCH_SECONDS = 0.2
 MAX_OUTPUT_BYTES = 4000
 SCRATCH_MB = 128
-MIN_FREE_MB = 200  # of the machine: what is not counted as a process's memory, such as files in memory, ends here
+MIN_FREE_MB = 500  # of the machine: what is not counted, such as the kernel's own buffers for pipes, ends here
 
 
 def main(control_fd, base):
@@ -62,17 +62,19 @@ def warden(job, channel, lifeline, base):
     """Run the worker on the socket `channel`, watch it, and say on the socket `lifeline` how it ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     isolation.prctl(isolation.PR_SET_CHILD_SUBREAPER, 1)  # whoever loses its parent becomes this process's child
+    job["uid"] = isolation.first_possible(job["uids"])
     output, output_end = os.pipe()
-    protection, scratch = {"namespaces": True, "user": os.geteuid() != 0 or job["uid"]}, None
+    protection, scratch = {"namespaces": True}, None
     try:
         if not job["namespaces"]:
             raise OSError("switched off")
         isolation.unshare()
     except OSError as error:
         protection = {"namespaces": False, "why": str(error)}
+    protection["is_root"] = job["uid"] == 0
     if not protection["namespaces"]:
         scratch = tempfile.mkdtemp(prefix="grade-")
-        if os.geteuid() == 0:
+        if job["uid"] != os.geteuid():
             os.chown(scratch, job["uid"], job["uid"])
     first = os.fork()
     if first == 0:
@@ -87,10 +89,12 @@ def warden(job, channel, lifeline, base):
             os._exit(1)
     os.close(channel)
     os.close(output_end)
-    reason, printed = watch(job, first, lifeline, output)
-    end_all(first)
-    if scratch is not None:
-        shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        reason, printed = watch(job, first, lifeline, output)
+    finally:
+        end_all(first)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
     with contextlib.suppress(OSError):
         text = printed.decode(errors="replace")
         os.write(lifeline, json.dumps({"reason": reason, "printed": text}).encode())
@@ -100,6 +104,8 @@ def warden(job, channel, lifeline, base):
 def first_process(job, channel, output, base, scratch, protection):
     """Close the sandbox around this process, fork the worker into it, and bury what it leaves."""
     os.setsid()
+    isolation.prctl(isolation.PR_SET_PDEATHSIG, signal.SIGKILL)  # without its warden nobody watches
+    isolation.offer_to_oom_killer()
     if scratch is None:
         isolation.enter_root(base, job["visible"], job["hidden"], SCRATCH_MB)
     else:
@@ -134,6 +140,7 @@ def first_process(job, channel, output, base, scratch, protection):
 def watch(job, first, lifeline, output):
     """Wait for the end, and return why it came, and the first of what was printed."""
     printed, reason, next_count = b"", None, time.monotonic() + WATCH_SECONDS
+    shared_before = meminfo_kb("Shmem") if isolation.IS_LINUX else 0
     sources = [lifeline, output]
     while reason is None:
         ready, *_ = select.select(sources, [], [], WATCH_SECONDS)
@@ -147,16 +154,21 @@ def watch(job, first, lifeline, output):
         pid, status = os.waitpid(first, os.WNOHANG)
         if pid:
             code = os.waitstatus_to_exitcode(status)
-            name = {137: "SIGKILL", 247: "SIGKILL", 245: "SIGSEGV", 250: "SIGABRT", 232: "SIGXCPU"}.get(code)
-            reason = f"its process ended with {f'signal {name}' if name else f'exit status {code}'}"
+            killed = signal.Signals(256 - code).name if 256 - code in list(signal.Signals) else None
+            reason = f"its process ended with {f'signal {killed}' if killed else f'exit status {code}'}"
         elif time.monotonic() > next_count:
-            reason = too_much(job)
+            reason = too_much(job, shared_before)
             next_count = time.monotonic() + WATCH_SECONDS
     return reason, printed
 
 
-def too_much(job):
-    """Return what there is too much of, or None."""
+def too_much(job, shared_before):
+    """Return what there is too much of, or None.
+
+    Args:
+        job: its limits.
+        shared_before: kB of the machine's memory that were shared, or files in memory, before it began.
+    """
     if not isolation.IS_LINUX:
         return None
     pids = descendants()
@@ -164,12 +176,20 @@ def too_much(job):
         return f"it started more than {job['processes']} processes"
     kilobytes = 0
     for pid in pids:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            kilobytes += int(Path(f"/proc/{pid}/status").read_text().split("RssAnon:")[1].split()[0])
+        with contextlib.suppress(OSError, ValueError):
+            lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            kilobytes += sum(int(lines.get(name, "0").split()[0]) for name in ("RssAnon", "RssShmem"))
+    # Files in memory count for no process: the machine's are an upper bound.
+    kilobytes = max(kilobytes, meminfo_kb("Shmem") - shared_before)
     if kilobytes > 1024 * (job["memory_mb"] + 1000):  # PyTorch's own, before the submission's
         return f"it took more than {job['memory_mb']} MB of memory"
-    free = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) // 1024
-    return f"it left less than {MIN_FREE_MB} MB of this machine's memory free" if free < MIN_FREE_MB else None
+    too_little = meminfo_kb("MemAvailable") < 1024 * MIN_FREE_MB
+    return f"it left less than {MIN_FREE_MB} MB of this machine's memory free" if too_little else None
+
+
+def meminfo_kb(name):
+    """Return a quantity of /proc/meminfo."""
+    return int(Path("/proc/meminfo").read_text().split(f"\n{name}:")[1].split()[0])
 
 
 def descendants():
