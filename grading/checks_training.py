@@ -26,7 +26,7 @@ CURVE_IMAGES, CONVNET_CURVE_IMAGES = 2000, 500
 MAX_THREADS = 8  # each counts against the sandbox's number of processes
 # What the project's own ConvNet reaches after `CONVNET_STEPS`, for several seeds.
 BUDGET = Path(__file__).parent / "convnet_budget.json"
-SECONDS, FULL_SECONDS = 150, 7200
+SECONDS, FULL_SECONDS = 240, 7200
 
 
 @dataclass
@@ -114,7 +114,7 @@ def _mlp(op, experiment, figure):
         low, high, text = interval([r.metrics[-1]["test_accuracy"] for r in read_runs(experiment)])
         params = {"n_inputs": 3072, "n_hidden": [N_HIDDEN], "n_classes": 10, "neg_slope": NEG_SLOPE}
         params |= {"learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "threads": training.threads}
-        called = f"MLP(3072, [{N_HIDDEN}], 10, {NEG_SLOPE}) after {N_STEPS} steps of the grader's loop"
+        called = f"MLP(3072, [{N_HIDDEN}], 10, {NEG_SLOPE}) after {N_STEPS} of the grader's steps, {SECONDS} s at most"
         expected = f"test accuracy from {low:.3f} to {high:.3f} (figure {figure}: {text})"
         weights, test, left = start_weights(), training.data["test"], SECONDS
         shapes = {name: array.shape for name, array in weights.items()}
@@ -144,7 +144,7 @@ def _convnet(g):
         n_steps, every, n_test, left = CONVNET_STEPS, CONVNET_EVERY, CONVNET_TEST_IMAGES, SECONDS
         low, _, text = interval(json.loads(BUDGET.read_text())["test_accuracy"])
     params = {"learning_rate": 1e-4, "batch_size": CONVNET_BATCH, "threads": training.threads, "seed": 42}
-    called = f"ConvNet(3, 10) trained for {n_steps} steps of {CONVNET_BATCH} images by Adam"
+    called = f"ConvNet(3, 10) trained for {n_steps} steps of {CONVNET_BATCH} images by Adam, {left} s at most"
     expected = f"test accuracy of at least {low:.3f} on {n_test} images ({text})"
     curve = g.measured["convnet"] = []
     for step, arrays in parts(training.data, n_steps, CONVNET_BATCH, every):

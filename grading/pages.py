@@ -180,7 +180,8 @@ def curves(experiment, quantity, metrics=()):
         values = np.array([[m[key] for m in r.metrics] for r in same])
         axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0)
         label = f"{split}, {len(same)} recorded run{'s' if len(same) > 1 else ''}, lowest to highest"
-        axes.plot(steps, values.mean(axis=0), color=colour, ls=dashes, lw=0.9, label=label)
+        dots = "." if len(steps) < 20 else None  # few evaluations: what is between them is nobody's
+        axes.plot(steps, values.mean(axis=0), color=colour, ls=dashes, lw=0.9, marker=dots, label=label)
         own = [(m["step"], m[key]) for m in metrics if key in m]
         if own:
             style = {"color": colour, "ls": dashes, "marker": "o", "ms": 3, "lw": 1.8}

@@ -227,7 +227,7 @@ class Session:
         except (EOFError, OSError, frames.FrameError, ValueError) as error:
             reason = self.close()
             if is_late.is_set():
-                return Answer(error=f"it did not end within {seconds:g} s and was stopped", kind="timeout")
+                return Answer(error=f"it did not end within {seconds:.3g} s and was stopped", kind="timeout")
             if isinstance(error, frames.FrameError):
                 return Answer(error=f"it broke the grader's protocol ({error})", kind="protocol")
             return Answer(error=reason or "its process ended", kind="died")
