@@ -5,8 +5,10 @@ Nothing here is taken back later: what has been given up cannot be had again by 
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
+import struct
 import sys
 from pathlib import Path
 
@@ -18,7 +20,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 0x1, 0x2, 0x4
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 4, 36, 38, 22
 # Of the system, what a Python process opens while it runs; the rest of the disk is not there.
 SYSTEM_PATHS = (
     "/usr",
@@ -230,6 +232,24 @@ def drop_privileges(uid):
         header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
         _libc.syscall(ctypes.c_long({"x86_64": 126, "aarch64": 91}.get(os.uname().machine, -1)), header, data)  # capset
         prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def forbid_files_in_memory():
+    """Let memfd_create, memfd_secret and shmget fail: what they hold is counted for no process. Needs no privilege."""
+    if not IS_LINUX or os.uname().machine not in SYS_PIVOT_ROOT:
+        return
+    arch, calls = {"x86_64": (0xC000003E, (319, 447, 29)), "aarch64": (0xC00000B7, (279, 447, 194))}[os.uname().machine]
+    load, if_equal, if_at_least, end = 0x20, 0x15, 0x35, 0x06  # of the kernel's packet filter language
+    allow, deny = 0x7FFF0000, 0x00050000 | errno.ENOSYS
+    # Any call that comes by another table of calls, 32-bit or x32, fails, too.
+    program = [(load, 0, 0, 4), (if_equal, 1, 0, arch), (end, 0, 0, deny)]
+    program += [(load, 0, 0, 0), (if_at_least, 0, 1, 0x40000000), (end, 0, 0, deny)]
+    for call in calls:
+        program += [(if_equal, 0, 1, call), (end, 0, 0, deny)]
+    program.append((end, 0, 0, allow))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    filter_ = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(code)))
+    _libc.prctl(PR_SET_SECCOMP, 2, filter_, 0, 0)
 
 
 def _mapped_bytes():

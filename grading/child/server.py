@@ -127,6 +127,7 @@ def first_process(job, channel, output, base, scratch, protection):
     os.closerange(4, 4096)
     isolation.limit(job["memory_mb"], job["cpu_seconds"], job["processes"], SCRATCH_MB // 2)
     isolation.drop_privileges(job["uid"])
+    isolation.forbid_files_in_memory()
     sys.stdout.reconfigure(line_buffering=True)
     sys.path[:] = job["sys_path"]
     protection["python"] = all(os.access(p, os.R_OK) for p in sys.path)
@@ -140,7 +141,6 @@ def first_process(job, channel, output, base, scratch, protection):
 def watch(job, first, lifeline, output):
     """Wait for the end, and return why it came, and the first of what was printed."""
     printed, reason, next_count = b"", None, time.monotonic() + WATCH_SECONDS
-    shared_before = meminfo_kb("Shmem") if isolation.IS_LINUX else 0
     sources = [lifeline, output]
     while reason is None:
         ready, *_ = select.select(sources, [], [], WATCH_SECONDS)
@@ -157,18 +157,13 @@ def watch(job, first, lifeline, output):
             killed = signal.Signals(256 - code).name if 256 - code in list(signal.Signals) else None
             reason = f"its process ended with {f'signal {killed}' if killed else f'exit status {code}'}"
         elif time.monotonic() > next_count:
-            reason = too_much(job, shared_before)
+            reason = too_much(job)
             next_count = time.monotonic() + WATCH_SECONDS
     return reason, printed
 
 
-def too_much(job, shared_before):
-    """Return what there is too much of, or None.
-
-    Args:
-        job: its limits.
-        shared_before: kB of the machine's memory that were shared, or files in memory, before it began.
-    """
+def too_much(job):
+    """Return what there is too much of, or None."""
     if not isolation.IS_LINUX:
         return None
     pids = descendants()
@@ -179,17 +174,10 @@ def too_much(job, shared_before):
         with contextlib.suppress(OSError, ValueError):
             lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
             kilobytes += sum(int(lines.get(name, "0").split()[0]) for name in ("RssAnon", "RssShmem"))
-    # Files in memory count for no process: the machine's are an upper bound.
-    kilobytes = max(kilobytes, meminfo_kb("Shmem") - shared_before)
     if kilobytes > 1024 * (job["memory_mb"] + 1000):  # PyTorch's own, before the submission's
         return f"it took more than {job['memory_mb']} MB of memory"
-    too_little = meminfo_kb("MemAvailable") < 1024 * MIN_FREE_MB
-    return f"it left less than {MIN_FREE_MB} MB of this machine's memory free" if too_little else None
-
-
-def meminfo_kb(name):
-    """Return a quantity of /proc/meminfo."""
-    return int(Path("/proc/meminfo").read_text().split(f"\n{name}:")[1].split()[0])
+    free = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) // 1024
+    return f"it left less than {MIN_FREE_MB} MB of this machine's memory free" if free < MIN_FREE_MB else None
 
 
 def descendants():
