@@ -233,19 +233,17 @@ assert open("/proc/self/oom_score_adj").read() == "1000\\n"
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts memory")
 def test_memory_that_is_shared_counts(server, monkeypatch):
-    monkeypatch.setattr(sandbox, "MEMORY_MB", 100)
+    monkeypatch.setattr(sandbox, "MEMORY_MB", 400)  # two processes, each below it
     attack = """
 import mmap, os, time
-for _ in range(15):
-    if os.fork() == 0:
-        kept = mmap.mmap(-1, 80 << 20)
-        for _ in range(80):
-            kept.write(bytes(1 << 20))
-        time.sleep(60)
+os.fork()
+kept = mmap.mmap(-1, 350 << 20)
+for _ in range(350):
+    kept.write(bytes(1 << 20))
 time.sleep(60)
 """
     with Session(server, {"modules.py": attack.encode()}, ["."]) as session:
-        assert session.ask("import_module", {"module": "modules"}).error == "it took more than 100 MB of memory"
+        assert session.ask("import_module", {"module": "modules"}).error == "it took more than 400 MB of memory"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has files in memory")
