@@ -613,3 +613,22 @@ def test_run_that_another_process_is_training_is_refused(half_run):
     assert "is in use by a process that trains in it" in refused.stderr
     assert contents(half_run) == before
     assert run("train_mlp_numpy", "--resume", half_run).returncode == 0
+
+
+def test_commit_is_dirty_where_code_differs_and_nothing_else(tmp_path):
+    def git(*command):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True, capture_output=True)
+
+    assert train_utils.git_commit(tmp_path) is None
+    git("init")
+    (tmp_path / "code.py").write_text("x = 1\n")
+    (tmp_path / "numbers.tex").write_text("1\n")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = train_utils.git_commit(tmp_path)
+    assert len(commit) == 40
+    (tmp_path / "numbers.tex").write_text("2\n")
+    assert train_utils.git_commit(tmp_path) == commit
+    (tmp_path / "code.py").write_text("x = 2\n")
+    assert train_utils.git_commit(tmp_path) == f"{commit}-dirty"
