@@ -667,7 +667,8 @@ def read_metrics(folder):
 def write_atomically(path, write):
     """Call `write(file)` on a temporary file, flush it to disk and rename it to `path`: there is never half a file."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    temporary.unlink(missing_ok=True)
+    with open(temporary, "xb") as file:  # fails at a link that somebody has put there meanwhile
         write(file)
         file.flush()
         os.fsync(file.fileno())

@@ -157,6 +157,14 @@ def test_file_whose_writing_fails_halfway_stays_as_it_was(tmp_path):
     assert path.read_bytes() == b"the last good one"
 
 
+def test_file_is_not_written_through_a_link_at_its_temporary_name(tmp_path):
+    (tmp_path / "other").write_text("somebody's")
+    (tmp_path / "metrics.jsonl.tmp").symlink_to(tmp_path / "other")
+    train_utils.write_atomically(tmp_path / "metrics.jsonl", lambda file: file.write(b"ours"))
+    assert (tmp_path / "other").read_text() == "somebody's"
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"ours"
+
+
 def test_synthetic_images_are_announced_at_the_start_and_the_end(synthetic_flags, tmp_path):
     done = run(SCRIPT, *synthetic_flags, *SMALL, "--quiet", "--out_dir", tmp_path / "run")
     assert done.stdout == ""
