@@ -12,6 +12,7 @@ import numpy as np
 
 from grading import pages
 from grading.runs import RESULTS, interval, read_runs
+from grading.scheme import FILES
 from train_utils import RunError, read_metrics
 
 # Flags that change no number that is compared, or that every run has of its own.
@@ -19,6 +20,8 @@ FREE_FLAGS = {
     "seed", "out_dir", "data_dir", "quiet", "dataset", "eval_freq", "train_eval_size", "device", "precision", "resume",
     "synthetic_size", "compile", "tensorboard", "pictures",
 }  # fmt: skip
+RUN_FILES = ("config.json", "metrics.jsonl")
+MAX_FILE_BYTES = 4 << 20  # 500 evaluations have 0.1 MB
 N_LATE = 10  # evaluations at a run's end
 
 
@@ -140,19 +143,18 @@ CLAIMS = {
 
 
 def is_run(path):
-    """Return whether `path` is a folder that a training script has begun."""
-    return (Path(path) / "config.json").is_file() and (Path(path) / "metrics.jsonl").is_file()
+    """Return whether `path` is a folder that a training script has begun, and holds none of the course's files."""
+    return all((path / name).is_file() for name in RUN_FILES) and not any((path / name).exists() for name in FILES)
 
 
-def hold_run(path, args):
+def hold_run(path, folder):
     """Hold a run against the report, print the table and write report.html. Return whether it could be done."""
     try:
         experiment, metrics, rows = grade_run(path)
     except RunRefusedError as error:
-        print(f"grade.py: error: {error}", file=sys.stderr)
+        print(f"grade.py: error: {pages.printable(error)}", file=sys.stderr)
         return False
     print(pages.run_table(path, experiment, rows))
-    folder = Path(args.out_dir or Path("results", "grade")) / pages.file_name(path)
     folder.mkdir(parents=True, exist_ok=True)
     pages.write_text(folder / "report.html", pages.run_page(path, experiment, metrics, rows))
     print(f"curves: {folder / 'report.html'}\n")
@@ -165,13 +167,23 @@ def grade_run(path, results=RESULTS):
     Raises:
         RunRefusedError: a synthetic run, an incomplete or damaged one, or one of other flags.
     """
-    path = Path(path)
     try:
-        config = json.loads((path / "config.json").read_text())
-        flags, is_synthetic = config["flags"], config["dataset"]["is_synthetic"]
-        metrics = read_metrics(path)
-    except (OSError, ValueError, KeyError, TypeError, RunError) as error:
-        raise RunRefusedError(f"{path} is damaged ({error}): train again") from error
+        return _grade_run(Path(path), results)
+    except RunRefusedError:
+        raise
+    except RunError as error:
+        raise RunRefusedError(str(error)) from error
+    except Exception as error:  # its files are somebody else's, and may hold anything
+        raise RunRefusedError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): train again") from error
+
+
+def _grade_run(path, results):
+    for name in RUN_FILES:
+        if (size := (path / name).stat().st_size) > MAX_FILE_BYTES:
+            raise ValueError(f"{name} has {size:,} bytes, a run's has at most {MAX_FILE_BYTES:,}")
+    config = json.loads((path / "config.json").read_text())
+    flags, is_synthetic = config["flags"], config["dataset"]["is_synthetic"]
+    metrics = read_metrics(path)
     if is_synthetic:
         raise RunRefusedError(
             f"{path} was trained on synthetic images, of which the report says nothing: train with --dataset cifar10"
@@ -185,10 +197,9 @@ def grade_run(path, results=RESULTS):
     recorded = read_runs(experiment, results)
     rows = []
     for claim in CLAIMS[experiment]:
-        try:
-            value = float(claim.quantity(metrics))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise RunRefusedError(f"{path} is damaged (an evaluation lacks {error}): train again") from error
+        value = float(claim.quantity(metrics))
+        if not math.isfinite(value):
+            raise RunRefusedError(f"{path} is damaged ({claim.says!r} is about a number, it has {value}): train again")
         rows.append(Row(claim.figure, claim.says, *_tolerance(claim, recorded), value))
     return experiment, metrics, rows
 

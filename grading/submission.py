@@ -38,9 +38,11 @@ def read_submission(path):
     """Return the `Submission` in the folder `path`. Links are not followed, nothing is run.
 
     Raises:
-        SubmissionError: there is no such folder, or it cannot be read.
+        SubmissionError: there is no such folder, or it is a link.
     """
     path = Path(path)
+    if path.is_symlink():
+        raise SubmissionError("it is a link, perhaps to another's folder: name the folder itself")
     if not path.is_dir():
         raise SubmissionError(f"{path} is not a folder: name a folder with {', '.join(FILES)}, or a run folder")
     submission = Submission(path)
