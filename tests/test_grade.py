@@ -177,6 +177,34 @@ def test_one_submission_stops_none_of_the_others(monkeypatch, tmp_path, capsys):
     assert results["extra_data"]["notes"] == ["could not be graded: no process"]
 
 
+@pytest.mark.parametrize(
+    ("files", "found", "note"),
+    [
+        (["report/modules.py"], "report/modules.py", "found in report"),
+        (["modules.py", "tests/mlp_numpy.py"], "modules.py", ""),
+        (["Modules.py"], None, "found Modules.py, expected modules.py"),
+        (["code/mlp_numpy (1).py"], None, "found code/mlp_numpy (1).py, expected mlp_numpy.py"),
+        (["Copy of convnet_pytorch.ipynb"], None, "expected convnet_pytorch.py"),
+        (["answer.zip"], None, "there is answer.zip: unpack it"),
+        (["1/2/3/4/5/6/7/modules.py"], None, "1/2/3/4/5/6/7 was not searched"),
+        (["train_mlp_numpy.py"], None, ""),
+    ],
+)
+def test_what_is_nearly_there_is_found_or_named(tmp_path, files, found, note):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    submission = read_submission(tmp_path)
+    assert list(submission.found.values()) == [found] * bool(found)
+    assert any(note in text for text in submission.notes) if note else submission.notes == []
+
+
+def test_link_in_a_submission_is_named(tmp_path):
+    (tmp_path / "other.py").touch()
+    (tmp_path / "modules.py").symlink_to("other.py")
+    assert read_submission(tmp_path).notes == ["modules.py was not read: it is a link, or no plain file"]
+
+
 def test_text_of_a_submission_cannot_say_that_a_check_was_not_run(tmp_path):
     check = all_checks()[0]
     text = pages.results_json([(check, Outcome(False, got="RuntimeError: not run"))], [], {"notes": ["\udce9"]})
@@ -198,8 +226,10 @@ def test_results_have_folders_of_their_own(tmp_path):
 def test_results_never_lie_where_a_submission_could_have_written_them(tmp_path, out_dir):
     write(tmp_path / "in" / "s", {"modules.py": "", "results.json": "{}"})
     (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "s")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "in" / "far").symlink_to(tmp_path / "far")
     before = sorted(tmp_path.rglob("*"))
-    done = run_grader("in/s", "--out_dir", out_dir, cwd=tmp_path)
+    done = run_grader("in/far" if out_dir == "in" else "in/s", "--out_dir", out_dir, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "name a folder apart with --out_dir" in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
