@@ -157,31 +157,36 @@ def page(title, parts, pictures):
 # ---- A run -------------------------------------------------------------------------------------
 
 
+def _hold(rows):
+    decided = [row for row in rows if row.decides]
+    undecided = f", {len(rows) - len(decided)} undecided" if len(decided) < len(rows) else ""
+    return f"{sum(row.passed for row in decided)} of {len(decided)} claims hold{undecided}"
+
+
 def run_table(path, experiment, rows):
     """Return a run's claims as text for the terminal."""
-    lines = [f"{printable(path)}: {experiment}, {sum(r.passed for r in rows)} of {len(rows)} claims hold", ""]
+    lines = [f"{printable(path)}: {experiment}, {_hold(rows)}", ""]
     for row in rows:
-        lines.append(
-            f"  {' ' if row.passed else '✗'} figure {row.figure:<3} {row.says:<54} {row.value:8.4f}  in "
-            f"[{row.low:.4f}, {row.high:.4f}]  {'pass' if row.passed else 'FAIL'}"
-        )
+        mark, verdict = {"pass": (" ", "pass"), "fail": ("✗", "FAIL"), "undecided": ("-", "undecided")}[row.verdict]
+        lines.append(f"  {mark} figure {row.figure:<3} {row.says:<54} {row.value:8.4f}  {row.expected:<18}  {verdict}")
         lines.append(f"               tolerance: {row.tolerance}")
     return "\n".join(lines)
 
 
 def run_page(path, experiment, metrics, rows):
     """Return report.html of a run."""
+    kinds = {"pass": "ok", "fail": "no", "undecided": "skip"}
     cells = "".join(
         f"<tr><td class='n'>{r.figure}</td><td>{html.escape(r.says)}</td><td class='n'>{r.value:.4f}</td>"
-        f"<td class='n'>{r.low:.4f} to {r.high:.4f}</td><td>{html.escape(r.tolerance)}</td>"
-        f"<td class='{'ok' if r.passed else 'no'}'>{'pass' if r.passed else 'fail'}</td></tr>"
+        f"<td class='n'>{r.expected}</td><td>{html.escape(r.tolerance)}</td>"
+        f"<td class='{kinds[r.verdict]}'>{r.verdict}</td></tr>"
         for r in rows
     )
     head = "<tr><th>figure<th>the report says<th>this run<th>tolerance<th>from<th></tr>"
-    parts = [f"<p>{sum(r.passed for r in rows)} of {len(rows)} claims hold.</p><table>{head}{cells}</table>"]
+    parts = [f"<p>{_hold(rows)}.</p><table>{head}{cells}</table>"]
     pictures = {f"{quantity.capitalize()} over the recorded runs": curves(experiment, quantity, metrics)
                 for quantity in ("accuracy", "loss")}  # fmt: skip
-    return page(f"{Path(path).name} against {experiment}", parts, pictures)
+    return page(f"{printable(Path(path).name)} against {experiment}", parts, pictures)
 
 
 def curves(experiment, quantity, metrics=(), point=None):
