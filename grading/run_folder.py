@@ -176,12 +176,12 @@ def hold_run(path, folder):
     """Hold a run against the report, print the table and write report.html. Return whether it could be done."""
     try:
         experiment, metrics, rows = grade_run(path)
-    except RunRefusedError as error:
+        print(pages.run_table(path, experiment, rows))
+        folder.mkdir(parents=True, exist_ok=True)
+        pages.write_text(folder / "report.html", pages.run_page(path, experiment, metrics, rows))
+    except (RunRefusedError, OSError) as error:
         print(f"grade.py: error: {pages.printable(error)}", file=sys.stderr)
         return False
-    print(pages.run_table(path, experiment, rows))
-    folder.mkdir(parents=True, exist_ok=True)
-    pages.write_text(folder / "report.html", pages.run_page(path, experiment, metrics, rows))
     print(f"curves: {folder / 'report.html'}\n")
     return True
 
@@ -209,6 +209,10 @@ def _grade_run(path, results):
     config = json.loads((path / "config.json").read_text())
     flags, is_synthetic = config["flags"], config["dataset"]["is_synthetic"]
     metrics = read_metrics(path)
+    for m in metrics:
+        for name in {"train_accuracy", "test_accuracy", "train_loss", "test_loss"} & m.keys():
+            if type(m[name]) not in (int, float) or not math.isfinite(m[name]):
+                raise ValueError(f"{name} at step {m['step']} is {m[name]!r}, a run's are numbers")
     if is_synthetic:
         raise RunRefusedError(
             f"{path} was trained on synthetic images, of which the report says nothing: train with --dataset cifar10"
@@ -222,8 +226,6 @@ def _grade_run(path, results):
     rows = []
     for claim in CLAIMS[experiment]:
         value = float(claim.quantity(metrics))
-        if not math.isfinite(value):
-            raise RunRefusedError(f"{path} is damaged ({claim.says!r} is about a number, it has {value}): train again")
         rows.append(
             Row(claim.figure, claim.says, *_tolerance(claim, read_runs(claim.of or experiment, results)), value)
         )

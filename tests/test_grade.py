@@ -381,9 +381,20 @@ def test_run_that_learned_nothing_fails_its_claims(tmp_path):
         (lambda config, metrics: config.update(flags=[]), "damaged"),
         (lambda config, metrics: metrics[-1].update(test_accuracy=10**400), "damaged"),
         (lambda config, metrics: metrics[-1].update(test_loss=float("nan")), "damaged"),
+        (lambda config, metrics: metrics[4].update(train_loss=[[]]), "train_loss at step 400"),
         (lambda config, metrics: config.update(x="x" * (5 << 20)), "damaged"),
     ],
-    ids=["synthetic", "other flags", "incomplete", "no flags", "flags of a type", "huge number", "nan", "large"],
+    ids=[
+        "synthetic",
+        "other flags",
+        "incomplete",
+        "no flags",
+        "flags of a type",
+        "huge number",
+        "nan",
+        "no number",
+        "large",
+    ],
 )
 def test_run_that_cannot_be_compared_is_refused_with_the_reason(tmp_path, change, says):
     def only(config, metrics):
