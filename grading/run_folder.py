@@ -180,7 +180,7 @@ def hold_run(path, folder):
         folder.mkdir(parents=True, exist_ok=True)
         pages.write_text(folder / "report.html", pages.run_page(path, experiment, metrics, rows))
     except (RunRefusedError, OSError) as error:
-        print(f"grade.py: error: {pages.printable(error)}", file=sys.stderr)
+        print(f"grade.py: error: {pages.printable(error)[:500]}", file=sys.stderr)
         return False
     print(f"curves: {folder / 'report.html'}\n")
     return True

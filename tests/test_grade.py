@@ -256,11 +256,14 @@ def test_result_is_used_again_only_where_it_would_come_out_the_same(tmp_path):
     assert not submissions._finished(folder, "k")
 
 
-def test_key_of_a_result_knows_the_training_images(tmp_path):
-    args = SimpleNamespace(no_training=False, full=False, lenient=False, data_dir=tmp_path)
-    before = submissions._graders_own(args).digest()
-    (tmp_path / "data_batch_1").touch()
-    assert submissions._graders_own(args).digest() != before
+def test_key_of_a_result_knows_the_training_images_and_the_recorded_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(submissions, "ROOT", tmp_path)
+    args = SimpleNamespace(no_training=False, full=False, lenient=False, data_dir=tmp_path / "data")
+    keys = {submissions._graders_own(args).digest()}
+    for name in ("data/data_batch_1", "report/results/fig01_mlp_numpy/seed47/metrics.jsonl"):
+        write((tmp_path / name).parent, {Path(name).name: ""})
+        keys.add(submissions._graders_own(args).digest())
+    assert len(keys) == 3
 
 
 @pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
