@@ -35,6 +35,13 @@ STYLES = {
         "plain_convnet",
     ),
     "Jacobians, rows of biases": ("lists_numpy", "lists_mlp", "module_list_mlp", "named_batchnorm", "plain_convnet"),
+    "output layer first, np.matrix, names of one letter": (
+        "matrix_numpy",
+        "out_first_numpy_mlp",
+        "out_first_mlp",
+        "short_names_batchnorm",
+        "plain_convnet",
+    ),
     "the project's in part": ("in_out_numpy", "lists_mlp", "module_list_mlp", None, None),
 }
 TEMPLATES = {
