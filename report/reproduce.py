@@ -108,14 +108,15 @@ def print_list(names, n_seeds):
 
 def write_figures():
     """Draw every figure whose runs are recorded, as PNG and as PDF."""
-    from draw import figures
+    from draw import figures, fingerprint
 
     folder = REPORT / "figures"
     folder.mkdir(exist_ok=True)
     for name, figure in figures():
+        drawn = fingerprint(figure)  # in both files, for a test to see whether they are old
         # Without the date that Matplotlib adds, a figure drawn again is the same file.
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-        figure.savefig(folder / f"{name}.png", dpi=110)
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Keywords": drawn})
+        figure.savefig(folder / f"{name}.png", dpi=220, metadata={"Drawn": drawn})
 
 
 def write_numbers():
