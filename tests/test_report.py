@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import draw
 import numpy as np
 import pytest
 import records
 import reproduce
+import wrong_gradients
 from PIL import Image
 from runs import ROOT, wait_for
 
@@ -69,6 +71,24 @@ def test_run_by_a_wrong_gradient_is_another_than_by_the_right_one(name):
         # They begin from the same weights, on processors that round alike to seven digits.
         assert wrong.metrics[0]["test_loss"] == pytest.approx(right.metrics[0]["test_loss"], rel=1e-6)
         assert abs(wrong.metrics[1]["test_loss"] - right.metrics[1]["test_loss"]) > 1e-6
+
+
+def test_wrong_gradients_demand_to_be_told_which(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        wrong_gradients.main([])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--mistake: got none, expected one of bias_averaged, slope_of_wrong_sign, cross_terms_lost" in line
+
+
+def test_run_by_a_wrong_gradient_is_resumed_by_the_same(monkeypatch):
+    resumed = []
+    monkeypatch.setattr(
+        wrong_gradients, "train", lambda args: resumed.append(args) or SimpleNamespace(is_complete=True)
+    )
+    folder = records.RESULTS / "wrong_slope_of_wrong_sign" / "seed42"
+    assert wrong_gradients.main(["--resume", str(folder)]) == 0
+    assert resumed[0].mistake == "slope_of_wrong_sign"
 
 
 def test_records_are_small_text():
