@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import re
 import shutil
 import signal
@@ -61,8 +62,20 @@ def test_records_are_of_real_images_and_of_the_flag_file(name):
         if expected.get("precision") == "auto":  # what it found is recorded apart
             del recorded["precision"]
         assert recorded == {flag: expected[flag] for flag in recorded}
-        last = record.metrics[-1]["step"]
-        assert last < config["flags"]["max_steps"] if record.summary is None else last == config["flags"]["max_steps"]
+        max_steps, eval_freq = config["flags"]["max_steps"], config["flags"]["eval_freq"]
+        due = sorted({*range(0, max_steps, eval_freq), max_steps})
+        steps = [m["step"] for m in record.metrics]
+        assert steps == due[: len(steps)]
+        assert (len(steps) < len(due)) == (record.summary is None)
+        for m in record.metrics:
+            assert all(math.isfinite(value) for value in m.values())
+            assert all(value >= 0 for quantity, value in m.items() if quantity.endswith("_loss"))
+            assert all(0 <= value <= 1 for quantity, value in m.items() if quantity.endswith("_accuracy"))
+
+
+def test_all_records_are_of_the_same_images():
+    configs = [record.config for name in records.EXPERIMENTS for record in records.read_records(name)]
+    assert len({config["dataset"]["fingerprint"] for config in configs}) == 1
 
 
 @pytest.mark.parametrize("name", [f"wrong_{mistake}" for mistake in records.WRONG_GRADIENTS])
