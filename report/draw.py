@@ -201,12 +201,12 @@ def figures():
         if read_records(name):
             for n, quantity in ((number, "accuracy"), (number + 1, "loss")):
                 yield f"fig{n:02d}_{name.split('_', 1)[1]}_{quantity}", draw_run(name, quantity, title)
-    studies = {
-        "learning_rate": draw_learning_rates,
-        "depth": draw_depths,
-        "ladder": draw_ladder,
-        "wrong": draw_wrong_gradients,
+    studies = {  # of the experiments that have its name, and one more
+        "learning_rate": (draw_learning_rates, "fig03_mlp_pytorch"),
+        "depth": (draw_depths, "fig07_five_layers"),
+        "ladder": (draw_ladder, None),
+        "wrong": (draw_wrong_gradients, "fig01_mlp_numpy"),
     }
-    for study, draw in studies.items():
-        if all(read_records(name) for name in EXPERIMENTS if name.startswith(f"{study}_")):
+    for study, (draw, other) in studies.items():
+        if all(read_records(name) for name in EXPERIMENTS if name.startswith(f"{study}_") or name == other):
             yield f"study_{study}", draw()

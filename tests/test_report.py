@@ -360,6 +360,14 @@ def test_study_of_wrong_gradients_shows_the_recorded_curves(drawn, label, name):
     assert any({*seeds.min(axis=0), *seeds.max(axis=0)} == set(band) for band in bands)
 
 
+def test_figures_whose_runs_are_not_recorded_are_left_out(monkeypatch):
+    def unless_figure(name):
+        return [] if name.startswith("fig") else records.read_records(name)
+
+    monkeypatch.setattr(draw, "read_records", unless_figure)
+    assert [name for name, _ in draw.figures()] == ["study_ladder"], "the others show a figure's runs as well"
+
+
 def test_curves_end_where_the_shortest_run_does(monkeypatch):
     runs = records.read_records("fig01_mlp_numpy")
     runs[1] = runs[1]._replace(metrics=runs[1].metrics[:5], summary=None)
