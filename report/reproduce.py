@@ -137,11 +137,17 @@ def sources_hash():
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
+def undefined_references(log):
+    """Return what LaTeX's log calls undefined, as in ["reference fig:fig15", "citation knuth1984"]."""
+    found = re.findall(r"Warning: (Reference|Citation) [`'](.+?)' .*undefined", log)
+    return list(dict.fromkeys(f"{kind.lower()} {key}" for kind, key in found))
+
+
 def write_pdf():
     """Build report.pdf from report.tex.
 
     Raises:
-        ReproduceError: LaTeX is missing, or stops.
+        ReproduceError: LaTeX is missing, or stops, or finds no label or entry for a reference.
     """
     if shutil.which("latexmk") is None:
         raise ReproduceError(
@@ -150,12 +156,18 @@ def write_pdf():
         )
     command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-outdir=build"]
     command += [rf"-usepretex=\def\sources{{{sources_hash()}}}", "report.tex"]
-    # Without dates, a PDF built again is the same file.
-    environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
+    # Without dates, a PDF built again is the same file; without a limit, no line of the log is broken in two.
+    environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "10000"}
     done = subprocess.run(command, cwd=REPORT, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
         errors = [line for line in done.stdout.splitlines() if line.startswith("!") or ": error:" in line]
         raise ReproduceError(f"LaTeX stopped: {' '.join(errors[:2]) or 'no message'}; see report/build/report.log")
+    undefined = undefined_references((REPORT / "build" / "report.log").read_text(errors="replace"))
+    if undefined:
+        raise ReproduceError(
+            f"report.tex refers to what is not there, {', '.join(undefined[:3])}: give it a \\label, or an entry in "
+            "references.bib"
+        )
     shutil.copyfile(REPORT / "build" / "report.pdf", REPORT / "report.pdf")
 
 

@@ -522,3 +522,33 @@ def test_pdf_without_latex_says_what_to_install(monkeypatch, capsys):
         monkeypatch.setattr(reproduce, name, lambda: None)
     assert reproduce.main(["--pdf"]) == 1
     assert "apt-get install latexmk" in capsys.readouterr().err
+
+
+LOG = """
+LaTeX Warning: Reference `fig:fig15' on page 11 undefined on input line 604.
+
+LaTeX Warning: Reference `fig:fig15' on page 12 undefined on input line 610.
+
+Package natbib Warning: Citation `knuth1984' on page 11 undefined on input line 604.
+
+LaTeX Font Warning: Font shape `T1/lmtt/bx/n' in size <10> not available
+"""
+
+
+def test_pdf_with_a_reference_to_nothing_replaces_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce, "REPORT", tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    for name in ("report.tex", "results.tex", "references.bib"):
+        (tmp_path / name).touch()
+    build = tmp_path / "build"
+    build.mkdir()
+    (build / "report.pdf").write_text("new")
+    (tmp_path / "report.pdf").write_text("old")
+    (build / "report.log").write_text(LOG)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0, stdout=""))
+    with pytest.raises(reproduce.ReproduceError, match=r"not there, reference fig:fig15, citation knuth1984: give"):
+        reproduce.write_pdf()
+    assert (tmp_path / "report.pdf").read_text() == "old"
+    (build / "report.log").write_text(LOG.replace("undefined", ""))
+    reproduce.write_pdf()
+    assert (tmp_path / "report.pdf").read_text() == "new"
