@@ -181,6 +181,20 @@ def test_pdf_is_built_from_this_text_and_these_numbers():
     assert reproduce.sources_hash().encode() in pdf, "report.pdf is old; build it: python report/reproduce.py --pdf"
 
 
+def test_every_reference_of_the_report_has_its_label_and_every_citation_its_entry():
+    text = re.sub(r"(?<!\\)%.*", "", REPORT)
+    labels = set(re.findall(r"\\label\{([^#{}]+)\}", text))
+    labels |= {f"eq:{name}" for name in re.findall(r"\\name\{([^#{}]+)\}", text)}
+    labels |= {f"fig:{name}" for pair in re.findall(r"\\runfigures\{(\w+)\}\{(\w+)\}", text) for name in pair}
+    references = set(re.findall(r"\\(?:eq)?ref\{([^#{}]+)\}", text))
+    assert len(references) > 20
+    assert references - labels == set()
+    entries = set(re.findall(r"(?m)^@\w+\{(\S+),", (ROOT / "report" / "references.bib").read_text(encoding="utf-8")))
+    keys = {key.strip() for group in re.findall(r"\\cite\w*(?:\[.*?\])*\{(.+?)\}", text) for key in group.split(",")}
+    assert len(keys) > 10
+    assert keys - entries == set()
+
+
 def decimals(text):
     """Return the decimal numbers and percentages of a text."""
     return re.findall(r"\d+\.\d+(?:e-?\d+)?|\d+e-\d+|\d+(?=\s*(?:%|\\%|per cent))", text)
