@@ -80,14 +80,37 @@ def read_record(folder):
     """Return the `Record` in a run folder.
 
     Raises:
-        ValueError: a run on synthetic images, of which no number is reported.
+        ValueError: a file is damaged, or the run is on synthetic images, of which no number is reported.
+        OSError: a file is missing.
     """
-    config = json.loads((folder / "config.json").read_text())
+    (config,) = read_objects(folder / "config.json", {"dataset", "seed", "date"})
     if config["dataset"]["is_synthetic"]:
         raise ValueError(f"{folder} is a run on synthetic images, expected CIFAR-10; remove it")
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    summary = folder / "summary.json"
-    return Record(config["seed"], config, metrics, json.loads(summary.read_text()) if summary.exists() else None)
+    metrics = read_objects(folder / "metrics.jsonl", {"step", *QUANTITIES[:4]})
+    summary = None
+    if (folder / "summary.json").exists():
+        (summary,) = read_objects(folder / "summary.json", {"seconds"})
+    return Record(config["seed"], config, metrics, summary)
+
+
+def read_objects(path, keys):
+    """Return the JSON objects in a file, one or one a line, each of which must have `keys`.
+
+    Raises:
+        ValueError: it holds none, or anything else.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        objects = [json.loads(part) for part in (text.splitlines() if path.suffix == ".jsonl" else [text])]
+        is_whole = objects and all(keys <= found.keys() for found in objects)
+    except (ValueError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        raise ValueError(
+            f"{path} is damaged, expected JSON with {', '.join(sorted(keys))}; restore it, or remove its folder and "
+            "run that seed again: python report/reproduce.py"
+        )
+    return objects
 
 
 # ---- Numbers -----------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from records import (  # noqa: E402
     SEED,
     claims_markdown,
     is_recorded,
-    numbers,
     read_records,
     results_markdown,
     results_tex,
@@ -94,13 +93,17 @@ def run(name, seed):
 
 
 def print_list(names, n_seeds):
-    """Print each experiment with its recorded and wanted seeds and the minutes that a run took."""
-    print(f"{'experiment':30} {'script':22} {'seeds':>7} {'minutes each':>13}")
+    """Print each experiment with its recorded and wanted seeds and the minutes that its latest run took."""
+    lines = [f"{'experiment':30} {'script':22} {'seeds':>8} {'minutes, last':>14}"]
     for name in names:
         script, wanted = EXPERIMENTS[name]
         records = read_records(name)
-        minutes = f"{numbers(name)['minutes']['mean']:.1f}" if any(r.summary for r in records) else "-"
-        print(f"{name:30} {script:22} {len(records):>3} of {n_seeds or wanted} {minutes:>12}")
+        whole = [record for record in records if record.summary is not None]
+        latest = max(whole, key=lambda record: record.config["date"], default=None)
+        minutes = f"{latest.summary['seconds'] / 60:.1f}" if latest else "-"
+        seeds = f"{len(records)} of {n_seeds or wanted}"
+        lines.append(f"{name:30} {script:22} {seeds:>8} {minutes:>14}")
+    print("\n".join(lines))
 
 
 # ---- Figures, numbers, PDF -----------------------------------------------------------------------
@@ -197,11 +200,11 @@ def main(argv=None):
     names = fnmatch.filter(EXPERIMENTS, args.only)
     if not names:
         parser.error(f"argument --only: no experiment matches {args.only!r}; --list shows them")
-    if args.list:
-        print_list(names, args.seeds)
-        return 0
-    signal.signal(signal.SIGTERM, stop)
     try:
+        if args.list:
+            print_list(names, args.seeds)
+            return 0
+        signal.signal(signal.SIGTERM, stop)
         if not (args.figures or args.pdf):
             runs = missing_runs(names, args.seeds)
             for i, (name, seed) in enumerate(runs, 1):

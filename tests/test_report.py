@@ -508,7 +508,7 @@ def test_run_that_fails_is_no_result(small):
 
 def test_run_on_synthetic_images_is_not_reported(small):
     folder = small / "small" / "seed42"
-    reproduce.run("small", 42)
+    shutil.copytree(ROOT / "report" / "results" / "fig05_adam" / "seed42", folder)
     config = json.loads((folder / "config.json").read_text())
     config["dataset"]["is_synthetic"] = True
     (folder / "config.json").write_text(json.dumps(config))
@@ -521,6 +521,44 @@ def test_list_shows_what_is_recorded(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["experiment", "fig01_mlp_numpy", "fig03_mlp_pytorch"]
     assert re.search(r"5 of 5 +0\.\d$", lines[1])
+
+
+def test_list_shows_the_minutes_of_the_latest_run(monkeypatch, tmp_path, capsys):
+    shutil.copytree(records.RESULTS / "fig05_adam", tmp_path / "fig05_adam")
+    for seed, (date, seconds) in {43: ("2031-01-01T00:00:00Z", 600), 44: ("2030-12-31T23:59:59Z", 1200)}.items():
+        for file, change in (("config", {"date": date}), ("summary", {"seconds": seconds})):
+            path = tmp_path / "fig05_adam" / f"seed{seed}" / f"{file}.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    assert reproduce.main(["--list", "--only", "fig05_adam"]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.endswith("minutes, last")
+    assert line.endswith(" 10.0")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("config.json", ""),
+        ("config.json", '{"seed": 42}'),
+        ("metrics.jsonl", ""),
+        ("metrics.jsonl", '{"step": 0, "train_lo'),
+        ("metrics.jsonl", None),
+        ("summary.json", "[]"),
+    ],
+)
+def test_damaged_record_ends_with_one_line_that_names_the_file(monkeypatch, tmp_path, capsys, file, text):
+    shutil.copytree(records.RESULTS / "fig05_adam", tmp_path / "fig05_adam")
+    damaged = tmp_path / "fig05_adam" / "seed43" / file
+    damaged.unlink()
+    if text is not None:
+        damaged.write_text(text)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    assert reproduce.main(["--list", "--only", "fig05_adam"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert str(damaged) in line
 
 
 def test_unknown_experiment_ends_with_one_line_and_status_2(capsys):
