@@ -179,7 +179,7 @@ def write_pdf():
 
 def make_parser():
     parser = Parser(prog="reproduce.py", description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--only", metavar="PATTERN", default="*", help="experiments, as in 'fig05*' (default: all)")
+    parser.add_argument("--only", metavar="PATTERN", help="experiments, as in 'fig05*' (default: all)")
     parser.add_argument("--seeds", type=whole_number(1), help="seeds of each, from 42 (default: as --list shows)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="show what is recorded and how long it took; run nothing")
@@ -197,7 +197,9 @@ def stop(*_):
 def main(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
-    names = fnmatch.filter(EXPERIMENTS, args.only)
+    if (args.figures or args.pdf) and (args.only, args.seeds) != (None, None):
+        parser.error("--figures and --pdf take all that is recorded: leave out --only and --seeds")
+    names = fnmatch.filter(EXPERIMENTS, "*" if args.only is None else args.only)
     if not names:
         parser.error(f"argument --only: no experiment matches {args.only!r}; --list shows them")
     try:

@@ -561,6 +561,16 @@ def test_damaged_record_ends_with_one_line_that_names_the_file(monkeypatch, tmp_
     assert str(damaged) in line
 
 
+@pytest.mark.parametrize("what", ["--figures", "--pdf"])
+@pytest.mark.parametrize("which", [("--only", "fig05*"), ("--seeds", "2")])
+def test_choice_of_runs_is_rejected_where_none_is_run(what, which, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        reproduce.main([what, *which])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--figures and --pdf take all that is recorded: leave out --only and --seeds" in line
+
+
 def test_unknown_experiment_ends_with_one_line_and_status_2(capsys):
     with pytest.raises(SystemExit) as stopped:
         reproduce.main(["--only", "fig99*"])
