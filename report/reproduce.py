@@ -24,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(REPORT)]
 from records import (  # noqa: E402
     EXPERIMENTS,
     FLAG_FILES,
+    README_RUNS,
     RESULTS,
     SEED,
     claims_markdown,
@@ -122,14 +123,21 @@ def write_figures():
         figure.savefig(folder / f"{name}.png", dpi=220, metadata={"Drawn": drawn})
 
 
+def experiments_lacking():
+    """Return the experiments that results.tex and the README need and of which no whole run is recorded."""
+    needed = dict.fromkeys([*README_RUNS, *(name for name in EXPERIMENTS if name.startswith("fig"))])
+    return [name for name in needed if not any(record.summary for record in read_records(name))]
+
+
 def write_numbers():
     """Write results.tex, and the README's tables between their marks."""
-    write_atomically(REPORT / "results.tex", lambda file: file.write(results_tex().encode()))
+    tex = results_tex()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     changed = readme
     for name, table in README_TABLES.items():
         marked = rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)"
         changed = re.sub(marked, lambda _, table=table: table(), changed, flags=re.DOTALL)
+    write_atomically(REPORT / "results.tex", lambda file: file.write(tex.encode()))
     if changed != readme:
         write_atomically(ROOT / "README.md", lambda file: file.write(changed.encode()))
 
@@ -213,6 +221,16 @@ def main(argv=None):
                 print(f"run {i} of {len(runs)}: {name}, seed {seed}", flush=True)
                 run(name, seed)
         write_figures()
+        lacking = experiments_lacking()
+        if lacking:
+            message = (
+                f"results.tex and README.md are left as they are: no whole run of {', '.join(lacking)} is recorded; "
+                "to run what is missing: python report/reproduce.py"
+            )
+            if args.pdf:
+                raise ReproduceError(message)
+            print(message)
+            return 0
         write_numbers()
         if args.pdf:
             write_pdf()

@@ -491,6 +491,44 @@ def test_run_that_was_killed_is_gone_on_with(small, monkeypatch):
     assert json.loads((folder / "config.json").read_text())["id"] == config["id"]
 
 
+def test_numbers_are_left_alone_where_one_that_they_need_is_not_recorded(small, capsys, monkeypatch):
+    shutil.copytree(ROOT / "report" / "results" / "fig05_adam", small / "fig05_adam")
+    for module in (records, reproduce):
+        monkeypatch.setattr(
+            module, "EXPERIMENTS", {name: ("unused", 1) for name in ("fig05_adam", "fig07_five_layers")}
+        )
+    monkeypatch.setattr(reproduce, "write_figures", lambda: None)
+    message = (
+        "results.tex and README.md are left as they are: no whole run of fig01_mlp_numpy, fig03_mlp_pytorch, "
+        "precision_mlp, fig13_convnet, precision_convnet, best_mlp, best_convnet, fig07_five_layers is recorded; "
+        "to run what is missing: python report/reproduce.py\n"
+    )
+    assert reproduce.main(["--figures"]) == 0
+    assert capsys.readouterr() == (message, "")
+    assert reproduce.main(["--pdf"]) == 1
+    assert capsys.readouterr() == ("", f"reproduce.py: error: {message}")
+    assert (ROOT / "report" / "results.tex").read_text(encoding="utf-8") == RESULTS_TEX
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == README
+
+
+@pytest.mark.parametrize("unreadable", [records.results_tex, *reproduce.README_TABLES.values()])
+def test_numbers_are_written_all_or_none(unreadable, monkeypatch, tmp_path):
+    def fail():
+        raise ValueError("damaged")
+
+    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n<!-- claims -->\n<!-- /claims -->\n")
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduce, "REPORT", tmp_path)
+    if unreadable is records.results_tex:
+        monkeypatch.setattr(reproduce, "results_tex", fail)
+    else:
+        (name,) = (name for name, table in reproduce.README_TABLES.items() if table is unreadable)
+        monkeypatch.setitem(reproduce.README_TABLES, name, fail)
+    with pytest.raises(ValueError, match="damaged"):
+        reproduce.write_numbers()
+    assert files_in(tmp_path) == {"README.md"}
+
+
 def test_run_that_diverges_is_a_result(small):
     reproduce.run("steep", 42)
     folder = small / "steep" / "seed42"
