@@ -9,6 +9,7 @@ python report/reproduce.py --pdf
 
 import fnmatch
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -57,6 +58,29 @@ def missing_runs(names, n_seeds):
     return [(name, seed) for name, seed in runs if not is_recorded(folder_of(name, seed))]
 
 
+def has_begun(folder):
+    """Return whether a run can be resumed by the folder's config.json, which lies empty in it while a run begins."""
+    try:
+        return isinstance(json.loads((folder / "config.json").read_text()), dict)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def keep_record(folder):
+    """Delete from a run folder what is not recorded."""
+    for pattern in ("checkpoint.*", "*.png", "*.tmp"):
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
+
+
+def keep_records(names):
+    """Delete what is not recorded from each folder that was killed between its last result and that."""
+    for name in names:
+        for folder in (RESULTS / name).glob("seed*"):
+            if is_recorded(folder):
+                keep_record(folder)
+
+
 def run(name, seed):
     """Run one seed of an experiment, or go on with it, and keep of its folder what is recorded.
 
@@ -65,8 +89,8 @@ def run(name, seed):
         KeyboardInterrupt: a signal ended it; the same call goes on with it.
     """
     script, folder = EXPERIMENTS[name][0], folder_of(name, seed)
-    if folder.is_dir() and not (folder / "config.json").exists():
-        shutil.rmtree(folder)  # killed before it began
+    if folder.is_dir() and not has_begun(folder):
+        shutil.rmtree(folder)
     path = os.path.relpath(folder, ROOT)
     if folder.exists():
         flags = ["--resume", path]
@@ -74,23 +98,25 @@ def run(name, seed):
         flag_file = os.path.relpath(FLAG_FILES / f"{name}.args", ROOT)
         flags = [f"@{flag_file}", "--dataset", "cifar10", "--seed", str(seed), "--out_dir", path]
     print(" ".join(["+ python", f"{script}.py", *flags]), flush=True)
-    child = subprocess.Popen([sys.executable, f"{script}.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, f"{script}.py", *flags]
+    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, errors="replace")
+    message = ""
     try:
-        errors = child.communicate()[1]
+        for line in child.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            message = line.strip() or message
+        child.wait()
     except KeyboardInterrupt:
         child.terminate()  # Ctrl-C has reached it already, SIGTERM has not
-        child.wait()
+        child.communicate()
         raise
-    message = (errors.strip().splitlines() or [""])[-1]
     if child.returncode == 1 and "the run has diverged" in message:
         reason = message.split(": error: ")[1].split(": the run has diverged")[0]
         write_json(folder / "diverged.json", {"error": reason})
         print(f"it diverged, which is recorded: {reason}")
     elif child.returncode:
         raise ReproduceError(f"{script}.py ended with status {child.returncode}: {message}")
-    for pattern in ("checkpoint.*", "*.png", "*.tmp"):
-        for file in folder.glob(pattern):
-            file.unlink()
+    keep_record(folder)
 
 
 def print_list(names, n_seeds):
@@ -216,6 +242,7 @@ def main(argv=None):
             return 0
         signal.signal(signal.SIGTERM, stop)
         if not (args.figures or args.pdf):
+            keep_records(names)
             runs = missing_runs(names, args.seeds)
             for i, (name, seed) in enumerate(runs, 1):
                 print(f"run {i} of {len(runs)}: {name}, seed {seed}", flush=True)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -448,47 +449,54 @@ def test_committed_figures_are_the_ones_that_are_drawn(drawn):
 SMALL = "--data_dir {data_dir}\n--dnn_hidden_units 10\n--max_steps 6\n--eval_freq 2\n--train_eval_size 1000\n"
 
 
+# A script that takes no time: it warns, and leaves what a whole run does.
+QUICK = """
+import sys
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--out_dir") + 1])
+folder.mkdir(parents=True)
+(folder / "config.json").write_text("{}")
+(folder / "summary.json").write_text("{}")
+print("quick.py: warning: first", "quick.py: warning: second", sep="\\n", file=sys.stderr)
+"""
+
+
 @pytest.fixture
 def small(monkeypatch, tmp_path, official_folder):
-    """Make `reproduce` know one small experiment, `small`, and write into `tmp_path`; return its folder of results."""
+    """Make `reproduce` know four small experiments, and write into `tmp_path`; give its folder of results."""
     flags = SMALL.format(data_dir=official_folder)
     (tmp_path / "small.args").write_text(flags)
     (tmp_path / "steep.args").write_text(flags + "--learning_rate 1e9\n")
     (tmp_path / "wrong.args").write_text("--data_dir nowhere\n")
+    (tmp_path / "quick.py").write_text(QUICK)
+    experiments = {name: ("train_mlp_numpy", 2) for name in ("small", "steep", "wrong")}
+    experiments["quick"] = (os.path.relpath(tmp_path / "quick", ROOT), 1)
     for module in (records, reproduce):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
-        names = ("small", "steep", "wrong")
-        monkeypatch.setattr(module, "EXPERIMENTS", {name: ("train_mlp_numpy", 2) for name in names})
+        monkeypatch.setattr(module, "EXPERIMENTS", experiments)
     monkeypatch.setattr(reproduce, "FLAG_FILES", tmp_path)
-    return tmp_path / "results"
+    sigterm = signal.getsignal(signal.SIGTERM)
+    yield tmp_path / "results"
+    signal.signal(signal.SIGTERM, sigterm)
 
 
 def files_in(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def test_run_that_is_missing_is_run_and_recorded_as_text(small):
+WHOLE = {"config.json", "metrics.jsonl", "summary.json"}
+
+
+def test_run_that_is_missing_is_run_and_recorded_as_text_and_no_other(small, capsys):
     assert reproduce.missing_runs(["small"], None) == [("small", 42), ("small", 43)]
-    reproduce.run("small", 42)
-    assert files_in(small / "small" / "seed42") == {"config.json", "metrics.jsonl", "summary.json"}
+    assert reproduce.main(["--only", "small", "--seeds", "1"]) == 0
+    assert "run 1 of 1: small, seed 42\n" in capsys.readouterr().out
+    assert files_in(small) == {"small"}
+    assert files_in(small / "small") == {"seed42"}
+    assert files_in(small / "small" / "seed42") == WHOLE
     assert reproduce.missing_runs(["small"], None) == [("small", 43)]
-
-
-def test_run_that_was_killed_is_gone_on_with(small, monkeypatch):
-    folder = small / "small" / "seed42"
-    (small.parent / "small.args").write_text((small.parent / "small.args").read_text() + "--max_steps 100000\n")
-    flags = [f"@{small.parent / 'small.args'}", "--dataset", "cifar10", "--seed", "42", "--out_dir", str(folder)]
-    process = subprocess.Popen([sys.executable, ROOT / "train_mlp_numpy.py", *flags], stderr=subprocess.DEVNULL)
-    wait_for(folder / "checkpoint.npz", process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    # The rest of those steps would take minutes.
-    config = json.loads((folder / "config.json").read_text())
-    config["flags"]["max_steps"] = 6 + 2 * len((folder / "metrics.jsonl").read_text().splitlines())
-    (folder / "config.json").write_text(json.dumps(config))
-    reproduce.run("small", 42)
-    assert files_in(folder) == {"config.json", "metrics.jsonl", "summary.json"}
-    assert json.loads((folder / "config.json").read_text())["id"] == config["id"]
+    assert reproduce.main(["--only", "small", "--seeds", "1"]) == 0
+    assert "run 1" not in capsys.readouterr().out
 
 
 def test_numbers_are_left_alone_where_one_that_they_need_is_not_recorded(small, capsys, monkeypatch):
@@ -527,6 +535,88 @@ def test_numbers_are_written_all_or_none(unreadable, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         reproduce.write_numbers()
     assert files_in(tmp_path) == {"README.md"}
+
+
+def test_leftovers_of_a_run_that_was_killed_as_it_was_recorded_are_removed(small):
+    for name in ("quick", "small"):
+        (small / name / "seed42").mkdir(parents=True)
+        for file in (*WHOLE, "checkpoint.npz", "accuracy.png", "loss.png.tmp"):
+            (small / name / "seed42" / file).write_text("{}")
+    assert reproduce.main(["--only", "quick"]) == 0
+    assert files_in(small / "quick" / "seed42") == WHOLE
+    assert len(files_in(small / "small" / "seed42")) == 6, "not of the chosen experiments"
+
+
+@pytest.mark.parametrize("config", [None, "", '{"id": ', "[]"])
+def test_run_that_was_killed_as_its_folder_was_made_begins_anew(small, config):
+    folder = small / "quick" / "seed42"
+    folder.mkdir(parents=True)
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    reproduce.run("quick", 42)
+    assert (folder / "config.json").read_text() == "{}"
+
+
+def test_warnings_of_a_run_that_succeeds_are_passed_on(small, capsys):
+    reproduce.run("quick", 42)
+    assert capsys.readouterr().err == "quick.py: warning: first\nquick.py: warning: second\n"
+
+
+# Calls `reproduce.main` with one small experiment, its flag file and records in the folder that comes first.
+REPRODUCE_SMALL = f"""
+import sys
+sys.path[:0] = [{str(ROOT / "report")!r}, {str(ROOT)!r}]
+from pathlib import Path
+import draw, records, reproduce
+folder = Path(sys.argv[1])
+for module in (records, reproduce):
+    module.RESULTS = folder / "results"
+    module.EXPERIMENTS = {{"small": ("train_mlp_numpy", 2)}}
+reproduce.FLAG_FILES = folder
+sys.exit(reproduce.main(sys.argv[2:]))
+"""
+
+
+def test_sigterm_ends_the_run_as_well_and_the_same_call_goes_on_with_it(small):
+    (small.parent / "small.args").write_text((small.parent / "small.args").read_text() + "--max_steps 1000\n")
+    command = [sys.executable, "-c", REPRODUCE_SMALL, small.parent, "--only", "small", "--seeds", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    folder = small / "small" / "seed42"
+    process = subprocess.Popen(command, **pipes)
+    wait_for(folder / "checkpoint.npz", process)
+    process.terminate()
+    _, errors = process.communicate(timeout=30)  # the run has the same standard output: this waits for its end
+    assert process.returncode == 130
+    assert "the same command goes on from here" in errors
+    assert {"config.json", "metrics.jsonl", "checkpoint.npz"} <= files_in(folder)
+    assert "summary.json" not in files_in(folder)
+    config = shorten(folder)
+    done = subprocess.run(command, **pipes)
+    assert done.returncode == 0, done.stderr
+    assert files_in(folder) == WHOLE
+    assert json.loads((folder / "config.json").read_text())["id"] == config["id"]
+
+
+def shorten(folder):
+    """Let a run that was ended have few steps to go on with; return its config."""
+    config = json.loads((folder / "config.json").read_text())
+    config["flags"]["max_steps"] = 6 + 2 * len((folder / "metrics.jsonl").read_text().splitlines())
+    (folder / "config.json").write_text(json.dumps(config))
+    return config
+
+
+def test_run_that_was_killed_is_gone_on_with(small, monkeypatch):
+    folder = small / "small" / "seed42"
+    (small.parent / "small.args").write_text((small.parent / "small.args").read_text() + "--max_steps 100000\n")
+    flags = [f"@{small.parent / 'small.args'}", "--dataset", "cifar10", "--seed", "42", "--out_dir", str(folder)]
+    process = subprocess.Popen([sys.executable, ROOT / "train_mlp_numpy.py", *flags], stderr=subprocess.DEVNULL)
+    wait_for(folder / "checkpoint.npz", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    config = shorten(folder)
+    reproduce.run("small", 42)
+    assert files_in(folder) == WHOLE
+    assert json.loads((folder / "config.json").read_text())["id"] == config["id"]
 
 
 def test_run_that_diverges_is_a_result(small):
