@@ -5,6 +5,7 @@ python grade.py submissions/* -j 2 --out_dir results/grade/2026
 python grade.py results/train_mlp_numpy/2026-11-24_20-15-00
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,12 +18,12 @@ def make_flags():
         prog="grade.py",
         description="Give points to submissions (folders with modules.py, mlp_numpy.py, mlp_pytorch.py, "
         "custom_batchnorm.py, convnet_pytorch.py), and hold runs (what the training scripts write) against the report.",
-        epilog="Exit status: 0, all was graded; 1, something could not be; 2, wrong use.",
+        epilog="Exit status: 0, all was graded; 1, something could not be; 2, wrong use; 130, interrupted.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="folder of a submission or of a run")
-    add("--out_dir", help="where results go (default: results/grade; with one PATH, results/grade/NAME)")
+    add("--out_dir", help="where results go: of one PATH itself, of several NAME in it (default: results/grade/NAME)")
     add("-j", "--jobs", type=whole_number(1, 64), default=1, metavar="N", help="submissions at once (default: 1)")
     add("--no_training", action="store_true", help="leave the training checks out: seconds, not a minute, a submission")
     add("--full", action="store_true", help="train the ConvNet for all of its 5,000 steps, which takes up to an hour")
@@ -35,28 +36,52 @@ def make_flags():
 def main(argv=None):
     parser = make_flags()
     args = parser.parse_args(argv)
-    paths = [Path(path) for path in args.paths]
-    for path in paths:
-        if not path.is_dir():
-            parser.error(f"{path} is not a folder; name folders of submissions or of runs")
+    from grading.pages import DEFAULT_OUT_DIR, printable, result_folders
     from grading.run_folder import hold_run, is_run
-    from grading.sandbox import SandboxError
+    from grading.sandbox import ROOT, SandboxError
 
+    paths = {}
+    for path in map(Path, args.paths):
+        if not path.is_dir():
+            parser.error(f"{printable(path)} is not a folder; name folders of submissions or of runs")
+        if os.path.abspath(path) in paths:
+            print(f"grade.py: {printable(path)} is given twice; it is graded once", file=sys.stderr)
+        paths.setdefault(os.path.abspath(path), path)
+    paths = list(paths.values())
+    out_dir = Path(args.out_dir or DEFAULT_OUT_DIR)
+    for path in paths:
+        # Else a results.json that somebody handed in would be taken for the grader's own.
+        if _overlap(out_dir.resolve(), path) and not (path.resolve() == ROOT and _lies_in(out_dir, ROOT / "results")):
+            parser.error(
+                f"results would go to {printable(out_dir)} and {printable(path)} is to be graded, and one lies in the "
+                "other; name a folder apart with --out_dir"
+            )
+    folders = result_folders(paths, args.out_dir)
     try:
         runs = [path for path in paths if is_run(path)]
-        graded = [hold_run(path, args) for path in runs]
-        others = [path for path in paths if path not in runs]
+        graded = [hold_run(path, folders[path]) for path in runs]
+        others = {path: folders[path] for path in paths if path not in runs}
         if others:
             from grading.submissions import grade_all  # PyTorch with it, which a run does not need
 
-            graded += grade_all(others, args)
+            graded += grade_all(others, args, out_dir if len(paths) > 1 else None)
     except KeyboardInterrupt:
         print("grade.py: interrupted; the same command goes on", file=sys.stderr)
         return 130
     except (SandboxError, OSError) as error:
-        print(f"grade.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"grade.py: error: {printable(error)}", file=sys.stderr)
         return 1
     return 0 if all(graded) else 1
+
+
+def _lies_in(inner, outer):
+    return inner.resolve().is_relative_to(outer)
+
+
+def _overlap(out_dir, path):
+    """Return whether one of two folders is or contains the other, where `path` leads and where it stands."""
+    places = path.resolve(), path.parent.resolve() / path.name
+    return any(out_dir.is_relative_to(place) or place.is_relative_to(out_dir) for place in places)
 
 
 if __name__ == "__main__":

@@ -486,7 +486,7 @@ class Run:
             "device": device,
             "precision": precision,
             "processes": self.n_processes,
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(Path(__file__).parent),
         }
         write_json(self.folder / "config.json", config)
 
@@ -667,7 +667,8 @@ def read_metrics(folder):
 def write_atomically(path, write):
     """Call `write(file)` on a temporary file, flush it to disk and rename it to `path`: there is never half a file."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    temporary.unlink(missing_ok=True)
+    with open(temporary, "xb") as file:  # fails at a link that somebody has put there meanwhile
         write(file)
         file.flush()
         os.fsync(file.fileno())
@@ -678,14 +679,21 @@ def write_json(path, content):
     write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
 
-def _git_commit():
-    """Return the commit of this code, with '-dirty' where files differ from it, or None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+def git_commit(folder):
+    """Return the commit that `folder` has checked out, with '-dirty' where Python files differ, or None without one.
+
+    Other files, such as a report's numbers, change with each run that is recorded, and do not change what it computes.
+    """
+
+    def git(*command):
+        done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
 
 
 def _processor():

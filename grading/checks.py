@@ -1,6 +1,5 @@
 """What a check is, what comes of it, and how a submission goes through all of them."""
 
-import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,7 +42,14 @@ class Check:
 
 @dataclass
 class Outcome:
-    """Whether a check passed; if not, what was called, what came back, what was expected, the likely mistake."""
+    """Whether a check passed; if not, what was called, what came back, what was expected, the likely mistake.
+
+    Attributes:
+        was_run: False where there was nothing to run it on.
+        is_written: False where what it asks for is not there yet.
+        differs: how what came back differs, in a sentence, for where no mistake is known.
+        mistake: the known `Mistake`, or None.
+    """
 
     passed: bool
     called: str = ""
@@ -51,6 +57,9 @@ class Outcome:
     expected: str = ""
     hint: str = ""
     was_run: bool = True
+    is_written: bool = True
+    differs: str = ""
+    mistake: object = None
 
 
 @dataclass
@@ -65,6 +74,8 @@ class Grading:
         carried: mistakes found so far, which later checks take into account.
         measured: `{operation: [(step, test accuracy), …]}` of the training checks, for the record.
         old_code: what Python said to code that is older than NumPy and PyTorch are here.
+        unexplained: names of failed checks whose mistake is not carried: what goes through the same code cannot be
+            compared, and where a check asks for several things, it asks for the others.
     """
 
     session: object
@@ -74,6 +85,7 @@ class Grading:
     carried: list = field(default_factory=list)
     old_code: set = field(default_factory=set)
     failed: list = field(default_factory=list)
+    unexplained: set = field(default_factory=set)
     measured: dict = field(default_factory=dict)
     _broken: dict = field(default_factory=dict)
     _answers: dict = field(default_factory=dict)
@@ -85,8 +97,8 @@ class Grading:
                 self._broken[name] = f"there is no {name}"
                 continue
             answer = self.session.ask("import_module", {"module": name[:-3]}, seconds=IMPORT_SECONDS)
+            self._note_old_code(answer)
             if answer.error:
-                self._note_old_code(answer)
                 self._broken[name] = f"{name} cannot be imported: {answer.error}"
 
     def run(self, check):
@@ -97,10 +109,16 @@ class Grading:
         outcome = check.run(self)
         if not outcome.passed and outcome.was_run:
             related = [other.name for other in self.failed if set(other.files) & set(check.files)]
-            if not outcome.hint and related:
-                outcome.hint = f"perhaps this follows from {', '.join(related[-3:])}, above"
+            if not outcome.hint:
+                follows = f"perhaps this follows from {', '.join(related[-3:])}, above" if related else ""
+                outcome.hint = "; ".join(text for text in (outcome.differs, follows) if text)
             self.failed.append(check)
+            if outcome.is_written and outcome.mistake not in self.carried:
+                self.unexplained.add(check.name)
         return outcome
+
+    def has_failed(self, name):
+        return any(check.name == name for check in self.failed)
 
     def ask(self, op, params, arrays, seconds=CHECK_SECONDS):
         """Return the `Answer` to an operation; the same question is put once."""
@@ -131,22 +149,37 @@ class Grading:
             first = first or found
         outcome = self.failure(called, answer, first)
         if answer.kind in (None, "error") and answer.arrays:
-            outcome.hint, harmless = self._diagnose(check, answer, op, params, arrays, names, allowance, carried)
-            if harmless:
+            mistake = self._diagnose(check, answer, op, params, arrays, names, allowance, carried)
+            if mistake and mistake.is_harmless:
                 return Outcome(True)
+            if mistake:
+                outcome.hint, outcome.mistake = mistake.sentence, mistake
         return outcome
 
     def _diagnose(self, check, answer, op, params, arrays, names, allowance, carried):
-        """Return the sentence of the known mistake that gives what came back, or '', and whether it is harmless."""
+        """Return the known mistake that gives what came back, and carry it; None where none does.
+
+        Of those that give the arrays `names`, one that gives all that came back comes first: the loss alone does not
+        tell whether its gradient has the same mistake.
+        """
         tried = [m for m in MISTAKES if m.check == check]
+        found = None
         for mistake in sorted(tried, key=lambda m: not m.is_harmless):
             expected = self.reference(op, params, arrays, (*carried, mistake))
             if not any(name in expected for name in names):
                 continue
-            if difference(answer.arrays, expected, names, allowance, missing_alike=not mistake.is_harmless) is None:
-                self.carry(mistake)
-                return mistake.sentence, mistake.is_harmless
-        return "", False
+            if difference(answer.arrays, expected, names, allowance, missing_alike=not mistake.is_harmless):
+                continue
+            found = found or mistake
+            everything = {*answer.arrays, *expected}
+            if mistake.is_harmless or not difference(
+                answer.arrays, expected, everything, allowance, missing_alike=True
+            ):
+                found = mistake
+                break
+        if found:
+            self.carry(found)
+        return found
 
     def carry(self, mistake):
         """Have later checks take a mistake into account."""
@@ -158,11 +191,11 @@ class Grading:
     def failure(called, answer, found):
         """Return the `Outcome` of an answer that differs."""
         if answer.error and found.got == "nothing":
-            hint = ""
-            if answer.kind == "error" and answer.detail.get("type") == "NotImplementedError":
-                hint = "this part is not written yet"
-            return Outcome(False, called, answer.error, f"{found.name} of {found.expected}", hint)
-        return Outcome(False, called, f"{found.name}: {found.got}", found.expected)
+            is_written = answer.kind != "error" or answer.detail.get("type") != "NotImplementedError"
+            hint = "" if is_written else "this part is not written yet"
+            expected = f"{found.name}: {found.expected}"
+            return Outcome(False, called, answer.error, expected, hint, is_written=is_written, differs=found.sentence)
+        return Outcome(False, called, f"{found.name}: {found.got}", found.expected, differs=found.sentence)
 
     def log_allowance(self, op, params, arrays, names):
         """Return by how much a constant of 1e-5 inside the logarithm changes what is expected, half as much again."""
@@ -171,9 +204,12 @@ class Grading:
         return {name: 1.5 * abs(other[name] - right[name]) for name in names}
 
     def _note_old_code(self, answer):
-        if answer.error:
-            with contextlib.suppress(AttributeError):
-                self.old_code.add(OLD_CODE.search(answer.error).group())
+        """Note what Python says to old code, and leave of the error its first sentence; NumPy's has several."""
+        found = OLD_CODE.search(answer.error or "")
+        if found:
+            self.old_code.add(found.group())
+            where = f" ({answer.detail['where']})" if answer.detail.get("where") else ""
+            answer.error = answer.error.removesuffix(where).split(". ")[0] + where
 
 
 def all_checks():

@@ -26,8 +26,8 @@ class Mistake:
         sentence: what a student is told.
         put_into: takes the class and returns it with the mistake.
         is_harmless: a convention that is as right as the project's, and costs nothing by itself.
-        is_carried: whether later checks take it into account. Not so where it hands back zeros: a network
-            that then stands still is no proof of anything.
+        is_carried: whether later checks take it into account. Not so where it hands back zeros or nothing: a
+            network that then stands still is no proof of anything.
     """
 
     name: str
@@ -102,6 +102,20 @@ def _bias(self):
     return self.params["bias"]
 
 
+def _returns_nothing(right, self, *args):
+    right(*args)
+
+
+def _other_slope(f):
+    """Return a change of LeakyReLUModule: its slope is `f(the one asked for)`, forward and backward."""
+
+    def forward(right, self, x):
+        self.neg_slope = f(self.__dict__.setdefault("asked", self.neg_slope))
+        return right(x)
+
+    return changed(forward=forward)
+
+
 def _slope_backward(factor):
     return changed(backward=lambda right, self, dout: dout * np.where(self.is_positive, 1, factor(self.neg_slope)))
 
@@ -125,6 +139,10 @@ def _entropy(forward=None, backward=None):
     )
 
 
+def _binary(x, y):
+    return -(y * np.log(x) + (1 - y) * np.log(1 - x))
+
+
 def _exp(x):
     return np.exp(x - x.max(axis=1, keepdims=True))
 
@@ -138,26 +156,29 @@ LOG_CONSTANT_MISTAKE = Mistake(
 L, A, S, C, M = "LinearModule", "LeakyReLUModule", "SoftMaxModule", "CrossEntropyModule", "MLP"
 
 
-def _make(check, target, *rows, harmless=False):
+def make(check, target, *rows, harmless=False, carried=True):
+    """Return the `Mistake` of each row, a sentence and what puts it into the class."""
     return [
-        Mistake(f"{check} {target} {i} {harmless}", check, target, *row, harmless, "not written into" not in row[0])
+        Mistake(f"{check} {target} {i} {harmless} {carried}", check, target, *row, harmless, carried)
         for i, row in enumerate(rows)
     ]
 
 
 NUMPY_MISTAKES = [
-    *_make("linear.forward", L,
+    *make("linear.forward", L,
         ("the bias is not added", changed(lambda right, self, x: right(x) - _bias(self))),
         ("the bias is subtracted", changed(lambda right, self, x: right(x) - 2 * _bias(self))),
     ),
-    *_make("linear.weight_gradient", L,
+    *make("linear.weight_gradient", L,
         ("the weight gradient is divided by the batch, which the loss has done already",
          gradient("weight", lambda self, dout: dout.T @ self.x / len(dout))),
         ("the weight gradient has the wrong sign", gradient("weight", lambda self, dout: -dout.T @ self.x)),
         ("the weight gradient has the weight's shape transposed", gradient("weight", lambda self, dout: self.x.T @ dout)),
-        ("the weight gradient is not written into grads", gradient("weight", lambda self, dout: 0 * dout.T @ self.x)),
     ),
-    *_make("linear.bias_gradient", L,
+    *make("linear.weight_gradient", L,
+        ("the weight gradient is not written into grads", gradient("weight", lambda self, dout: 0 * dout.T @ self.x)),
+        carried=False),
+    *make("linear.bias_gradient", L,
         ("the bias gradient is the mean over the batch, not the sum: the loss has divided by the batch already",
          gradient("bias", lambda self, dout: dout.mean(axis=0))),
         ("the bias gradient is summed over units, not over the batch", gradient("bias", lambda self, dout: dout.sum(axis=1))),
@@ -168,17 +189,25 @@ NUMPY_MISTAKES = [
         ("the bias gradient is summed over everything, units too",
          gradient("bias", lambda self, dout: dout.sum() + 0 * dout[0])),
         ("the bias gradient has the wrong sign", gradient("bias", lambda self, dout: -dout.sum(axis=0))),
-        ("the bias gradient is not written into grads", gradient("bias", lambda self, dout: 0 * dout[0])),
     ),
-    *_make("linear.input_gradient", L,
+    *make("linear.bias_gradient", L,
+        ("the bias gradient is not written into grads", gradient("bias", lambda self, dout: 0 * dout[0])), carried=False),
+    *make("linear.input_gradient", L,
         ("the input gradient has the wrong sign", _input_gradient(lambda dx: -dx)),
         ("the input gradient is divided by the batch", _input_gradient(lambda dx: dx / len(dx))),
     ),
-    *_make("leaky_relu.forward", A,
+    *make("linear.input_gradient", L,
+        ("LinearModule.backward returns nothing: it has to return the gradient of its input",
+         changed(backward=_returns_nothing)), carried=False),
+    *make("leaky_relu.forward", A,
         ("the slope is ignored forward: negative inputs give 0", changed(lambda right, self, x: right(x) * (x > 0))),
         ("the slope is subtracted forward", changed(lambda right, self, x: right(x) * np.where(x > 0, 1, -1))),
+        ("the slope is ignored, forward and backward: negative inputs give 0", _other_slope(lambda a: 0.0)),
+        ("the slope has the wrong sign, forward and backward", _other_slope(lambda a: -a)),
+        *((f"LeakyReLUModule ignores its argument: a slope of {slope} acts", _other_slope(lambda a, slope=slope: slope))
+          for slope in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)),
     ),
-    *_make("leaky_relu.backward", A,
+    *make("leaky_relu.backward", A,
         ("the slope is ignored backward: negative inputs hand back 0", _slope_backward(lambda a: 0.0)),
         ("the slope has the wrong sign backward", _slope_backward(lambda a: -a)),
         ("negative inputs hand back 1, not the slope", _slope_backward(lambda a: 1.0)),
@@ -187,14 +216,17 @@ NUMPY_MISTAKES = [
          changed(backward=lambda right, self, dout: dout * np.where(self.is_positive, self.neg_slope, 1))),
         ("dout is not multiplied in", changed(backward=lambda right, self, dout: right(np.ones_like(dout)))),
     ),
-    *_make("softmax.forward", S,
+    *make("leaky_relu.backward", A,
+        ("LeakyReLUModule.backward returns nothing: it has to return the gradient of its input",
+         changed(backward=_returns_nothing)), carried=False),
+    *make("softmax.forward", S,
         ("the probabilities are normalised over the batch, not over the classes",
          _softmax_forward(lambda x: _exp(x) / _exp(x).sum(axis=0))),
         ("the probabilities are normalised over batch and classes together",
          _softmax_forward(lambda x: np.exp(x - x.max()) / np.exp(x - x.max()).sum())),
         ("the exponentials are not normalised", _softmax_forward(np.exp)),
     ),
-    *_make("softmax.backward", S,
+    *make("softmax.backward", S,
         ("the cross terms of the Jacobian are missing: it has entries off its diagonal", _softmax_backward(lambda p, d: p * d)),
         ("the Jacobian's diagonal p (1 - p) is taken alone, as if softmax were a sigmoid",
          _softmax_backward(lambda p, d: p * (1 - p) * d)),
@@ -205,15 +237,34 @@ NUMPY_MISTAKES = [
         ("the cross terms are summed over everything", _softmax_backward(lambda p, d: p * (d - (d * p).sum()))),
         ("dout is handed on as it came", _softmax_backward(lambda p, d: d)),
     ),
-    *_make("cross_entropy.forward", C,
+    *make("softmax.backward", S,
+        ("SoftMaxModule.backward returns nothing: it has to return the gradient of its input",
+         changed(backward=_returns_nothing)), carried=False),
+    *make("softmax.large_logits", S,
+        ("exp overflows: the row's largest logit has to be taken off first, which changes no probability",
+         _softmax_forward(lambda x: np.exp(x) / np.exp(x).sum(axis=1, keepdims=True))),
+        ("the largest logit of the whole batch is taken off: a row far below it underflows; each row has its own",
+         _softmax_forward(lambda x: np.exp(x - x.max()) / np.exp(x - x.max()).sum(axis=1, keepdims=True))),
+    ),
+    *make("cross_entropy.forward", C,
         ("the loss is the sum over the batch, not the mean", _entropy(lambda x, y: -(y * np.log(x)).sum())),
+        ("the loss is the sum over the batch, not the mean, and its gradient, too",
+         _entropy(lambda x, y: -(y * np.log(x)).sum(), lambda x, y: -y / x)),
         ("the loss is divided by batch and classes", _entropy(lambda x, y: -(y * np.log(x)).mean())),
         ("the loss is divided by the classes, not the batch", _entropy(lambda x, y: -(y * np.log(x)).sum() / x.shape[1])),
         ("the loss has the wrong sign", _entropy(lambda x, y: (y * np.log(x)).sum() / len(x))),
         ("the logarithm is to the base of 2", _entropy(lambda x, y: -(y * np.log2(x)).sum() / len(x))),
         ("the logarithm is to the base of 10", _entropy(lambda x, y: -(y * np.log10(x)).sum() / len(x))),
+        ("the loss is the binary cross-entropy of each class; (1 - t) log(1 - x) does not belong to it",
+         _entropy(lambda x, y: _binary(x, y).sum() / len(x))),
+        ("the loss is the binary cross-entropy of each class, its mean over batch and classes",
+         _entropy(lambda x, y: _binary(x, y).mean())),
+        ("loss and gradient are those of the binary cross-entropy of each class; (1 - t) log(1 - x) does not belong to it",
+         _entropy(lambda x, y: _binary(x, y).sum() / len(x), lambda x, y: (x - y) / (x * (1 - x)) / len(x))),
     ),
-    *_make("cross_entropy.backward", C,
+    *make("cross_entropy.backward", C,
+        ("the loss's gradient is that of the binary cross-entropy of each class",
+         _entropy(None, lambda x, y: (x - y) / (x * (1 - x)) / len(x))),
         ("the loss's gradient is divided by batch and classes", _entropy(None, lambda x, y: -y / x / x.size)),
         ("the loss's gradient has the wrong sign", _entropy(None, lambda x, y: y / x / len(x))),
         ("the loss's gradient is p - t, which is that of softmax and loss together",
@@ -221,13 +272,16 @@ NUMPY_MISTAKES = [
         ("the loss's gradient does not look at the targets", _entropy(None, lambda x, y: -1 / x / len(x))),
         ("the loss's gradient is p - t, undivided", _entropy(None, lambda x, y: x - y)),
     ),
-    *_make("numpy.second_batch", L,
+    *make("cross_entropy.backward", C,
+        ("CrossEntropyModule.backward returns nothing: it has to return the loss's gradient",
+         changed(backward=_returns_nothing)), carried=False),
+    *make("numpy.second_batch", L,
         ("LinearModule keeps the input of its first batch", kept_from_first("x")),
         ("LinearModule adds its gradients up over batches", changed(backward=_added_up)),
     ),
-    *_make("numpy.second_batch", A, ("LeakyReLUModule keeps the mask of its first batch", kept_from_first("is_positive"))),
-    *_make("numpy.second_batch", S, ("SoftMaxModule keeps the output of its first batch", kept_from_first("out"))),
-    *_make("numpy.second_batch", C,
+    *make("numpy.second_batch", A, ("LeakyReLUModule keeps the mask of its first batch", kept_from_first("is_positive"))),
+    *make("numpy.second_batch", S, ("SoftMaxModule keeps the output of its first batch", kept_from_first("out"))),
+    *make("numpy.second_batch", C,
         ("CrossEntropyModule divides by the size of its first batch", changed(
             lambda right, self, x, y: right(x, y) * len(x) / self.__dict__.setdefault("n", len(x)))),
         ("CrossEntropyModule divides its gradient by the size of its first batch", changed(
@@ -237,24 +291,26 @@ NUMPY_MISTAKES = [
 
 # The mean over the batch may be taken anywhere, once: the check numpy.batch_mean sees to that.
 CONVENTIONS = [
-    *_make("cross_entropy.backward", C,
+    *make("cross_entropy.backward", C,
         ("CrossEntropyModule.backward does not divide by the batch", _entropy(None, lambda x, y: -y / x)), harmless=True),
-    *_make("softmax.backward", S,
+    *make("softmax.backward", S,
         ("SoftMaxModule.backward divides by the batch", changed(backward=lambda right, self, d: right(d) / len(d))),
         harmless=True),
-    *_make("linear gradients", L,
+    *make("linear gradients", L,
         ("LinearModule divides its gradients by the batch", changed(backward=_divided)), harmless=True),
-    *_make("mlp_numpy.backward", M,
+    *make("mlp_numpy.backward", M,
         ("MLP.backward divides by the batch", changed(backward=lambda right, self, dout, *a: right(dout / len(dout), *a))),
         harmless=True),
 ]  # fmt: skip
 
 
-def _with_slope(slope):
+def with_slope(f):
+    """Return a change of either MLP: it hands `f(neg_slope)` on to its activations."""
+
     def put_into(base):
         class Wrong(base):
             def __init__(self, n_inputs, n_hidden, n_classes, neg_slope, **kwargs):
-                super().__init__(n_inputs, n_hidden, n_classes, slope, **kwargs)
+                super().__init__(n_inputs, n_hidden, n_classes, f(neg_slope), **kwargs)
 
         return Wrong
 
@@ -275,6 +331,11 @@ def _modules_of(change):
     return put_into
 
 
+def _shared(modules):
+    first = next((m for m in modules if type(m).__name__ == A), None)
+    return [first if type(m).__name__ == A else m for m in modules]
+
+
 def _skipping(is_kept):
     def backward(right, self, dout, *args):
         for module in [m for m in reversed(self.modules) if is_kept(m, self)]:
@@ -284,21 +345,25 @@ def _skipping(is_kept):
 
 
 MLP_NUMPY_MISTAKES = [
-    *_make("mlp_numpy.forward", M,
-        ("the MLP does not hand neg_slope on to its activations (0.01 acts)", _with_slope(0.01)),
-        ("the MLP does not hand neg_slope on to its activations (0.02 acts)", _with_slope(0.02)),
-        ("the MLP does not hand neg_slope on to its activations (0 acts)", _with_slope(0.0)),
-        ("there are no activations between the linear layers", _with_slope(1.0)),
+    *make("mlp_numpy.forward", M,
+        ("the MLP does not hand neg_slope on to its activations (0.01 acts)", with_slope(lambda a: 0.01)),
+        ("the MLP does not hand neg_slope on to its activations (0.02 acts)", with_slope(lambda a: 0.02)),
+        ("the MLP does not hand neg_slope on to its activations (0 acts)", with_slope(lambda a: 0.0)),
+        ("the MLP hands neg_slope on with the wrong sign", with_slope(lambda a: -a)),
+        ("there are no activations between the linear layers", with_slope(lambda a: 1.0)),
         ("the MLP lacks its softmax", _modules_of(lambda modules: modules[:-1])),
         ("an activation stands before the softmax",
          _modules_of(lambda modules: [*modules[:-1], _leaky(modules), modules[-1]])),
     ),
-    *_make("mlp_numpy.backward", M,
+    *make("mlp_numpy.backward", M,
         ("backward skips the activations", _skipping(lambda m, mlp: type(m).__name__ != A)),
         ("backward skips the softmax", _skipping(lambda m, mlp: type(m).__name__ != S)),
         ("backward forgets the first layer", _skipping(lambda m, mlp: m is not mlp.modules[0])),
         ("backward forgets the last layer", _skipping(lambda m, mlp: m is not mlp.layers[-1])),
     ),
+    *make("mlp_numpy.backward", M,
+        ("all layers share one LeakyReLUModule, which knows only the last batch that it has seen", _modules_of(_shared)),
+        carried=False),
 ]  # fmt: skip
 
 

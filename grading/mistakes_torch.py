@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from grading.mistakes import _make, _with_slope
+from grading.mistakes import make, with_slope
 
 AUTOGRAD, FUNCTION = "CustomBatchNormAutograd", "CustomBatchNormManualFunction"
 MODULE, CONVNET = "CustomBatchNormManualModule", "ConvNet"
@@ -49,21 +49,77 @@ def _first_activation_only(right, self, x):
     return x
 
 
+def _built(change):
+    """Return a change of the MLP: `change(layers)` alters them once they are made."""
+
+    def put_into(base):
+        class Wrong(base):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                change(self.layers)
+
+        return Wrong
+
+    return put_into
+
+
+def _activated(kind):
+    def change(layers):
+        for i, layer in enumerate(list(layers)):
+            if isinstance(layer, nn.LeakyReLU):
+                layers[i] = kind()
+
+    return _built(change)
+
+
+def _without_biases(layers):
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            layer.bias = None
+
+
+def _freezing(which):
+    def change(layers):
+        for q in which(layers):
+            q.requires_grad_(False)
+
+    return _built(change)
+
+
+def _registering(which):
+    return lambda base: type(base.__name__, (base,), {"parameters": lambda self, recurse=True: which(self.layers)})
+
+
+PLAIN_LIST = "are in a plain list, which PyTorch does not know, and are never trained: nn.ModuleList, or nn.Sequential"
 MLP_MISTAKES = [
-    *_make("mlp_pytorch.forward", "MLP",
+    *make("mlp_pytorch.parameters", "MLP",
+        ("the linear layers have no biases", _built(_without_biases)),
+        ("the hidden layers are frozen: their parameters want no gradient", _freezing(lambda layers: layers[:-1].parameters())),
+        ("the first layer is frozen: its parameters want no gradient", _freezing(lambda layers: layers[0].parameters())),
+        ("the biases are frozen: they want no gradient", _freezing(lambda layers: [m.bias for m in layers if isinstance(m, nn.Linear)])),
+        ("all layers are frozen: no parameter wants a gradient", _freezing(lambda layers: layers.parameters())),
+    ),
+    *make("mlp_pytorch.parameters", "MLP",
+        (f"all layers {PLAIN_LIST}", _registering(lambda layers: iter(()))),
+        (f"the hidden layers {PLAIN_LIST}", _registering(lambda layers: layers[-1].parameters())),
+        carried=False),
+    *make("mlp_pytorch.forward", "MLP",
         ("the MLP returns probabilities, not logits: cross-entropy takes the softmax itself",
          _forward(lambda right, self, x: right(x).softmax(dim=1))),
         ("the MLP returns log-probabilities, not logits", _forward(lambda right, self, x: right(x).log_softmax(dim=1))),
         ("an activation follows the last layer", _activation_last),
-        ("there are no activations between the linear layers", _with_slope(1.0)),
+        ("there are no activations between the linear layers", with_slope(lambda a: 1.0)),
+        ("the activations are tanh, not leaky ReLUs", _activated(nn.Tanh)),
+        ("the activations are sigmoids, not leaky ReLUs", _activated(nn.Sigmoid)),
     ),
-    *_make("mlp_pytorch.depth", "MLP", ("only the first hidden layer has an activation", _forward(_first_activation_only))),
-    *_make("mlp_pytorch.slope", "MLP",
-        ("the MLP does not hand neg_slope on to its activations (0.01, PyTorch's own, acts)", _with_slope(0.01)),
-        ("the MLP does not hand neg_slope on to its activations (0.02 acts)", _with_slope(0.02)),
-        ("the MLP does not hand neg_slope on to its activations: they are plain ReLUs", _with_slope(0.0)),
+    *make("mlp_pytorch.depth", "MLP", ("only the first hidden layer has an activation", _forward(_first_activation_only))),
+    *make("mlp_pytorch.slope", "MLP",
+        ("the MLP does not hand neg_slope on to its activations (0.01, PyTorch's own, acts)", with_slope(lambda a: 0.01)),
+        ("the MLP does not hand neg_slope on to its activations (0.02 acts)", with_slope(lambda a: 0.02)),
+        ("the MLP does not hand neg_slope on to its activations: they are plain ReLUs", with_slope(lambda a: 0.0)),
+        ("the MLP hands neg_slope on with the wrong sign", with_slope(lambda a: -a)),
     ),
-    *_make("mlp_pytorch.gradients", "MLP",
+    *make("mlp_pytorch.gradients", "MLP",
         ("a detach (or .data, or no_grad) keeps the gradient from the layers before the last", _forward(_detached)),
     ),
 ]  # fmt: skip
@@ -167,6 +223,25 @@ EPSILONS = [
 ]
 
 
+def gradients_of(f):
+    """Return the gradients that belong to a forward pass of `f(x, gamma, beta, eps)`, as `_function` takes them."""
+
+    def gradient(i):
+        def of(c):
+            with torch.enable_grad():
+                args = [tensor.detach().requires_grad_() for tensor in (c.x, c.gamma, c.beta)]
+                return torch.autograd.grad(f(*args, c.eps), args, c.dout)[i]
+
+        return of
+
+    return {name: gradient(i) for i, name in enumerate(("dx", "dgamma", "dbeta"))}
+
+
+def _forward_or_both(mistakes):
+    """Return the rows of wrong forward passes, with the right backward pass, then with the one that belongs to it."""
+    return [(text, _function(y=f, **grads)) for text, f in mistakes for grads in ({}, gradients_of(f))]
+
+
 def _function(y=None, **gradients):
     """Return a change of the manual function: another forward, or gradients `name=f(context)`, `dx`, `dgamma`, `dbeta`."""
 
@@ -194,6 +269,10 @@ def _function(y=None, **gradients):
     return put_into
 
 
+def _dx_and_dgamma(f):
+    return {name: gradient for name, gradient in gradients_of(f).items() if name != "dbeta"}
+
+
 class Context:
     """What a backward pass knows: x, gamma, beta, eps, dout, and B, x_hat, 1/std, dgamma, dbeta."""
 
@@ -216,20 +295,24 @@ def _gamma_zero(c):
 
 
 NORM_MISTAKES = [
-    *_make("bn_autograd.parameters", AUTOGRAD,
+    *make("bn_autograd.parameters", AUTOGRAD,
         ("gamma starts at 0; it starts at 1", _starting(gamma=0.0)),
         ("beta starts at 1; it starts at 0", _starting(beta=1.0)),
     ),
-    *_make("bn_autograd.forward", AUTOGRAD, *((text, _normalized(f)) for text, f in FORWARDS)),
-    *_make("bn_autograd.eps", AUTOGRAD, *((text, _normalized(f)) for text, f in EPSILONS)),
-    *_make("bn_autograd.gradients", AUTOGRAD,
+    *make("bn_autograd.forward", AUTOGRAD, *((text, _normalized(f)) for text, f in FORWARDS)),
+    *make("bn_autograd.eps", AUTOGRAD, *((text, _normalized(f)) for text, f in EPSILONS)),
+    *make("bn_autograd.gradients", AUTOGRAD,
         ("the statistics are detached: they depend on x, and the gradient goes through them", _normalized(detached_statistics)),
         ("the variance is detached: it depends on x, and the gradient goes through it", _normalized(detached_variance)),
     ),
-    *_make("bn_autograd.second_batch", AUTOGRAD, ("the statistics of the first batch are kept", _running)),
-    *_make("bn_function.forward", FUNCTION, *((text, _function(y=f)) for text, f in FORWARDS)),
-    *_make("bn_function.eps", FUNCTION, *((text, _function(y=f)) for text, f in EPSILONS)),
-    *_make("bn_function.input_gradient", FUNCTION,
+    *make("bn_autograd.second_batch", AUTOGRAD, ("the statistics of the first batch are kept", _running)),
+    *make("bn_function.forward", FUNCTION, *_forward_or_both(FORWARDS)),
+    *make("bn_function.eps", FUNCTION,
+        *_forward_or_both(EPSILONS),
+        ("backward does not take the eps that forward was given: 1e-5 acts", _function(**_dx_and_dgamma(eps_fixed))),
+        ("backward does not add eps to the variance", _function(**_dx_and_dgamma(eps_missing))),
+    ),
+    *make("bn_function.input_gradient", FUNCTION,
         ("the input gradient treats the mean as a constant", _function(dx=lambda c: c.dx(mean=0))),
         ("the input gradient treats the variance as a constant", _function(dx=lambda c: c.dx(variance=0))),
         ("the input gradient treats mean and variance as constants", _function(dx=lambda c: c.dx(0, 0))),
@@ -241,37 +324,39 @@ NORM_MISTAKES = [
         ("1/sqrt(variance + eps) is forgotten in the input gradient", _function(dx=lambda c: c.dx() / c.inv)),
         ("the variance's term takes B - 1 for B", _function(dx=lambda c: c.dx(variance=c.B / (c.B - 1)))),
     ),
-    *_make("bn_function.gamma_gradient", FUNCTION,
+    *make("bn_function.gamma_gradient", FUNCTION,
         ("gamma's gradient is averaged over the batch; it is a sum", _function(dgamma=lambda c: c.dgamma / c.B)),
+        ("gamma's gradient is summed over the neurons (dim 1), not over the batch (dim 0)",
+         _function(dgamma=lambda c: (c.dout * c.x_hat).sum(dim=1))),
         ("gamma's gradient lacks x_hat", _function(dgamma=lambda c: c.dbeta)),
         ("gamma's gradient takes x for x_hat", _function(dgamma=lambda c: (c.dout * c.x).sum(dim=0))),
         ("gamma's gradient takes y for x_hat", _function(dgamma=lambda c: (c.dout * (c.gamma * c.x_hat + c.beta)).sum(dim=0))),
         ("gamma's gradient has the wrong sign", _function(dgamma=lambda c: -c.dgamma)),
         ("gamma's gradient is missing", _function(dgamma=lambda c: None)),
     ),
-    *_make("bn_function.beta_gradient", FUNCTION,
+    *make("bn_function.beta_gradient", FUNCTION,
         ("beta's gradient is averaged over the batch; it is a sum", _function(dbeta=lambda c: c.dbeta / c.B)),
         ("beta's gradient is that of one example", _function(dbeta=lambda c: c.dout[0])),
         ("beta's gradient has the wrong sign", _function(dbeta=lambda c: -c.dbeta)),
         ("beta's gradient is gamma's", _function(dbeta=lambda c: c.dgamma)),
         ("beta's gradient is missing", _function(dbeta=lambda c: None)),
     ),
-    *_make("bn_function.needs_input_grad", FUNCTION,
+    *make("bn_function.needs_input_grad", FUNCTION,
         ("backward returns gradients that nobody asked for: ctx.needs_input_grad is not looked at", _function(all=None)),
     ),
-    *_make("bn_function.gamma_of_zero", FUNCTION,
+    *make("bn_function.gamma_of_zero", FUNCTION,
         ("x_hat is won back by dividing by gamma, which may be 0", _function(dx=_gamma_zero)),
     ),
-    *_make("bn_module.parameters", MODULE,
+    *make("bn_module.parameters", MODULE,
         ("gamma starts at 0; it starts at 1", _starting(gamma=0.0)),
         ("beta starts at 1; it starts at 0", _starting(beta=1.0)),
     ),
-    *_make("bn_module.forward", MODULE,
+    *make("bn_module.forward", MODULE,
         *((text, _normalized(f)) for text, f in FORWARDS),
         *((f"{text} (the module's eps has to be handed on to the function)", _normalized(f)) for text, f in EPSILONS),
         ("gamma and beta change places", _normalized(lambda x, g, b, eps: b * (x - x.mean(0)) / (_var(x) + eps).sqrt() + g)),
     ),
-    *_make("bn_module.gradients", MODULE,
+    *make("bn_module.gradients", MODULE,
         ("the statistics are detached", _normalized(detached_statistics)),
         ("gamma and beta are detached (.data)", _normalized(
             lambda x, g, b, eps: g.detach() * (x - x.mean(0)) / (_var(x) + eps).sqrt() + b.detach())),
@@ -310,21 +395,45 @@ def _detached_features(right, self, x):
     return self.classifier(self.features(x).flatten(1).detach())
 
 
+def _relu_first(base):
+    class Wrong(base):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            for i in [i for i, layer in enumerate(self.features) if isinstance(layer, nn.BatchNorm2d)]:
+                self.features[i], self.features[i + 1] = self.features[i + 1], self.features[i]
+
+    return Wrong
+
+
+def _without_norms(right, self, x):
+    for layer in self.features:
+        x = x if isinstance(layer, nn.BatchNorm2d) else layer(x)
+    return self.classifier(x.flatten(1))
+
+
+def _ten_classes(base):
+    return type(base.__name__, (base,), {"__init__": lambda self, n_channels, _: base.__init__(self, n_channels, 10)})
+
+
 CONVNET_MISTAKES = [
-    *_make("convnet.forward", CONVNET,
+    *make("convnet.forward", CONVNET,
         ("pooling is 2x2 without padding; Table 1 says 3x3, stride 2, padding 1",
          _replaced(nn.MaxPool2d, lambda m: nn.MaxPool2d(2, 2))),
         ("pooling takes means; Table 1 says the largest",
          _replaced(nn.MaxPool2d, lambda m: nn.AvgPool2d(3, 2, 1))),
         ("there are no ReLUs behind the batch norms", _replaced(nn.ReLU, lambda m: nn.Identity())),
+        ("ReLU stands before batch norm; Table 1 has it behind", _relu_first),
+        ("the batch norms are made but not used", _forward(_without_norms)),
         ("the last convolution has no ReLU", _replaced(nn.ReLU, lambda m: nn.Identity(), only=-1)),
         ("the activations are leaky ReLUs, not ReLUs", _replaced(nn.ReLU, lambda m: nn.LeakyReLU(0.01))),
+        ("a ReLU follows the linear layer", _forward(lambda right, self, x: right(x).relu())),
         ("the ConvNet returns probabilities, not logits", _forward(lambda right, self, x: right(x).softmax(dim=1))),
     ),
-    *_make("convnet.evaluation", CONVNET,
+    *make("convnet.evaluation", CONVNET,
         ("batch norm takes the batch's statistics in evaluation, too", _forward(_always_batch)),
     ),
-    *_make("convnet.gradients", CONVNET,
+    *make("convnet.sizes", CONVNET, ("n_classes is not handed on: there are always 10", _ten_classes)),
+    *make("convnet.gradients", CONVNET,
         ("a detach (or .data, or no_grad) keeps the gradient from the convolutions", _forward(_detached_features)),
     ),
 ]  # fmt: skip

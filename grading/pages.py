@@ -5,6 +5,7 @@ import csv
 import html
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from grading.runs import read_runs
 from grading.scheme import BY_HAND, BY_HAND_POINTS, QUESTIONS
 from train_utils import write_atomically
 
+DEFAULT_OUT_DIR = Path("results", "grade")
 NOT_RUN_YET = "not run yet"
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:1.6em}table{border-collapse:collapse;width:100%}
@@ -26,12 +28,33 @@ code{font-size:.92em}img{max-width:100%}.note{background:#fff6df;padding:.4em .8
 
 def file_name(path):
     """Return a name for what is written about the folder `path`."""
-    return re.sub(r"[^\w.+-]", "_", Path(path).resolve().name) or "submission"
+    return re.sub(r"[^\w.+-]", "_", os.path.basename(os.path.abspath(path))) or "submission"
+
+
+def result_folders(paths, out_dir=None):
+    """Return `{path: folder for what is written about it}`, none twice: of one path, `out_dir` itself."""
+    if len(paths) == 1 and out_dir:
+        return {paths[0]: Path(out_dir)}
+    folders, taken = {}, {"grades.csv", "grades.csv.tmp"}
+    for path in paths:
+        base = file_name(path)
+        name, n = base, 1
+        while name.casefold() in taken:
+            n += 1
+            name = f"{base}-{n}"
+        taken.add(name.casefold())
+        folders[path] = Path(out_dir or DEFAULT_OUT_DIR, name)
+    return folders
+
+
+def printable(text):
+    """Return a text in one line, with a question mark for each character that a terminal might obey."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
 
 
 def write_text(path, text):
     """Write a text file so that there is never half of one."""
-    write_atomically(Path(path), lambda file: file.write(text.encode()))
+    write_atomically(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 # ---- A submission ------------------------------------------------------------------------------
@@ -78,7 +101,7 @@ def results_json(outcomes, notes, extra):
         "output": "\n".join([*notes, hand]),
         "visibility": "visible",
         "tests": tests,
-        "extra_data": extra,
+        "extra_data": extra | {"statuses": [status(outcome) for _, outcome in outcomes]},
     }
     return json.dumps(content, indent=1) + "\n"
 
@@ -134,31 +157,36 @@ def page(title, parts, pictures):
 # ---- A run -------------------------------------------------------------------------------------
 
 
+def _hold(rows):
+    decided = [row for row in rows if row.decides]
+    undecided = f", {len(rows) - len(decided)} undecided" if len(decided) < len(rows) else ""
+    return f"{sum(row.passed for row in decided)} of {len(decided)} claims hold{undecided}"
+
+
 def run_table(path, experiment, rows):
     """Return a run's claims as text for the terminal."""
-    lines = [f"{path}: {experiment}, {sum(r.passed for r in rows)} of {len(rows)} claims hold", ""]
+    lines = [f"{printable(path)}: {experiment}, {_hold(rows)}", ""]
     for row in rows:
-        lines.append(
-            f"  {' ' if row.passed else '✗'} figure {row.figure:<3} {row.says:<54} {row.value:8.4f}  in "
-            f"[{row.low:.4f}, {row.high:.4f}]  {'pass' if row.passed else 'FAIL'}"
-        )
+        mark, verdict = {"pass": (" ", "pass"), "fail": ("✗", "FAIL"), "undecided": ("-", "undecided")}[row.verdict]
+        lines.append(f"  {mark} figure {row.figure:<3} {row.says:<54} {row.value:8.4f}  {row.expected:<18}  {verdict}")
         lines.append(f"               tolerance: {row.tolerance}")
     return "\n".join(lines)
 
 
 def run_page(path, experiment, metrics, rows):
     """Return report.html of a run."""
+    kinds = {"pass": "ok", "fail": "no", "undecided": "skip"}
     cells = "".join(
         f"<tr><td class='n'>{r.figure}</td><td>{html.escape(r.says)}</td><td class='n'>{r.value:.4f}</td>"
-        f"<td class='n'>{r.low:.4f} to {r.high:.4f}</td><td>{html.escape(r.tolerance)}</td>"
-        f"<td class='{'ok' if r.passed else 'no'}'>{'pass' if r.passed else 'fail'}</td></tr>"
+        f"<td class='n'>{r.expected}</td><td>{html.escape(r.tolerance)}</td>"
+        f"<td class='{kinds[r.verdict]}'>{r.verdict}</td></tr>"
         for r in rows
     )
     head = "<tr><th>figure<th>the report says<th>this run<th>tolerance<th>from<th></tr>"
-    parts = [f"<p>{sum(r.passed for r in rows)} of {len(rows)} claims hold.</p><table>{head}{cells}</table>"]
+    parts = [f"<p>{_hold(rows)}.</p><table>{head}{cells}</table>"]
     pictures = {f"{quantity.capitalize()} over the recorded runs": curves(experiment, quantity, metrics)
                 for quantity in ("accuracy", "loss")}  # fmt: skip
-    return page(f"{Path(path).name} against {experiment}", parts, pictures)
+    return page(f"{printable(Path(path).name)} against {experiment}", parts, pictures)
 
 
 def curves(experiment, quantity, metrics=()):
@@ -203,8 +231,13 @@ def curves(experiment, quantity, metrics=()):
 # ---- Many submissions --------------------------------------------------------------------------
 
 
+def _with_status(results):
+    """Return each test with its status, which no text of a submission's can pretend to be."""
+    return zip(results["tests"], results["extra_data"]["statuses"], strict=True)
+
+
 def grades_csv(rows):
-    """Return grades.csv: a line a submission, its points in all and by question.
+    """Return grades.csv: a line a submission, its points in all and by question, those not run, how many notes.
 
     Args:
         rows: `{name: results}`, each as results.json holds them.
@@ -214,7 +247,7 @@ def grades_csv(rows):
     writer.writerow(["submission", "score", *QUESTIONS, "not_run", "notes"])
     for name, results in sorted(rows.items()):
         points = {q: sum(t["score"] for t in results["tests"] if t["name"].startswith(f"{q} ")) for q in QUESTIONS}
-        not_run = sum(t["max_score"] for t in results["tests"] if "not run" in t["output"])
+        not_run = sum(t["max_score"] for t, status in _with_status(results) if status == "not run")
         # A name that begins like a formula would be one in a spreadsheet.
         safe = f"'{name}" if name[:1] in "=+-@\t" else name
         writer.writerow(
@@ -229,16 +262,17 @@ def grades_csv(rows):
     return text.getvalue()
 
 
-def summary(rows, seconds):
-    """Return what there is to say of many submissions together."""
-    scores = np.array([r["score"] for r in rows.values()])
-    lost = {}
-    for results in rows.values():
-        for test in results["tests"]:
-            if test["score"] < test["max_score"] and "not run" not in test["output"]:
+def summary(graded, seconds):
+    """Return what there is to say of many submissions' results together."""
+    if not graded:
+        return f"no submission was graded in {seconds:.0f} s"
+    scores, lost = np.array([results["score"] for results in graded]), {}
+    for results in graded:
+        for test, status in _with_status(results):
+            if status == "fail":
                 lost[test["name"]] = lost.get(test["name"], 0) + 1
     most = sorted(lost.items(), key=lambda item: -item[1])[:5]
     spread = f"points from {scores.min():g} to {scores.max():g}, median {np.median(scores):g}"
-    lines = [f"{len(rows)} submissions in {seconds:.0f} s: {spread}"]
+    lines = [f"{len(graded)} submissions in {seconds:.0f} s: {spread}"]
     lines += [f"  lost by {n:>3}: {name}" for name, n in most]
     return "\n".join(lines)

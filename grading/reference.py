@@ -78,7 +78,7 @@ def _with_layers(mlp_class, classes):
     class Assembled(mlp_class):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            for module in self.modules:
+            for module in {id(module): module for module in self.modules}.values():
                 name = type(module).__name__
                 for mistake in classes.mistakes:
                     if mistake.target == name:
@@ -119,15 +119,16 @@ def difference(got, expected, names, allowance=None, missing_alike=False):
         if name not in expected and missing_alike and name not in got:
             continue
         if name not in expected:
-            return Difference(name, "an array", "nothing that could be compared")
+            return Difference(name, "an array", "nothing that could be compared", f"{name} cannot be compared")
         if name not in got:
-            return Difference(name, "nothing", f"shape {expected[name].shape}")
+            return Difference(name, "nothing", f"shape {expected[name].shape}", f"{name} did not come back")
+        if got[name].shape != expected[name].shape:
+            shape = f"shape {got[name].shape}" if got[name].size else "nothing"
+            return Difference(name, shape, f"shape {expected[name].shape}", f"{name} has another shape")
         mine, right = got[name].astype(np.float64), expected[name].astype(np.float64)
-        if mine.shape != right.shape:
-            return Difference(name, f"shape {mine.shape}", f"shape {right.shape}")
         finite = np.isfinite(right)
         if not (finite.all() or missing_alike):
-            return Difference(name, "an array", "numbers too large to compare")
+            return Difference(name, "an array", "numbers too large to compare", f"{name} cannot be compared")
         bound = TOLERANCE * np.abs(right[finite]).max(initial=0.0) + np.zeros(right.shape)
         if allowance is not None:
             bound = bound + allowance.get(name, 0.0)
@@ -144,14 +145,29 @@ def difference(got, expected, names, allowance=None, missing_alike=False):
                 name,
                 f"{mine[index]:.7g}{where}",
                 f"{right[index]:.7g} (± {np.broadcast_to(bound, right.shape)[index]:.1g})",
+                _summary(name, mine, right, bad),
             )
     return None
 
 
+def _summary(name, mine, right, bad):
+    """Return how much of an array differs, and how, where that is simple to say."""
+    text = f"{name}: {bad.sum()} of {bad.size} numbers differ" if bad.size > 1 else f"{name} differs"
+    n_lost = int((~np.isfinite(mine)).sum())
+    if n_lost:
+        return f"{text}, {n_lost} being infinite or NaN"
+    large = np.abs(right) > 1e-3 * np.abs(right).max()
+    ratios = mine[large] / right[large]
+    if ratios.size and np.ptp(ratios) < 1e-4 * np.abs(ratios).max() and abs(ratios.mean() - 1) > 1e-4:
+        return f"{text}: what came back is {ratios.mean():.4g} times what is expected"
+    return text
+
+
 @dataclass
 class Difference:
-    """Where two results part: the array's name, what came back and what was expected, in words."""
+    """Where two results part: the array's name, what came back and what was expected, in words; a sentence on it."""
 
     name: str
     got: str
     expected: str
+    sentence: str

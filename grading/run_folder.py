@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from grading import pages
-from grading.runs import RESULTS, interval, read_runs
+from grading.runs import MIN_RUNS, RESULTS, interval, read_runs
+from grading.scheme import FILES
 from train_utils import RunError, read_metrics
 
 # Flags that change no number that is compared, or that every run has of its own.
@@ -19,6 +20,8 @@ FREE_FLAGS = {
     "seed", "out_dir", "data_dir", "quiet", "dataset", "eval_freq", "train_eval_size", "device", "precision", "resume",
     "synthetic_size", "compile", "tensorboard", "pictures",
 }  # fmt: skip
+RUN_FILES = ("config.json", "metrics.jsonl")
+MAX_FILE_BYTES = 4 << 20  # 500 evaluations have 0.1 MB
 N_LATE = 10  # evaluations at a run's end
 
 
@@ -34,6 +37,10 @@ class Claim:
         figure: its number.
         says: the claim, in the report's words.
         quantity: takes a run's evaluations, returns the number that it is about.
+        possible: the lowest and the highest that this can be.
+        guess: what it is where a network guesses, or None where the claim holds of that too.
+        side: 'at least' or 'at most', where the claim is about one side.
+        of: the experiment from whose runs the tolerance comes, where it is another.
         is_ratio: whether the quantity spreads by factors, so that its logarithm is what is averaged.
         least: half width of the tolerance at the least, where the recorded runs hardly differ; with its reason.
     """
@@ -41,6 +48,10 @@ class Claim:
     figure: int
     says: str
     quantity: Callable
+    possible: tuple = (0, 1)
+    guess: float | None = 0.1
+    side: str = ""
+    of: str = ""
     is_ratio: bool = False
     least: float = 0.0
     reason: str = ""
@@ -54,12 +65,24 @@ class Row:
     says: str
     low: float
     high: float
+    side: str
     tolerance: str
+    decides: bool
     value: float
 
     @property
     def passed(self):
-        return self.low <= self.value <= self.high
+        return self.decides and self.low <= self.value <= self.high
+
+    @property
+    def verdict(self):
+        """'pass', 'fail' or 'undecided'."""
+        return "undecided" if not self.decides else "pass" if self.passed else "fail"
+
+    @property
+    def expected(self):
+        bounds = {"at least": f"at least {self.low:.4f}", "at most": f"at most {self.high:.4f}"}
+        return bounds.get(self.side, f"{self.low:.4f} to {self.high:.4f}")
 
 
 def last(key):
@@ -96,13 +119,15 @@ def loss_moved(metrics):
 
 
 _GUESS = 3 * math.sqrt(0.1 * 0.9 / 10_000)
+_LOSS = {"possible": (0, math.inf), "guess": math.log(10)}
+_PART = {"possible": (-1, 1), "guess": 0, "side": "at least"}
 
 
 def _default_claims(figure):
     return (
         Claim(figure, "test accuracy about 0.46", last("test_accuracy")),
-        Claim(figure, "train and test accuracy part as steps grow", gap),
-        Claim(figure + 1, "test loss about 1.6", last("test_loss")),
+        Claim(figure, "train and test accuracy part as steps grow", gap, **_PART),
+        Claim(figure + 1, "test loss about 1.6", last("test_loss"), **_LOSS),
     )
 
 
@@ -110,51 +135,53 @@ CLAIMS = {
     "fig01_mlp_numpy": _default_claims(1),
     "fig03_mlp_pytorch": _default_claims(3),
     "fig05_adam": (
-        Claim(5, "accuracy dips at many evaluations (sum of its falls)", falls),
+        Claim(5, "accuracy dips at many evaluations (sum of its falls)", falls,
+              possible=(0, math.inf), guess=0, side="at least", is_ratio=True),
         Claim(5, "test accuracy at the end", last("test_accuracy")),
-        Claim(6, "loss jumps (highest test loss)", worst_loss, is_ratio=True),
+        Claim(6, "loss jumps (highest test loss)", worst_loss, **_LOSS, side="at least", is_ratio=True),
     ),
     "fig07_five_layers": (
-        Claim(7, "accuracy as good as random", last("test_accuracy"), least=_GUESS,
+        Claim(7, "accuracy as good as random", last("test_accuracy"), guess=None, least=_GUESS,
               reason="at least 3 standard errors of guessing 10,000 images"),
-        Claim(8, "loss barely moves (first less last)", loss_moved, least=1e-3,
-              reason="at least 0.001, which no figure shows"),
+        Claim(8, "loss barely moves (first less last)", loss_moved, possible=(-math.inf, math.inf), guess=None,
+              least=1e-3, reason="at least 0.001, which no figure shows"),
     ),
     "fig09_long": (
-        Claim(9, "no better test accuracy than figure 3", last("test_accuracy")),
-        Claim(9, "it flattens early (last fifth less second tenth)", gain_after_a_fifth),
-        Claim(10, "test loss at the end", last("test_loss"), is_ratio=True),
+        Claim(9, "no better test accuracy than figure 3", last("test_accuracy"),
+              guess=None, side="at most", of="fig03_mlp_pytorch"),
+        Claim(9, "it flattens early (last fifth less second tenth)", gain_after_a_fifth,
+              possible=(-1, 1), guess=None, side="at most"),
+        Claim(10, "test loss at the end", last("test_loss"), **_LOSS, is_ratio=True),
     ),
     "fig11_five_layers_adam_long": (
         Claim(11, "test accuracy peaks at 0.54", best("test_accuracy")),
         Claim(11, "and ends about 0.53", last("test_accuracy")),
-        Claim(11, "train accuracy over 0.95", best("train_accuracy")),
-        Claim(12, "test loss at the end", last("test_loss"), is_ratio=True),
+        Claim(11, "train accuracy over 0.95", best("train_accuracy"), side="at least"),
+        Claim(12, "test loss at the end", last("test_loss"), **_LOSS, is_ratio=True),
     ),
     "fig13_convnet": (
         Claim(13, "test accuracy about 0.76", last("test_accuracy")),
-        Claim(13, "train and test accuracy part as steps grow", gap),
-        Claim(14, "test loss about 0.75", last("test_loss")),
+        Claim(13, "train and test accuracy part as steps grow", gap, **_PART),
+        Claim(14, "test loss about 0.75", last("test_loss"), **_LOSS),
     ),
 }  # fmt: skip
 
 
 def is_run(path):
-    """Return whether `path` is a folder that a training script has begun."""
-    return (Path(path) / "config.json").is_file() and (Path(path) / "metrics.jsonl").is_file()
+    """Return whether `path` is a folder that a training script has begun, and holds none of the course's files."""
+    return all((path / name).is_file() for name in RUN_FILES) and not any((path / name).exists() for name in FILES)
 
 
-def hold_run(path, args):
+def hold_run(path, folder):
     """Hold a run against the report, print the table and write report.html. Return whether it could be done."""
     try:
         experiment, metrics, rows = grade_run(path)
-    except RunRefusedError as error:
-        print(f"grade.py: error: {error}", file=sys.stderr)
+        print(pages.run_table(path, experiment, rows))
+        folder.mkdir(parents=True, exist_ok=True)
+        pages.write_text(folder / "report.html", pages.run_page(path, experiment, metrics, rows))
+    except (RunRefusedError, OSError) as error:
+        print(f"grade.py: error: {pages.printable(error)[:500]}", file=sys.stderr)
         return False
-    print(pages.run_table(path, experiment, rows))
-    folder = Path(args.out_dir or Path("results", "grade")) / pages.file_name(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    pages.write_text(folder / "report.html", pages.run_page(path, experiment, metrics, rows))
     print(f"curves: {folder / 'report.html'}\n")
     return True
 
@@ -165,13 +192,27 @@ def grade_run(path, results=RESULTS):
     Raises:
         RunRefusedError: a synthetic run, an incomplete or damaged one, or one of other flags.
     """
-    path = Path(path)
     try:
-        config = json.loads((path / "config.json").read_text())
-        flags, is_synthetic = config["flags"], config["dataset"]["is_synthetic"]
-        metrics = read_metrics(path)
-    except (OSError, ValueError, KeyError, TypeError, RunError) as error:
-        raise RunRefusedError(f"{path} is damaged ({error}): train again") from error
+        return _grade_run(Path(path), results)
+    except RunRefusedError:
+        raise
+    except RunError as error:
+        raise RunRefusedError(str(error)) from error
+    except Exception as error:  # its files are somebody else's, and may hold anything
+        raise RunRefusedError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): train again") from error
+
+
+def _grade_run(path, results):
+    for name in RUN_FILES:
+        if (size := (path / name).stat().st_size) > MAX_FILE_BYTES:
+            raise ValueError(f"{name} has {size:,} bytes, a run's has at most {MAX_FILE_BYTES:,}")
+    config = json.loads((path / "config.json").read_text())
+    flags, is_synthetic = config["flags"], config["dataset"]["is_synthetic"]
+    metrics = read_metrics(path)
+    for m in metrics:
+        for name in {"train_accuracy", "test_accuracy", "train_loss", "test_loss"} & m.keys():
+            if type(m[name]) not in (int, float) or not math.isfinite(m[name]):
+                raise ValueError(f"{name} at step {m['step']} is {m[name]!r}, a run's are numbers")
     if is_synthetic:
         raise RunRefusedError(
             f"{path} was trained on synthetic images, of which the report says nothing: train with --dataset cifar10"
@@ -182,29 +223,35 @@ def grade_run(path, results=RESULTS):
         raise RunRefusedError(
             f"{path} is at step {step} of {flags.get('max_steps')}: go on with {flags.get('script')}.py --resume {path}"
         )
-    recorded = read_runs(experiment, results)
     rows = []
     for claim in CLAIMS[experiment]:
-        try:
-            value = float(claim.quantity(metrics))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise RunRefusedError(f"{path} is damaged (an evaluation lacks {error}): train again") from error
-        rows.append(Row(claim.figure, claim.says, *_tolerance(claim, recorded), value))
+        value = float(claim.quantity(metrics))
+        rows.append(
+            Row(claim.figure, claim.says, *_tolerance(claim, read_runs(claim.of or experiment, results)), value)
+        )
     return experiment, metrics, rows
 
 
 def _tolerance(claim, recorded):
+    """Return the lowest and the highest expected, the side, how that was found, and whether it decides anything."""
     transform, back = (math.log, math.exp) if claim.is_ratio else (float, float)
-    values = [transform(claim.quantity(run.metrics)) for run in recorded]
-    late = []
-    for run in recorded:
+    values, late = [transform(claim.quantity(run.metrics)) for run in recorded], []
+    for run in recorded if len(recorded) < MIN_RUNS else ():
         ends = range(max(3, len(run.metrics) - N_LATE + 1), len(run.metrics) + 1)
         late.append([transform(claim.quantity(run.metrics[:end])) for end in ends])
     low, high, text = interval(values, late)
     middle = (low + high) / 2
     if high - middle < claim.least:
         low, high, text = middle - claim.least, middle + claim.least, f"{text}; {claim.reason}"
-    return back(low), back(high), text + (", of the logarithm" if claim.is_ratio else "")
+    low, high, (lowest, highest) = back(low), back(high), claim.possible
+    low = lowest if claim.side == "at most" else max(low, lowest)
+    high = highest if claim.side == "at least" else min(high, highest)
+    text += ", of the logarithm" * claim.is_ratio + f", of {claim.of}" * bool(claim.of)
+    # Where a network that guesses would pass, a pass says nothing.
+    decides = (low, high) != claim.possible if claim.guess is None else not low <= claim.guess <= high
+    if not decides:
+        text += "; the recorded runs differ so much that this decides nothing"
+    return low, high, claim.side, text, decides
 
 
 def match(path, flags, results=RESULTS):

@@ -1,6 +1,7 @@
 """Finds the course's five files in a folder that somebody handed in, and reads what belongs to them."""
 
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 from grading.scheme import FILES
 
 MAX_FILE_BYTES, MAX_TOTAL_BYTES, MAX_FILES, MAX_DEPTH = 2 << 20, 20 << 20, 150, 6
+MAX_SEEN, MAX_NEAR = 20_000, 5
+NEVER = {"__pycache__", "__MACOSX", "node_modules", "venv"}
+SELDOM = {"cifar10", "results", "report", "tests"}
 INSTALLED = ("torch", "numpy", "torchvision", "matplotlib", "tqdm")
 
 
@@ -38,9 +42,11 @@ def read_submission(path):
     """Return the `Submission` in the folder `path`. Links are not followed, nothing is run.
 
     Raises:
-        SubmissionError: there is no such folder, or it cannot be read.
+        SubmissionError: there is no such folder, or it is a link.
     """
     path = Path(path)
+    if path.is_symlink():
+        raise SubmissionError("it is a link, perhaps to another's folder: name the folder itself")
     if not path.is_dir():
         raise SubmissionError(f"{path} is not a folder: name a folder with {', '.join(FILES)}, or a run folder")
     submission = Submission(path)
@@ -66,22 +72,45 @@ def read_submission(path):
 
 
 def _list(path, submission):
-    """Return `{path within the folder: size}` of plain files, without hidden ones and data."""
-    sizes, n_seen = {}, 0
-    for folder, folders, names in os.walk(path, onerror=lambda error: submission.notes.append(str(error))):
-        inner = Path(folder).relative_to(path)
-        hidden = ("__pycache__", "__MACOSX", "cifar10", "node_modules", "venv", "results", "report", "tests")
-        folders[:] = (
-            sorted(f for f in folders if not f.startswith(".") and f not in hidden)
-            if len(inner.parts) < MAX_DEPTH
-            else []
-        )
-        for name in sorted(names):
-            n_seen += 1
-            file = Path(folder, name)
-            if n_seen <= 20_000 and not name.startswith(".") and not file.is_symlink() and file.is_file():
-                sizes[str(inner / name)] = file.stat().st_size
-    return {name: size for name, size in sizes.items() if size <= MAX_FILE_BYTES or Path(name).name in FILES}
+    """Return `{path within the folder: size}` of plain files, without hidden ones and data.
+
+    Folders that seldom hold an answer are searched where nothing else holds one.
+    """
+    for skipped in (NEVER | SELDOM, NEVER):
+        sizes, near, errors = {}, [], []
+        for folder, folders, names in os.walk(path, onerror=errors.append):
+            inner = Path(folder).relative_to(path)
+            folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in skipped)
+            if len(inner.parts) >= MAX_DEPTH and folders:
+                near.append(f"{inner / folders[0]} was not searched: it lies {MAX_DEPTH + 1} folders deep")
+                folders.clear()
+            for name in sorted(names):
+                file, is_course = Path(folder, name), name in FILES
+                if name.startswith(".") or not (is_course or len(sizes) < MAX_SEEN):
+                    continue
+                if file.is_symlink() or not file.is_file():
+                    near += [f"{inner / name} was not read: it is a link, or no plain file"] * is_course
+                    continue
+                size = file.stat().st_size
+                if is_course or size <= MAX_FILE_BYTES:
+                    sizes[str(inner / name)] = size
+                near += _near_misses(inner / name)
+        found = {Path(name).name for name in sizes} & set(FILES)
+        if found:
+            break
+    submission.notes += map(str, errors)
+    if len(found) < len(FILES):
+        submission.notes += near[:MAX_NEAR]
+    return sizes
+
+
+def _near_misses(name):
+    """Return a sentence on a file that was perhaps meant to be one of the course's, or to hold them."""
+    if name.name.lower().endswith((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")):
+        return [f"there is {name}: unpack it"]
+    letters = re.sub(r"[^a-z]", "", name.name.lower().removeprefix("copy of "))
+    meant = [f for f in FILES if letters.startswith(re.sub(r"[^a-z]", "", f[:-3])) and f != name.name]
+    return [f"found {name}, expected {f}" for f in meant]
 
 
 def _choose(submission, sizes):

@@ -1,9 +1,11 @@
 """Grades one submission or many, and writes down what came of it as it comes."""
 
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import json
+import socket
 import sys
 import time
 from pathlib import Path
@@ -20,79 +22,107 @@ from grading.submission import SubmissionError, read_submission
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
 
 
-def grade_all(paths, args):
-    """Grade submissions, `args.jobs` at once, and return for each whether it could be done."""
-    names, began = _names(paths), time.monotonic()
-    is_one = len(paths) == 1
-    out_dir = Path(args.out_dir or Path("results", "grade", *([names[paths[0]]] if is_one else [])))
-    folders = {path: out_dir if is_one else out_dir / names[path] for path in paths}
-    submissions, done = {}, {}
-    for path in paths:
+class WatchedSession(Session):
+    """A session that can be ended from another thread, and knows whether a question was left without an answer."""
+
+    was_cut_off = False
+
+    def ask(self, *args, **kwargs):
+        answer = super().ask(*args, **kwargs)
+        self.was_cut_off |= answer.kind in ("timeout", "died")
+        return answer
+
+    def hang_up(self):
+        with contextlib.suppress(AttributeError):  # its process has not begun, or has ended meanwhile
+            self._hang_up()
+
+
+def grade_all(folders, args, out_dir=None):
+    """Grade submissions, `args.jobs` at once, and return for each whether it could be done.
+
+    One that could not says so in a line and has 0 in each check; the others go on.
+
+    Args:
+        folders: `{path: folder for its results}`.
+        args: the flags of grade.py.
+        out_dir: where grades.csv goes; None where one path was given.
+
+    Raises:
+        SandboxError: no submission can be graded here.
+    """
+    began, graders_own = time.monotonic(), _graders_own(args)
+    todo, keys, results = {}, {}, {}
+    for path, folder in folders.items():
         try:
-            submissions[path] = read_submission(path)
-        except (SubmissionError, OSError) as error:
-            print(f"grade.py: error: {path}: {error}", file=sys.stderr)
-    keys = {path: _fingerprint(submission, args) for path, submission in submissions.items()}
-    if not args.anew:
-        done = {path: r for path in submissions if (r := _finished(folders[path], keys[path]))}
-    todo = [path for path in submissions if path not in done]
-    for path in todo:
-        folders[path].mkdir(parents=True, exist_ok=True)
-        _write(
-            folders[path], names[path], [(c, _waiting()) for c in all_checks()], [], {"finished": False, "notes": []}
-        )
+            submission = read_submission(path)
+            keys[path] = _fingerprint(submission, graders_own)
+            results[path] = None if args.anew else _finished(folder, keys[path])
+            if results[path] is None:
+                _begin(folder, _no_results())
+                todo[path] = submission
+        except Exception as error:
+            results[path] = _give_up(path, folder, error)
     if todo:
         training = load_training(args.data_dir, not args.no_training, args.full, args.jobs)
-        reference = Reference()
+        reference, sessions = Reference(), []
         with Server() as server, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            bar = functools.partial(tqdm, unit="check" if is_one else "submission", disable=None, leave=False)
-            with bar(total=len(all_checks()) if is_one else len(todo)) as progress:
-                grade = functools.partial(grade_one, server, reference, training, lenient=args.lenient)
-                futures = {
-                    pool.submit(
-                        grade, submissions[p], folders[p], names[p], keys[p], progress.update if is_one else None
-                    ): p
-                    for p in todo
-                }
+            total, unit = (len(todo), "submission") if out_dir else (len(all_checks()), "check")
+            with tqdm(total=total, unit=unit, disable=None, leave=False) as progress:
+                grade = functools.partial(grade_one, server, reference, training, sessions)
+                after_check = None if out_dir else progress.update
+                futures = {pool.submit(grade, todo[p], folders[p], keys[p], after_check, args.lenient): p for p in todo}
                 try:
                     for future in concurrent.futures.as_completed(futures):
-                        done[futures[future]] = future.result()
-                        if not is_one:
+                        path = futures[future]
+                        try:
+                            results[path] = future.result()
+                        except Exception as error:
+                            results[path] = _give_up(path, folders[path], error)
+                        if out_dir:
                             progress.update()
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
+                    server.control.shutdown(socket.SHUT_RDWR)  # it starts no process any more
+                    while not all(future.done() for future in futures):
+                        for session in list(sessions):
+                            session.hang_up()
+                        time.sleep(0.1)
                     raise
-    for path in paths:
-        if path in done and is_one:
-            print((folders[path] / "table.txt").read_text())
-            print(f"results: {folders[path] / 'results.json'}, {folders[path] / 'report.html'}")
-    if not is_one and done:
-        rows = {names[path]: results for path, results in done.items()}
+    graded = {path: "error" not in results[path]["extra_data"] for path in folders}
+    if out_dir:
+        rows = {folders[path].name: results[path] for path in folders}
         pages.write_text(out_dir / "grades.csv", pages.grades_csv(rows))
-        print(pages.summary(rows, time.monotonic() - began))
+        print(pages.summary([results[path] for path in folders if graded[path]], time.monotonic() - began))
+        if not all(graded.values()):
+            print(f"could not be graded: {', '.join(folders[path].name for path in folders if not graded[path])}")
         print(f"results: {out_dir / 'grades.csv'}, and a folder for each submission beside it")
-    return [path in done for path in paths]
+    elif all(graded.values()):
+        (folder,) = folders.values()
+        print((folder / "table.txt").read_text())
+        print(f"results: {folder / 'results.json'}, {folder / 'report.html'}")
+    return list(graded.values())
 
 
-def grade_one(server, reference, training, submission, folder, name, key="", progress=None, lenient=False):
+def grade_one(server, reference, training, sessions, submission, folder, key, progress, lenient):
     """Run all checks on a submission and return its results as results.json has them.
 
-    The files in `folder` are written anew after every check.
+    results.json in `folder` is written anew after every check, and says that it is finished when all else is written.
 
     Args:
         server: `sandbox.Server`.
         reference: `reference.Reference`.
         training: `checks_training.Training`.
+        sessions: a list, which gets the session.
         submission: `submission.Submission`.
         folder: where results go; it exists.
-        name: of the submission, for the pages.
         key: noted, to tell whether the same has been graded before.
-        progress: called after each check.
+        progress: called after each check, or None.
         lenient: bring back names that NumPy has dropped.
     """
-    outcomes = {check: _waiting() for check in all_checks()}
+    outcomes, name = {check: _waiting() for check in all_checks()}, pages.file_name(submission.path)
     total = FULL_TOTAL_SECONDS if training.full else TOTAL_SECONDS
-    with Session(server, submission.files, submission.folders, lenient, total, total) as session:
+    with WatchedSession(server, submission.files, submission.folders, lenient, total, total) as session:
+        sessions.append(session)
         grading = Grading(session, reference, submission, training)
         grading.import_all()
         for check in outcomes:
@@ -101,12 +131,12 @@ def grade_one(server, reference, training, submission, folder, name, key="", pro
             except SandboxError:
                 raise
             except Exception as error:  # a submission that trips the grader itself loses this check, not the others
-                outcomes[check] = Outcome(False, check.title, f"the grader stumbled: {type(error).__name__}: {error}")
-            _write(folder, name, list(outcomes.items()), _notes(grading, lenient), _extra(grading, key, False, lenient))
+                got = pages.printable(f"the grader stumbled: {type(error).__name__}: {error}")
+                outcomes[check] = Outcome(False, check.title, got)
+            _write(folder, list(outcomes.items()), _notes(grading, lenient), _extra(grading, key, False, lenient))
             if progress:
                 progress()
     notes = _notes(grading, lenient)
-    results = _write(folder, name, list(outcomes.items()), notes, _extra(grading, key, True, lenient))
     pages.write_text(folder / "table.txt", pages.table(name, list(outcomes.items()), notes) + "\n")
     pictures = {}
     figures = {"steps_numpy": "fig01_mlp_numpy", "steps_pytorch": "fig03_mlp_pytorch", "convnet": "fig13_convnet"}
@@ -114,7 +144,7 @@ def grade_one(server, reference, training, submission, folder, name, key="", pro
         metrics = [{"step": step, "test_accuracy": accuracy} for step, accuracy in curve]
         pictures[f"Test accuracy against {figures[op]}"] = pages.curves(figures[op], "accuracy", metrics)
     pages.write_text(folder / "report.html", pages.submission_page(name, list(outcomes.items()), notes, pictures))
-    return results
+    return _write(folder, list(outcomes.items()), notes, _extra(grading, key, True, lenient))
 
 
 def protection_note(protection):
@@ -140,11 +170,12 @@ def _notes(grading, lenient):
         notes.append(
             f"graded leniently: {', '.join(f'numpy.{n}' for n in sorted(grading.session.old_names))} brought back"
         )
-    return [*notes, protection_note(grading.session.protection)]
+    return [pages.printable(note) for note in (*notes, protection_note(grading.session.protection))]
 
 
 def _extra(grading, key, finished, lenient):
     extra = {"finished": finished, "key": key, "lenient": lenient, "measured": grading.measured}
+    extra["was_cut_off"] = grading.session.was_cut_off
     return extra | {"notes": _notes(grading, lenient), "mistakes": [m.sentence for m in grading.carried]}
 
 
@@ -152,41 +183,69 @@ def _waiting():
     return Outcome(False, got=pages.NOT_RUN_YET, was_run=False)
 
 
-def _write(folder, name, outcomes, notes, extra):
+def _write(folder, outcomes, notes, extra):
     text = pages.results_json(outcomes, notes, extra)
     pages.write_text(folder / "results.json", text)
     return json.loads(text)
 
 
+def _no_results(notes=(), **extra):
+    """Return results.json with 0 in each check."""
+    outcomes = [(check, _waiting()) for check in all_checks()]
+    return pages.results_json(outcomes, notes, {"finished": False, "notes": list(notes)} | extra)
+
+
+def _begin(folder, text):
+    """Write results.json, and take away what an earlier time wrote beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pages.write_text(folder / "results.json", text)
+    for name in ("table.txt", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _give_up(path, folder, error):
+    """Say that a submission could not be graded, write results with 0 in each check, and return them."""
+    is_ours = isinstance(error, (SubmissionError, SandboxError, OSError))
+    why = pages.printable(error if is_ours else f"{type(error).__name__}: {error}")
+    tqdm.write(f"grade.py: error: {pages.printable(path)} could not be graded: {why}", file=sys.stderr)
+    text = _no_results([f"could not be graded: {why}"], error=why)
+    with contextlib.suppress(OSError):
+        _begin(folder, text)
+    return json.loads(text)
+
+
 def _finished(folder, key):
-    """Return the results in `folder` where they are complete and of the same submission, else None."""
+    """Return the results in `folder` where they are complete and of the same submission, else None.
+
+    Where a check was stopped or its process died, the same may come out better on a machine with less to do.
+    """
     try:
         results = json.loads((folder / "results.json").read_text())
-        return results if results["extra_data"]["finished"] and results["extra_data"]["key"] == key else None
+        extra = results["extra_data"]
+        is_whole = extra["finished"] and (folder / "table.txt").is_file() and (folder / "report.html").is_file()
+        return results if is_whole and extra["key"] == key and not extra["was_cut_off"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _fingerprint(submission, args):
-    """Return a digest of all that the score depends on: the submission, the flags, the grader and the reference."""
-    digest = hashlib.sha256(repr([args.no_training, args.full, args.lenient, submission.folders]).encode())
-    own = [*ROOT.glob("grading/**/*.py"), *ROOT.glob("*.py"), *ROOT.glob("grading/*.json")]
-    content = {str(p.relative_to(ROOT)): p.read_bytes() for p in own}
-    for files in (submission.files, content):
-        for name, raw in sorted(files.items()):
-            digest.update(f"{name} {len(raw)} ".encode())
-            digest.update(raw)
+def _graders_own(args):
+    """Return a digest of what every score depends on: flags, grader, reference, recorded runs, training images."""
+    data = [] if args.no_training else sorted((p.name, p.stat().st_size) for p in Path(args.data_dir).glob("*"))
+    digest = hashlib.sha256(repr([args.no_training, args.full, args.lenient, data]).encode())
+    own = ("grading/**/*.py", "*.py", "grading/*.json", "report/results/fig*/seed*/metrics.jsonl")
+    _add(digest, {str(p.relative_to(ROOT)): p.read_bytes() for pattern in own for p in ROOT.glob(pattern)})
+    return digest
+
+
+def _fingerprint(submission, graders_own):
+    """Return a digest of all that the score depends on."""
+    digest = graders_own.copy()
+    digest.update(repr(submission.folders).encode())
+    _add(digest, submission.files)
     return digest.hexdigest()
 
 
-def _names(paths):
-    """Return a file name for each path, none twice."""
-    names = {}
-    for path in paths:
-        base = pages.file_name(path)
-        name, n = base, 1
-        while name in names.values():
-            n += 1
-            name = f"{base}-{n}"
-        names[path] = name
-    return names
+def _add(digest, files):
+    for name, raw in sorted(files.items()):
+        digest.update(f"{name} {len(raw)} ".encode(errors="surrogateescape"))  # a name may be of any bytes
+        digest.update(raw)

@@ -1,11 +1,30 @@
 """The report's figures, each from recorded runs, all in one style."""
 
+import hashlib
+import math
+
 import numpy as np
-from records import CLAIMS, EXPERIMENTS, numbers, read_records
+from records import CLAIMS, EXPERIMENTS, LADDER, numbers, read_records
 
 from figures import SPLIT_STYLES
 
 GREY = "#555555"
+# Hollow markers and filled ones: in grey the colours are nearly one.
+STYLES = {
+    split: style | {"mfc": style["color"] if split == "test" else "white"} for split, style in SPLIT_STYLES.items()
+}
+FONT_SIZE = 8  # in points; the report shows figures at about their size, so that text is 7 to 8 there
+GUESSING = {"accuracy": 0.1, "loss": math.log(10)}  # of ten classes, each as likely
+# What the table of the report's ladder calls the rungs, in fewer words.
+RUNG_LABELS = {
+    "0_start": "Figure 11's network",
+    "1_kaiming": "+ He et al.'s weights",
+    "2_batch_norm": "+ batch norm",
+    "3_onecycle": "+ one-cycle",
+    "4_augment": "+ mirrored, shifted",
+    "5_dropout": "+ dropout 0.1",
+    "6_width": "− dropout, twice the width",
+}
 # Number of the figure of accuracy, of which the next is that of loss, its experiment, and a title.
 RUNS = [
     (1, "fig01_mlp_numpy", "NumPy MLP"),
@@ -18,133 +37,161 @@ RUNS = [
 ]
 
 
-def new_figure(width=5.0, height=3.4):
+def new_figure(width, height):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    axes.tick_params(labelsize=FONT_SIZE)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def label(figure, title, xlabel, ylabel, legend_columns=2):
+    """Name a figure and its axes, with a legend below them, where it hides no curve."""
+    axes = figure.axes[0]
+    axes.set_title(title, fontsize=FONT_SIZE)
+    axes.set_xlabel(xlabel, fontsize=FONT_SIZE)
+    axes.set_ylabel(ylabel, fontsize=FONT_SIZE)
+    legend = {"fontsize": FONT_SIZE, "frameon": False, "handlelength": 2, "columnspacing": 1, "handletextpad": 0.5}
+    figure.legend(loc="outside lower center", ncols=legend_columns, **legend)
+
+
+def fingerprint(figure):
+    """Return a hash of what a figure shows, by which to tell whether a file of it is old.
+
+    Numbers count to six digits, so that it does not depend on the machine.
+    """
+    from matplotlib.ticker import FixedLocator
+
+    axes = figure.axes[0]
+    shown = [axes.get_title(), axes.get_xlabel(), axes.get_ylabel()]
+    if isinstance(axes.xaxis.get_major_locator(), FixedLocator):
+        shown += [tick.get_text() for tick in axes.get_xticklabels()]
+    for line in axes.lines:
+        shown += [line.get_label() if line.get_label()[0] != "_" else "", line.get_linestyle(), str(line.get_marker())]
+        shown += [f"{value:.6g}" for values in line.get_data() for value in values]
+    return hashlib.sha256("\n".join(shown).encode()).hexdigest()
+
+
+def curves(name, quantity):
+    """Return the steps of an experiment's evaluations, and a quantity at them, of shape (n_seeds, n_steps).
+
+    They go as far as the shortest run: one that diverges ends where it does.
+    """
+    runs = [record.metrics for record in read_records(name)]
+    n = min(len(metrics) for metrics in runs)
+    return [m["step"] for m in runs[0][:n]], np.array([[m[quantity] for m in metrics[:n]] for metrics in runs])
+
+
+def markers(n_steps, turn, n_turns):
+    """Return the style of some ten markers on a curve, by turns with those of others: they show where it is hidden."""
+    every = max(n_turns, n_steps // 10)
+    return {"markersize": 3.5, "markevery": (turn * every // n_turns, every)}
 
 
 def draw_run(name, quantity, title):
-    """Return a figure of accuracy or loss over the steps: mean and spread over seeds, claim dashed."""
-    figure, axes = new_figure()
-    records = read_records(name)
-    steps = [m["step"] for m in records[0].metrics]
-    for split in ("train", "test"):
-        values = np.array([[m[f"{split}_{quantity}"] for m in record.metrics] for record in records])
-        style = SPLIT_STYLES[split] | ({"marker": ""} if len(steps) > 30 else {})
-        axes.plot(steps, values.mean(axis=0), label=split, markersize=3.5, **style)
-        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0)
-        axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.5)  # the mean is smoother than any seed
-    for claimed, label in ((f"test_{quantity}", "test"), (f"best_test_{quantity}", "its best")):
+    """Return a figure of accuracy or loss over the steps: mean and spread over seeds, claims dashed."""
+    figure, axes = new_figure(3.3, 2.6)
+    for claimed, what, dashes in (
+        (f"test_{quantity}", "test", (6, 4)),
+        (f"best_test_{quantity}", "best test", (6, 2, 1, 2)),
+        (f"train_{quantity}", "train", (2, 2)),
+    ):
         claim = CLAIMS.get(name, {}).get(claimed)
         if claim is not None:
-            ls = (0, (6, 4)) if label == "test" else (0, (6, 2, 1, 2))
-            axes.axhline(claim, color=GREY, ls=ls, lw=1, label=f"{label}, original report: {claim:.3g}")
-    n = len(records)
-    axes.set(
-        xlabel="training step",
-        ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss",
-        title=f"{title}, {n} seeds" if n > 1 else f"{title}, seed {records[0].seed}",
-    )
+            whose = "guessing" if claim == GUESSING[quantity] else f"{what}, original report"
+            axes.axhline(claim, color=GREY, ls=(0, dashes), lw=1, zorder=3, label=f"{whose}: {claim:.3g}")
+    for turn, split in enumerate(("train", "test")):
+        steps, values = curves(name, f"{split}_{quantity}")
+        style = STYLES[split] | markers(len(steps), turn, 2)
+        axes.plot(steps, values.mean(axis=0), label=split, lw=1.2, **style)
+        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0)
+        axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.5)  # the mean is smoother than any seed
     if quantity == "accuracy":
         axes.set_ylim(0, 1)
     elif np.ptp(axes.get_ylim()) < 0.1:  # rounding would fill the figure
         axes.set_ylim(np.mean(axes.get_ylim()) + np.array([-0.1, 0.1]))
     elif axes.get_ylim()[1] > 20:  # one collapse would flatten all the rest
         axes.set_yscale("log")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    seeds = [record.seed for record in read_records(name)]
+    title += f", {len(seeds)} seeds" if len(seeds) > 1 else f", seed {seeds[0]}"
+    ylabel = "accuracy" if quantity == "accuracy" else "cross-entropy loss"
+    n_named = len(axes.get_legend_handles_labels()[0])
+    label(figure, title, "training step", ylabel, legend_columns=3 if n_named <= 3 else 2)
     return figure
 
 
 def draw_points(axes, places, names, quantity, **style):
-    """Draw an experiment a point: mean over seeds, bar from lowest to highest."""
-    values = [numbers(name)[quantity] for name in names]
-    means = [v["mean"] for v in values]
-    bars = [[v["mean"] - v["min"] for v in values], [v["max"] - v["mean"] for v in values]]
-    axes.errorbar(places, means, bars, capsize=3, markersize=4, **style)
+    """Draw an experiment a point, but for those that all diverged: mean over seeds, bar from lowest to highest."""
+    found = {place: numbers(name) for place, name in zip(places, names, strict=True)}
+    values = {place: of_run[quantity] for place, of_run in found.items() if quantity in of_run}
+    means = np.array([v["mean"] for v in values.values()])
+    bars = [means - [v["min"] for v in values.values()], [v["max"] for v in values.values()] - means]
+    axes.errorbar(list(values), means, bars, capsize=3, markersize=4, **style)
 
 
 def draw_learning_rates():
     """Return a figure of what SGD reaches in 1,500 steps over its learning rate."""
-    figure, axes = new_figure()
+    figure, axes = new_figure(3.6, 2.7)
     rates = {float(name.removeprefix("learning_rate_")): name for name in EXPERIMENTS if name.startswith("learning_")}
     rates = dict(sorted((rates | {2e-3: "fig03_mlp_pytorch"}).items()))
-    for quantity, label in (("train_accuracy", "train"), ("test_accuracy", "test")):
-        whole = {rate: name for rate, name in rates.items() if quantity in numbers(name)}
-        draw_points(
-            axes, list(whole), whole.values(), quantity, label=f"{label}, last evaluation", **SPLIT_STYLES[label]
-        )
+    for split in ("train", "test"):
+        draw_points(axes, rates, rates.values(), f"{split}_accuracy", label=split, **STYLES[split])
     diverged = [rate for rate, name in rates.items() if numbers(name)["n_diverged"]]
     axes.plot(diverged, [0.02] * len(diverged), "x", color="black", label="diverged")
-    axes.axhline(0.1, color=GREY, lw=1, ls=":", label="guessing")
+    axes.axhline(GUESSING["accuracy"], color=GREY, lw=1, ls=":", label="guessing")
     axes.axvline(2e-3, color=GREY, lw=1, ls="-.", label="the course's default")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="accuracy", title="SGD, one hidden layer of 100, 1,500 steps")
-    axes.set_ylim(0, 0.6)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper right", fontsize=8)
+    axes.set(xscale="log", ylim=(0, 0.6))
+    label(figure, "SGD, one hidden layer of 100, 1,500 steps", "learning rate", "accuracy, last evaluation")
     return figure
 
 
 def draw_depths():
     """Return a figure of what SGD reaches in 1,500 steps over the number of hidden layers."""
-    figure, axes = new_figure()
+    figure, axes = new_figure(3.4, 2.6)
     course = [f"depth_{n}_normal" for n in range(5)] + ["fig07_five_layers"]
     he = [f"depth_{n}_kaiming" for n in range(6)]
-    for names, label, style in (
-        (course, "weights from N(0, 0.0001²)", SPLIT_STYLES["test"]),
-        (he, "weights from N(0, 2/((1 + a²) n)), He et al.", SPLIT_STYLES["train"]),
+    for names, whose, style in (
+        (course, "weights from N(0, 0.0001²)", STYLES["test"]),
+        (he, "He et al.'s weights", STYLES["train"]),
     ):
-        draw_points(axes, range(6), names, "test_accuracy", label=label, **style)
-    axes.axhline(0.1, color=GREY, lw=1, ls=":", label="guessing")
-    axes.set(xlabel="hidden layers: the first of 900, 500, 350, 150, 50", ylabel="test accuracy")
-    axes.set(title="SGD, learning rate 0.002, 1,500 steps", ylim=(0, 0.7))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper right")
+        draw_points(axes, range(6), names, "test_accuracy", label=whose, **style)
+    axes.axhline(GUESSING["accuracy"], color=GREY, lw=1, ls=":", label="guessing")
+    axes.set_ylim(0, 0.6)
+    title = "SGD, learning rate 0.002, 1,500 steps"
+    label(figure, title, "hidden layers: the first of 900, 500, 350, 150, 50", "test accuracy")
     return figure
 
 
 def draw_ladder():
     """Return a figure of the improved MLP's rungs: what each change gives on images held out, and on the test set."""
-    figure, axes = new_figure()
-    names = [name for name in EXPERIMENTS if name.startswith("ladder_")]
+    figure, axes = new_figure(2.8, 3.0)
     for split, offset in (("validation", -0.06), ("test", 0.06)):
-        style = SPLIT_STYLES[split] | {"ls": "none"}
-        places = [i + offset for i in range(len(names))]
-        draw_points(axes, places, names, f"{split}_accuracy", label=f"{split}, last evaluation", **style)
-    labels = [name.split("_", 2)[2].replace("_", " ") for name in names]
-    labels = [labels[0], *(f"+ {label}" for label in labels[1:-1]), f"− dropout, + {labels[-1]}"]
-    axes.set_xticks(range(len(names)), labels, rotation=30, ha="right")
-    axes.set(ylabel="accuracy", title="Adam, 5,000 steps, one change at a time")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+        style = STYLES[split] | {"ls": "none"}
+        places = [i + offset for i in range(len(LADDER))]
+        draw_points(axes, places, [f"ladder_{rung}" for rung in LADDER], f"{split}_accuracy", label=split, **style)
+    axes.set_xticks(
+        range(len(LADDER)), [RUNG_LABELS[rung] for rung in LADDER], rotation=45, ha="right", rotation_mode="anchor"
+    )
+    label(figure, "Adam, 5,000 steps", "", "accuracy")
     return figure
 
 
 def draw_wrong_gradients():
     """Return a figure of the NumPy MLP's test accuracy, trained by its gradients and by wrong ones."""
-    figure, axes = new_figure()
-    for name, label, style in (
-        ("fig01_mlp_numpy", "right", SPLIT_STYLES["test"]),
-        ("wrong_bias_averaged", "bias gradient averaged", {"color": "#0072B2", "ls": "--", "marker": "o"}),
-        ("wrong_slope_of_wrong_sign", "slope of the wrong sign", {"color": "#009E73", "ls": ":", "marker": "^"}),
-        (
-            "wrong_cross_terms_lost",
-            "softmax's cross terms lost: diverges",
-            {"color": "#CC79A7", "ls": "-.", "marker": "D"},
-        ),
+    figure, axes = new_figure(3.6, 2.7)
+    for name, which, turn, style in (
+        ("fig01_mlp_numpy", "right", 0, STYLES["test"]),
+        ("wrong_bias_averaged", "bias gradient averaged", 1, STYLES["train"]),
+        ("wrong_slope_of_wrong_sign", "slope of the wrong sign", 2, STYLES["validation"]),
+        ("wrong_cross_terms_lost", "cross terms lost: diverges", 0, {"color": "#CC79A7", "ls": "-.", "marker": "D"}),
     ):
-        seeds = [record.metrics for record in read_records(name)]
-        n = min(len(metrics) for metrics in seeds)  # those that diverge end where they do
-        values = np.array([[m["test_accuracy"] for m in metrics[:n]] for metrics in seeds])
-        steps = [m["step"] for m in seeds[0][:n]]
-        axes.plot(steps, values.mean(axis=0), label=label, markersize=3.5, **style)
+        steps, values = curves(name, "test_accuracy")
+        axes.plot(steps, values.mean(axis=0), label=which, lw=1.2, **markers(len(steps), turn, 3), **style)
         axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.12, lw=0)
-    axes.set(xlabel="training step", ylabel="test accuracy", title="NumPy MLP, defaults, right and wrong gradients")
     axes.set_ylim(0, 0.6)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    label(figure, "NumPy MLP, defaults, right and wrong gradients", "training step", "test accuracy")
     return figure
 
 
@@ -154,12 +201,12 @@ def figures():
         if read_records(name):
             for n, quantity in ((number, "accuracy"), (number + 1, "loss")):
                 yield f"fig{n:02d}_{name.split('_', 1)[1]}_{quantity}", draw_run(name, quantity, title)
-    studies = {
-        "learning_rate": draw_learning_rates,
-        "depth": draw_depths,
-        "ladder": draw_ladder,
-        "wrong": draw_wrong_gradients,
+    studies = {  # of the experiments that have its name, and one more
+        "learning_rate": (draw_learning_rates, "fig03_mlp_pytorch"),
+        "depth": (draw_depths, "fig07_five_layers"),
+        "ladder": (draw_ladder, None),
+        "wrong": (draw_wrong_gradients, "fig01_mlp_numpy"),
     }
-    for study, draw in studies.items():
-        if all(read_records(name) for name in EXPERIMENTS if name.startswith(f"{study}_")):
+    for study, (draw, other) in studies.items():
+        if all(read_records(name) for name in EXPERIMENTS if name.startswith(f"{study}_") or name == other):
             yield f"study_{study}", draw()

@@ -9,6 +9,7 @@ python report/reproduce.py --pdf
 
 import fnmatch
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -24,11 +25,11 @@ sys.path[:0] = [str(ROOT), str(REPORT)]
 from records import (  # noqa: E402
     EXPERIMENTS,
     FLAG_FILES,
+    README_RUNS,
     RESULTS,
     SEED,
     claims_markdown,
     is_recorded,
-    numbers,
     read_records,
     results_markdown,
     results_tex,
@@ -57,6 +58,29 @@ def missing_runs(names, n_seeds):
     return [(name, seed) for name, seed in runs if not is_recorded(folder_of(name, seed))]
 
 
+def has_begun(folder):
+    """Return whether a run can be resumed by the folder's config.json, which lies empty in it while a run begins."""
+    try:
+        return isinstance(json.loads((folder / "config.json").read_text()), dict)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def keep_record(folder):
+    """Delete from a run folder what is not recorded."""
+    for pattern in ("checkpoint.*", "*.png", "*.tmp"):
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
+
+
+def keep_records(names):
+    """Delete what is not recorded from each folder that was killed between its last result and that."""
+    for name in names:
+        for folder in (RESULTS / name).glob("seed*"):
+            if is_recorded(folder):
+                keep_record(folder)
+
+
 def run(name, seed):
     """Run one seed of an experiment, or go on with it, and keep of its folder what is recorded.
 
@@ -65,8 +89,8 @@ def run(name, seed):
         KeyboardInterrupt: a signal ended it; the same call goes on with it.
     """
     script, folder = EXPERIMENTS[name][0], folder_of(name, seed)
-    if folder.is_dir() and not (folder / "config.json").exists():
-        shutil.rmtree(folder)  # killed before it began
+    if folder.is_dir() and not has_begun(folder):
+        shutil.rmtree(folder)
     path = os.path.relpath(folder, ROOT)
     if folder.exists():
         flags = ["--resume", path]
@@ -74,33 +98,39 @@ def run(name, seed):
         flag_file = os.path.relpath(FLAG_FILES / f"{name}.args", ROOT)
         flags = [f"@{flag_file}", "--dataset", "cifar10", "--seed", str(seed), "--out_dir", path]
     print(" ".join(["+ python", f"{script}.py", *flags]), flush=True)
-    child = subprocess.Popen([sys.executable, f"{script}.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, f"{script}.py", *flags]
+    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, errors="replace")
+    message = ""
     try:
-        errors = child.communicate()[1]
+        for line in child.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            message = line.strip() or message
+        child.wait()
     except KeyboardInterrupt:
         child.terminate()  # Ctrl-C has reached it already, SIGTERM has not
-        child.wait()
+        child.communicate()
         raise
-    message = (errors.strip().splitlines() or [""])[-1]
     if child.returncode == 1 and "the run has diverged" in message:
         reason = message.split(": error: ")[1].split(": the run has diverged")[0]
         write_json(folder / "diverged.json", {"error": reason})
         print(f"it diverged, which is recorded: {reason}")
     elif child.returncode:
         raise ReproduceError(f"{script}.py ended with status {child.returncode}: {message}")
-    for pattern in ("checkpoint.*", "*.png", "*.tmp"):
-        for file in folder.glob(pattern):
-            file.unlink()
+    keep_record(folder)
 
 
 def print_list(names, n_seeds):
-    """Print each experiment with its recorded and wanted seeds and the minutes that a run took."""
-    print(f"{'experiment':30} {'script':22} {'seeds':>7} {'minutes each':>13}")
+    """Print each experiment with its recorded and wanted seeds and the minutes that its latest run took."""
+    lines = [f"{'experiment':30} {'script':22} {'seeds':>8} {'minutes, last':>14}"]
     for name in names:
         script, wanted = EXPERIMENTS[name]
         records = read_records(name)
-        minutes = f"{numbers(name)['minutes']['mean']:.1f}" if any(r.summary for r in records) else "-"
-        print(f"{name:30} {script:22} {len(records):>3} of {n_seeds or wanted} {minutes:>12}")
+        whole = [record for record in records if record.summary is not None]
+        latest = max(whole, key=lambda record: record.config["date"], default=None)
+        minutes = f"{latest.summary['seconds'] / 60:.1f}" if latest else "-"
+        seeds = f"{len(records)} of {n_seeds or wanted}"
+        lines.append(f"{name:30} {script:22} {seeds:>8} {minutes:>14}")
+    print("\n".join(lines))
 
 
 # ---- Figures, numbers, PDF -----------------------------------------------------------------------
@@ -108,24 +138,32 @@ def print_list(names, n_seeds):
 
 def write_figures():
     """Draw every figure whose runs are recorded, as PNG and as PDF."""
-    from draw import figures
+    from draw import figures, fingerprint
 
     folder = REPORT / "figures"
     folder.mkdir(exist_ok=True)
     for name, figure in figures():
+        drawn = fingerprint(figure)  # in both files, for a test to see whether they are old
         # Without the date that Matplotlib adds, a figure drawn again is the same file.
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-        figure.savefig(folder / f"{name}.png", dpi=110)
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Keywords": drawn})
+        figure.savefig(folder / f"{name}.png", dpi=220, metadata={"Drawn": drawn})
+
+
+def experiments_lacking():
+    """Return the experiments that results.tex and the README need and of which no whole run is recorded."""
+    needed = dict.fromkeys([*README_RUNS, *(name for name in EXPERIMENTS if name.startswith("fig"))])
+    return [name for name in needed if not any(record.summary for record in read_records(name))]
 
 
 def write_numbers():
     """Write results.tex, and the README's tables between their marks."""
-    write_atomically(REPORT / "results.tex", lambda file: file.write(results_tex().encode()))
+    tex = results_tex()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     changed = readme
     for name, table in README_TABLES.items():
         marked = rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)"
         changed = re.sub(marked, lambda _, table=table: table(), changed, flags=re.DOTALL)
+    write_atomically(REPORT / "results.tex", lambda file: file.write(tex.encode()))
     if changed != readme:
         write_atomically(ROOT / "README.md", lambda file: file.write(changed.encode()))
 
@@ -136,11 +174,17 @@ def sources_hash():
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
+def undefined_references(log):
+    """Return what LaTeX's log calls undefined, as in ["reference fig:fig15", "citation knuth1984"]."""
+    found = re.findall(r"Warning: (Reference|Citation) [`'](.+?)' .*undefined", log)
+    return list(dict.fromkeys(f"{kind.lower()} {key}" for kind, key in found))
+
+
 def write_pdf():
     """Build report.pdf from report.tex.
 
     Raises:
-        ReproduceError: LaTeX is missing, or stops.
+        ReproduceError: LaTeX is missing, or stops, or finds no label or entry for a reference.
     """
     if shutil.which("latexmk") is None:
         raise ReproduceError(
@@ -149,12 +193,18 @@ def write_pdf():
         )
     command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-outdir=build"]
     command += [rf"-usepretex=\def\sources{{{sources_hash()}}}", "report.tex"]
-    # Without dates, a PDF built again is the same file.
-    environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
+    # Without dates, a PDF built again is the same file; without a limit, no line of the log is broken in two.
+    environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "10000"}
     done = subprocess.run(command, cwd=REPORT, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
         errors = [line for line in done.stdout.splitlines() if line.startswith("!") or ": error:" in line]
         raise ReproduceError(f"LaTeX stopped: {' '.join(errors[:2]) or 'no message'}; see report/build/report.log")
+    undefined = undefined_references((REPORT / "build" / "report.log").read_text(errors="replace"))
+    if undefined:
+        raise ReproduceError(
+            f"report.tex refers to what is not there, {', '.join(undefined[:3])}: give it a \\label, or an entry in "
+            "references.bib"
+        )
     shutil.copyfile(REPORT / "build" / "report.pdf", REPORT / "report.pdf")
 
 
@@ -163,7 +213,7 @@ def write_pdf():
 
 def make_parser():
     parser = Parser(prog="reproduce.py", description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--only", metavar="PATTERN", default="*", help="experiments, as in 'fig05*' (default: all)")
+    parser.add_argument("--only", metavar="PATTERN", help="experiments, as in 'fig05*' (default: all)")
     parser.add_argument("--seeds", type=whole_number(1), help="seeds of each, from 42 (default: as --list shows)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="show what is recorded and how long it took; run nothing")
@@ -181,20 +231,33 @@ def stop(*_):
 def main(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
-    names = fnmatch.filter(EXPERIMENTS, args.only)
+    if (args.figures or args.pdf) and (args.only, args.seeds) != (None, None):
+        parser.error("--figures and --pdf take all that is recorded: leave out --only and --seeds")
+    names = fnmatch.filter(EXPERIMENTS, "*" if args.only is None else args.only)
     if not names:
         parser.error(f"argument --only: no experiment matches {args.only!r}; --list shows them")
-    if args.list:
-        print_list(names, args.seeds)
-        return 0
-    signal.signal(signal.SIGTERM, stop)
     try:
+        if args.list:
+            print_list(names, args.seeds)
+            return 0
+        signal.signal(signal.SIGTERM, stop)
         if not (args.figures or args.pdf):
+            keep_records(names)
             runs = missing_runs(names, args.seeds)
             for i, (name, seed) in enumerate(runs, 1):
                 print(f"run {i} of {len(runs)}: {name}, seed {seed}", flush=True)
                 run(name, seed)
         write_figures()
+        lacking = experiments_lacking()
+        if lacking:
+            message = (
+                f"results.tex and README.md are left as they are: no whole run of {', '.join(lacking)} is recorded; "
+                "to run what is missing: python report/reproduce.py"
+            )
+            if args.pdf:
+                raise ReproduceError(message)
+            print(message)
+            return 0
         write_numbers()
         if args.pdf:
             write_pdf()

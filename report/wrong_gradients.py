@@ -55,9 +55,19 @@ def train(args):
 def make_flags():
     """Return the parser of this script's flags."""
     parser = make_mlp_parser("wrong_gradients", "Train the NumPy MLP with a gradient that is wrong on purpose.")
-    parser.add_argument("--mistake", choices=MISTAKES, default="bias_averaged", help="which gradient, and how")
+    parser.add_argument("--mistake", choices=MISTAKES, help="which gradient, and how; needed but to resume")
     return parser
 
 
+def check_mistake(parser, args):
+    """Exit with status 2 where no mistake is named."""
+    if args.mistake is None:
+        parser.error(f"argument --mistake: got none, expected one of {', '.join(MISTAKES)}")
+
+
+def main(argv=None):
+    return run_script(train, make_flags(), argv, expected=(DataError,), check=check_mistake)
+
+
 if __name__ == "__main__":
-    sys.exit(run_script(train, make_flags(), expected=(DataError,)))
+    sys.exit(main())

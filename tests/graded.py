@@ -17,12 +17,15 @@ MAX_POINTS = sum(check.points for check in CHECKS)
 reference = functools.cache(Reference)
 
 
+def replaced(text, right, wrong):
+    """Return `text` with `right`, which stands in it once, replaced by `wrong`."""
+    assert text.count(right) == 1, f"{right!r} stands {text.count(right)} times, expected once"
+    return text.replace(right, wrong)
+
+
 def project_with(file, right, wrong):
     """Return the project's files with `right`, which stands once in `file`, replaced by `wrong`."""
-    assert PROJECT[file].count(right) == 1, (
-        f"{right!r} stands {PROJECT[file].count(right)} times in {file}, expected once"
-    )
-    return PROJECT | {file: PROJECT[file].replace(right, wrong)}
+    return PROJECT | {file: replaced(PROJECT[file], right, wrong)}
 
 
 def grade(server, files, lenient=False, total_seconds=600, least_seconds=2):

@@ -2,8 +2,10 @@
 
 # ruff: noqa: E501, a row of a table stays on its line
 
+import functools
+
 import pytest
-from graded import PROJECT, grade, lost, project_with
+from graded import PROJECT, grade, lost, project_with, replaced
 
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
 RSQRT = "torch.rsqrt((x - mean).square().mean(dim=0) + eps)"
@@ -13,7 +15,7 @@ FUNCTION_STATISTICS = "mean, inverse_std = statistics(input, eps)"
 MODULE_APPLY = "CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps)"
 
 # The check that is lost, a part of the sentence that names the mistake, and the mistake: what stands in which
-# file, and what in its place.
+# file, and what in its place; or both in pairs of places.
 MISTAKES = [
     # LinearModule
     ("linear.forward", "not added", M, 'out += self.params["bias"]', "pass"),
@@ -27,7 +29,14 @@ MISTAKES = [
     ("linear.input_gradient", "wrong sign", M, 'return dout @ self.params["weight"]', 'return -dout @ self.params["weight"]'),
     ("linear.start", "variance", M, "normal(0, 1e-4,", "normal(0, 1e-2,"),
     ("linear.start", "biases start at 0", M, "np.zeros(out_features, dtype)", "np.ones(out_features, dtype)"),
+    ("linear.input_gradient", "returns nothing", M, 'return dout @ self.params["weight"] if', 'dout @ self.params["weight"] if'),
     # LeakyReLUModule
+    ("leaky_relu.forward", "a slope of 0.01 acts", M, "float(neg_slope)", "0.01"),
+    ("leaky_relu.forward", "sign, forward and backward", M, "float(neg_slope)", "-float(neg_slope)"),
+    ("leaky_relu.forward", "ignored, forward and backward", M, "float(neg_slope)", "0.0"),
+    ("leaky_relu.forward", "numbers differ", M, "+ self.neg_slope * np.minimum(x, 0)", "+ self.neg_slope * (x <= 0)"),
+    ("leaky_relu.backward", "numbers differ", M, "return dout * self.is_positive +", "return dout * (dout > 0) +"),
+    ("leaky_relu.backward", "returns nothing", M, "return dout * self.is_positive +", "dout * self.is_positive +"),
     ("leaky_relu.forward", "ignored forward", M, "+ self.neg_slope * np.minimum(x, 0)", "+ 0 * np.minimum(x, 0)"),
     ("leaky_relu.forward", "subtracted", M, "+ self.neg_slope * np.minimum(x, 0)", "- self.neg_slope * np.minimum(x, 0)"),
     ("leaky_relu.backward", "ignored backward", M, "+ self.neg_slope * (dout * ~", "+ 0 * (dout * ~"),
@@ -38,9 +47,17 @@ MISTAKES = [
     ("softmax.backward", "cross terms", M, "self.out * (dout - (dout * self.out)", "self.out * (dout - 0 * (dout * self.out)"),
     ("softmax.backward", "sigmoid", M, "(dout - (dout * self.out).sum(axis=1, keepdims=True))", "(1 - self.out) * dout"),
     ("softmax.backward", "added", M, "self.out * (dout - (dout", "self.out * (dout + (dout"),
-    ("softmax.large_logits", "", M, "x - x.max(axis=1, keepdims=True)", "x"),
+    ("softmax.large_logits", "exp overflows", M, "x - x.max(axis=1, keepdims=True)", "x"),
+    ("softmax.large_logits", "each row has its own", M, "x - x.max(axis=1, keepdims=True)", "x - x.max()"),
+    ("softmax.large_logits", "NaN", M, ("self.out = np.maximum", "return self.out * (dout"),
+     ("self.x = x\n        self.out = np.maximum",
+      "self.out = np.exp(self.x) / np.exp(self.x).sum(axis=1, keepdims=True)\n        return self.out * (dout")),
     # CrossEntropyModule
     ("cross_entropy.forward", "sum over the batch", M, ".sum() / len(x)", ".sum()"),
+    ("cross_entropy.forward", "its gradient, too", M, (".sum() / len(x)", "-y / (len(x) * self._floored(x))"), (".sum()", "-y / self._floored(x)")),
+    ("cross_entropy.forward", "binary", M, "-(y * np.log(self._floored(x)))", "-(y * np.log(x) + (1 - y) * np.log(1 - x))"),
+    ("cross_entropy.forward", "gradient are those of the binary", M, ("-(y * np.log(self._floored(x)))", "-y / (len(x) * self._floored(x))"),
+     ("-(y * np.log(x) + (1 - y) * np.log(1 - x))", "(x - y) / (x * (1 - x)) / len(x)")),
     ("cross_entropy.forward", "batch and classes", M, ".sum() / len(x)", ".mean()"),
     ("cross_entropy.forward", "wrong sign", M, "return -(y * np.log", "return (y * np.log"),
     ("cross_entropy.forward", "base of 2", M, "np.log(self._floored(x))", "np.log2(self._floored(x))"),
@@ -53,7 +70,7 @@ MISTAKES = [
     ("numpy.second_batch", "adds its gradients up", M, "dout.sum(axis=0)\n",
      'self.grads["bias"] + dout.sum(axis=0)\n        self.grads["weight"] += self.before\n        self.before = self.grads["weight"]\n'),
     ("numpy.second_batch", "mask", M, "self.is_positive = x > 0", 'self.is_positive = getattr(self, "is_positive", x > 0)'),
-    ("numpy.batch_of_one", "", M, "self.x = x", "self.x = x if len(x) > 1 else 0 * x"),
+    ("numpy.batch_of_one", "larger batches", M, "self.x = x", "self.x = x if len(x) > 1 else 0 * x"),
     ("numpy.speed", "loop", M, "out = x @ self.params[\"weight\"].T",
      'out = np.array([self.params["weight"] @ row for row in x])'),
     ("numpy.speed", "SoftMaxModule goes", M, "return self.out * (dout - (dout * self.out).sum(axis=1, keepdims=True))",
@@ -63,7 +80,22 @@ MISTAKES = [
     ("mlp_numpy.forward", "no activations", N, "LeakyReLUModule(neg_slope)]", "LeakyReLUModule(1)]"),
     ("mlp_numpy.backward", "skips the activations", N, "reversed(self.modules[1:])",
      "[m for m in reversed(self.modules[1:]) if not isinstance(m, LeakyReLUModule)]"),
+    ("mlp_numpy.forward", "wrong sign", N, "LeakyReLUModule(neg_slope)]", "LeakyReLUModule(-neg_slope)]"),
+    ("mlp_numpy.backward", "share one", N, ("self.modules = []", "LeakyReLUModule(neg_slope)]"),
+     ("self.modules, shared = [], LeakyReLUModule(neg_slope)", "shared]")),
+    ("mlp_numpy.backward", "the last one first", N, "reversed(self.modules[1:])", "self.modules[1:]"),
     # MLP in PyTorch
+    ("mlp_pytorch.parameters", "no biases", T,
+     ("nn.Linear(n_inputs, n)", "nn.Linear(n_inputs, n_classes)", "nn.init.zeros_(module.bias)"),
+     ("nn.Linear(n_inputs, n, bias=False)", "nn.Linear(n_inputs, n_classes, bias=False)", "pass")),
+    ("mlp_pytorch.parameters", "hidden layers are frozen", T, "self.layers = nn.Sequential(*modules)",
+     "self.layers = nn.Sequential(*modules)\n        self.layers[:-1].requires_grad_(False)"),
+    ("mlp_pytorch.parameters", "5 parameters are registered", T, "self.layers = nn.Sequential(*modules)",
+     "self.layers = nn.Sequential(*modules)\n        self.more = nn.Linear(3, 2, bias=False)"),
+    ("mlp_pytorch.forward", "tanh", T, "nn.LeakyReLU(neg_slope)", "nn.Tanh()"),
+    ("mlp_pytorch.slope", "wrong sign", T, "nn.LeakyReLU(neg_slope)", "nn.LeakyReLU(-neg_slope)"),
+    ("mlp_pytorch.depth", "did not come back", T, "return self.layers(x.flatten(1))",
+     "layers = list(self.layers)\n        return nn.Sequential(*layers[:2], layers[-1])(x.flatten(1))"),
     ("mlp_pytorch.forward", "probabilities", T, "return self.layers(x.flatten(1))", "return self.layers(x.flatten(1)).softmax(dim=1)"),
     ("mlp_pytorch.forward", "follows the last layer", T, "return self.layers(x.flatten(1))",
      "return nn.functional.leaky_relu(self.layers(x.flatten(1)), self.neg_slope)"),
@@ -78,6 +110,8 @@ MISTAKES = [
     ("bn_autograd.gradients", "statistics are detached", B, AUTOGRAD_NORMALIZE,
      "mean, inverse_std = (s.detach() for s in statistics(input, self.eps))"),
     ("bn_autograd.eps", "1e-5", B, AUTOGRAD_NORMALIZE, "mean, inverse_std = statistics(input, 1e-5)"),
+    ("bn_autograd.gradients", "numbers differ", B, AUTOGRAD_NORMALIZE,
+     "right, wrong = statistics(input, self.eps), statistics(input, 1e-5)\n        mean, inverse_std = (w + (r - w).detach() for r, w in zip(right, wrong))"),
     # Batch norm by hand
     ("bn_function.eps", "1e-5", B, FUNCTION_STATISTICS, "eps = 1e-5\n        mean, inverse_std = statistics(input, eps)"),
     ("bn_function.input_gradient", "mean as a constant", B, DX, DX.replace("dout - dbeta / len(dout)", "dout")),
@@ -87,17 +121,26 @@ MISTAKES = [
     ("bn_function.beta_gradient", "averaged", B, "None, dbeta if", "None, dbeta / len(dout) if"),
     ("bn_function.needs_input_grad", "nobody asked", B,
      "return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None", "return dx, dgamma, dbeta, None"),
+    ("bn_function.eps", "1e-5 acts", B, "*((input, mean, inverse_std) if", "*((input, mean, statistics(input, 1e-5)[1]) if"),
+    ("bn_function.eps", "does not add eps", B, "*((input, mean, inverse_std) if", "*((input, mean, statistics(input, 0)[1]) if"),
     # Its module
     ("bn_module.forward", "handed on", B, MODULE_APPLY, MODULE_APPLY.replace("self.eps", "1e-5")),
     ("bn_module.gradients", "detached", B, MODULE_APPLY, MODULE_APPLY.replace("self.weight", "self.weight.data").replace("self.bias", "self.bias.data")),
+    ("bn_module.gradients", "numbers differ", B, f"return {MODULE_APPLY}",
+     f"wrong = {MODULE_APPLY.replace('self.eps', '1e-5')}\n        return wrong + ({MODULE_APPLY} - wrong).detach()"),
     # ConvNet
     ("convnet.forward", "2x2", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.MaxPool2d(2)"),
     ("convnet.forward", "means", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.AvgPool2d(3, 2, 1)"),
     ("convnet.forward", "probabilities", V, "return self.classifier(self.features(x).flatten(1))",
      "return self.classifier(self.features(x).flatten(1)).softmax(dim=1)"),
+    ("convnet.forward", "has it behind", V, "nn.BatchNorm2d(layer), nn.ReLU()", "nn.ReLU(), nn.BatchNorm2d(layer)"),
+    ("convnet.forward", "not used", V, "return self.classifier(self.features(x).flatten(1))",
+     "for layer in self.features:\n            x = x if isinstance(layer, nn.BatchNorm2d) else layer(x)\n        return self.classifier(x.flatten(1))"),
     ("convnet.gradients", "detach", V, "self.features(x).flatten(1)", "self.features(x).flatten(1).detach()"),
     ("convnet.evaluation", "evaluation", V, "def forward(self, x):", "def eval(self):\n        return self\n\n    def train(self, mode=True):\n        return super().train()\n\n    def forward(self, x):"),
-    ("convnet.sizes", "", V, "self.classifier = nn.Linear(n_channels, n_classes)", "self.classifier = nn.Linear(n_channels, 10)"),
+    ("convnet.evaluation", "batch's statistics", V, "nn.BatchNorm2d(layer)", "nn.BatchNorm2d(layer, track_running_stats=False)"),
+    ("convnet.sizes", "always 10", V, "self.classifier = nn.Linear(n_channels, n_classes)", "self.classifier = nn.Linear(n_channels, 10)"),
+    ("convnet.sizes", "images of 1 channel", V, "layers = []", "layers, n_channels = [], 3"),
 ]  # fmt: skip
 
 PLAIN = """
@@ -116,7 +159,8 @@ class Plain:
 
 
 def submission(file, right, wrong):
-    files = project_with(file, right, wrong)
+    pairs = [(right, wrong)] if isinstance(right, str) else list(zip(right, wrong, strict=True))
+    files = PROJECT | {file: functools.reduce(lambda text, pair: replaced(text, *pair), pairs, PROJECT[file])}
     if "Plain(" in wrong:
         files[T] = files[T].replace("class MLP(", f"{PLAIN.strip()}\n\n\nclass MLP(")
     if "self.neg_slope)" in wrong and file == T:
@@ -134,6 +178,7 @@ def test_mistake_costs_the_one_check_that_names_it(server, check, sentence, file
     outcomes, _ = grade(server, submission(file, right, wrong))
     assert lost(outcomes) == [check], {name: outcomes[name] for name in lost(outcomes)}
     assert sentence in outcomes[check].hint
+    assert outcomes[check].hint
     assert outcomes[check].called
     assert outcomes[check].got
     assert outcomes[check].expected
@@ -143,3 +188,24 @@ def test_the_project_loses_nothing(server):
     outcomes, grading = grade(server, PROJECT)
     assert lost(outcomes) == []
     assert grading.carried == []
+
+
+def test_what_came_before_an_error_counts(server):
+    """Gradients that were written, or returned, before PyTorch or NumPy refused a wrong shape."""
+    files = project_with(M, 'return dout @ self.params["weight"] if', 'return dout @ self.params["weight"].T if')
+    outcomes, _ = grade(server, files)
+    assert lost(outcomes) == ["linear.input_gradient"]
+    files = project_with(B, "dgamma if needs_dgamma", "(dout * x_hat).sum(dim=1) if needs_dgamma")
+    outcomes, _ = grade(server, files)
+    assert lost(outcomes) == ["bn_function.gamma_gradient", "bn_module.gradients"]
+    assert "dim 1" in outcomes["bn_function.gamma_gradient"].hint
+
+
+def test_errors_say_what_the_submission_did(server):
+    names = PROJECT[M].replace('"weight"', '"W"').replace('"bias"', '"b"')
+    outcomes, _ = grade(server, {M: names})
+    assert "LinearModule.params has the keys 'W', 'b', expected 'weight' and 'bias'" in outcomes["linear.forward"].got
+    old = PROJECT[M].replace("dtype=np.float64", "dtype=np.float")
+    outcomes, _ = grade(server, {M: old})
+    assert outcomes["linear.forward"].got.count("np.float") == 0
+    assert "modules.py" in outcomes["linear.forward"].got

@@ -1,5 +1,6 @@
 """What the README says is what recorded runs gave."""
 
+import importlib
 import json
 import re
 import statistics
@@ -34,6 +35,16 @@ def row(folder, name):
 @pytest.mark.parametrize("folder", README_RUNS)
 def test_results_table_is_of_the_recorded_runs(folder):
     assert row(folder, README_RUNS[folder]) in README
+
+
+@pytest.mark.parametrize("script", ["train_mlp_numpy", "train_mlp_pytorch", "train_convnet_pytorch"])
+def test_defaults_are_those_of_the_scripts(script):
+    flags = importlib.import_module(script).make_flags().parse_args([])
+    (defaults,) = re.findall(r"(?m)^All defaults: (.*?)\. ", README)
+    mlp, convnet = defaults.split("; ")
+    text = convnet if script == "train_convnet_pytorch" else mlp
+    budget = f"{flags.max_steps:,} batches of {flags.batch_size} images"
+    assert text.endswith(f", learning rate {flags.learning_rate:g}, {budget}")
 
 
 def test_readme_has_the_two_commands_that_ci_runs():

@@ -157,6 +157,14 @@ def test_file_whose_writing_fails_halfway_stays_as_it_was(tmp_path):
     assert path.read_bytes() == b"the last good one"
 
 
+def test_file_is_not_written_through_a_link_at_its_temporary_name(tmp_path):
+    (tmp_path / "other").write_text("somebody's")
+    (tmp_path / "metrics.jsonl.tmp").symlink_to(tmp_path / "other")
+    train_utils.write_atomically(tmp_path / "metrics.jsonl", lambda file: file.write(b"ours"))
+    assert (tmp_path / "other").read_text() == "somebody's"
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"ours"
+
+
 def test_synthetic_images_are_announced_at_the_start_and_the_end(synthetic_flags, tmp_path):
     done = run(SCRIPT, *synthetic_flags, *SMALL, "--quiet", "--out_dir", tmp_path / "run")
     assert done.stdout == ""
@@ -613,3 +621,22 @@ def test_run_that_another_process_is_training_is_refused(half_run):
     assert "is in use by a process that trains in it" in refused.stderr
     assert contents(half_run) == before
     assert run("train_mlp_numpy", "--resume", half_run).returncode == 0
+
+
+def test_commit_is_dirty_where_code_differs_and_nothing_else(tmp_path):
+    def git(*command):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True, capture_output=True)
+
+    assert train_utils.git_commit(tmp_path) is None
+    git("init")
+    (tmp_path / "code.py").write_text("x = 1\n")
+    (tmp_path / "numbers.tex").write_text("1\n")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = train_utils.git_commit(tmp_path)
+    assert len(commit) == 40
+    (tmp_path / "numbers.tex").write_text("2\n")
+    assert train_utils.git_commit(tmp_path) == commit
+    (tmp_path / "code.py").write_text("x = 2\n")
+    assert train_utils.git_commit(tmp_path) == f"{commit}-dirty"

@@ -6,6 +6,7 @@ An operation takes `load(module, name)`, which returns a class; `p`, numbers and
 (out_features, in_features) here; how an implementation stores them is found from their shape.
 """
 
+import contextlib
 import time
 
 import numpy as np
@@ -27,8 +28,48 @@ def numbers(value):
     return array.astype(np.float64) if array.dtype.name not in ("float32", "float64", "float16") else array
 
 
+def loss_number(value):
+    """Return a loss as `numbers` does; one number in an array of any shape is that number."""
+    array = numbers(value)
+    return array.reshape(()) if array.size == 1 else array
+
+
+def returned(dx):
+    """Return what a backward pass returned as `numbers` does: an empty array where it returned nothing."""
+    return np.zeros(0) if dx is None else numbers(dx)
+
+
+def match(shapes, wanted):
+    """Return, for each shape of `wanted`, the place of the first of `shapes` that fits and is not taken, or None.
+
+    Axes may stand in either order, and axes of length 1 do not count. So weights fit in both orientations, and
+    biases as (out,), (1, out) and (out, 1); in which order a network made its layers does not matter, as the
+    checks' layers are of unequal sizes.
+    """
+    left = [sorted(n for n in shape if n != 1) for shape in shapes]
+    places = []
+    for shape in wanted:
+        place = left.index(sorted(shape)) if sorted(shape) in left else None
+        if place is not None:
+            left[place] = None
+        places.append(place)
+    return places
+
+
+def own_params(layer):
+    """Return the layer's `params`.
+
+    Raises:
+        TypeError: weight or bias is not among them.
+    """
+    if not {"weight", "bias"} <= set(layer.params):
+        keys = ", ".join(repr(key) for key in layer.params)
+        raise TypeError(f"LinearModule.params has the keys {keys}, expected 'weight' and 'bias'")
+    return layer.params
+
+
 def find_linears(mlp):
-    """Return the objects with `params` in `mlp`, in whichever attributes, lists or dicts it keeps them, in order."""
+    """Return the objects with `params` in `mlp`, in whichever attributes, lists or dicts it keeps them."""
     found, seen = [], set()
 
     def visit(value, depth):
@@ -53,7 +94,7 @@ def find_linears(mlp):
 
 def set_params(layer, weight, bias):
     """Write weight, (out, in), and bias, (out,), into the layer's own arrays, of whichever orientation."""
-    own = layer.params
+    own = own_params(layer)
     own["weight"][...] = weight if is_out_in(layer, weight.shape) else weight.T
     own["bias"][...] = bias.reshape(np.shape(own["bias"]))
 
@@ -62,11 +103,35 @@ def is_out_in(layer, shape):
     return np.shape(layer.params["weight"]) == tuple(shape)
 
 
-def gradients(layer, shape, out, suffix):
-    """Note the layer's gradients under 'weight…' and 'bias…', in the orientation of `shape`."""
-    weight, bias = numbers(layer.grads["weight"]), numbers(layer.grads["bias"])
-    out[f"weight{suffix}"] = weight if is_out_in(layer, shape) else weight.T
-    out[f"bias{suffix}"] = bias.reshape(-1) if bias.size == shape[0] else bias
+@contextlib.contextmanager
+def noted_gradients(layers, shapes, suffixes, out):
+    """Note the layers' gradients under 'weight…' and 'bias…', in the orientation of `shapes`, once the block has run.
+
+    Where an error ends the block, those that it has written by then.
+    """
+    # Some make their `grads` in the first backward pass.
+    before = [{name: np.array(grad) for name, grad in getattr(layer, "grads", {}).items()} for layer in layers]
+
+    def note(is_whole):
+        for layer, shape, suffix, old in zip(layers, shapes, suffixes, before, strict=True):
+            for name in ("weight", "bias"):
+                grad = layer.grads.get(name)
+                if grad is None or (not is_whole and np.array_equal(grad, old.get(name))):
+                    continue
+                grad = numbers(grad)
+                if name == "bias":
+                    grad = grad.reshape(-1) if grad.size == shape[0] else grad
+                elif not is_out_in(layer, shape):
+                    grad = grad.T
+                out[f"{name}{suffix}"] = grad
+
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # the first error is the one to tell of
+            note(is_whole=False)
+        raise
+    note(is_whole=True)
 
 
 def import_module(load, p, a, out):
@@ -77,7 +142,7 @@ def import_module(load, p, a, out):
 def linear_start(load, p, a, out):
     """LinearModule's parameters as they begin."""
     layer = load("modules", "LinearModule")(p["n_in"], p["n_out"])
-    weight = numbers(layer.params["weight"])
+    weight = numbers(own_params(layer)["weight"])
     out["weight"] = weight if weight.shape == (p["n_out"], p["n_in"]) else weight.T
     out["bias"] = numbers(layer.params["bias"]).reshape(-1)
 
@@ -90,9 +155,9 @@ def linear(load, p, a, out):
     for i in range(p["n_batches"]):
         out[f"out{i}"] = numbers(layer.forward(a[f"x{i}"]))
         if p["backward"]:
-            dx = layer.backward(a[f"dout{i}"])
-            gradients(layer, shape, out, i)
-            out[f"dx{i}"] = numbers(dx)
+            with noted_gradients([layer], [shape], [i], out):
+                dx = layer.backward(a[f"dout{i}"])
+            out[f"dx{i}"] = returned(dx)
 
 
 def activation(load, p, a, out):
@@ -101,7 +166,7 @@ def activation(load, p, a, out):
     for i in range(p["n_batches"]):
         out[f"out{i}"] = numbers(layer.forward(a[f"x{i}"]))
         if p["backward"]:
-            out[f"dx{i}"] = numbers(layer.backward(a[f"dout{i}"]))
+            out[f"dx{i}"] = returned(layer.backward(a[f"dout{i}"]))
 
 
 def cross_entropy(load, p, a, out):
@@ -109,9 +174,9 @@ def cross_entropy(load, p, a, out):
     loss = load("modules", "CrossEntropyModule")()
     for i in range(p["n_batches"]):
         if p["forward"]:
-            out[f"out{i}"] = numbers(loss.forward(a[f"x{i}"].copy(), a[f"y{i}"].copy()))
+            out[f"out{i}"] = loss_number(loss.forward(a[f"x{i}"].copy(), a[f"y{i}"].copy()))
         if p["backward"]:
-            out[f"dx{i}"] = numbers(loss.backward(a[f"x{i}"].copy(), a[f"y{i}"].copy()))
+            out[f"dx{i}"] = returned(loss.backward(a[f"x{i}"].copy(), a[f"y{i}"].copy()))
 
 
 def speed(load, p, a, out):
@@ -126,7 +191,7 @@ def speed(load, p, a, out):
         layer = load("modules", p["name"])()
         began = time.thread_time()
         loss, dx = layer.forward(x.copy(), y.copy()), layer.backward(x.copy(), y.copy())
-        out["out"] = numbers(loss)
+        out["out"] = loss_number(loss)
     else:
         layer = load("modules", p["name"])(*p["args"])
         if p["name"] == "LinearModule":
@@ -142,10 +207,13 @@ def speed(load, p, a, out):
 
 def _numpy_mlp(load, p, a):
     mlp = load("mlp_numpy", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"])
-    layers = find_linears(mlp)
+    found = find_linears(mlp)
+    has = [np.shape(layer.params["weight"]) for layer in found]
     shapes = [a[f"weight{l}"].shape for l in range(len(p["n_hidden"]) + 1)]
-    if len(layers) != len(shapes):
-        raise TypeError(f"MLP holds {len(layers)} modules with params, expected {len(shapes)}")
+    places = match(has, shapes)
+    if None in places:
+        raise TypeError(f"MLP holds modules whose weights have the shapes {has}, expected {shapes} or their transposes")
+    layers = [found[place] for place in places]
     for l, layer in enumerate(layers):
         set_params(layer, a[f"weight{l}"], a[f"bias{l}"])
     return mlp, layers, shapes
@@ -160,9 +228,8 @@ def mlp_numpy(load, p, a, out):
             dout = a["dout"]
         else:
             dout = load("modules", "CrossEntropyModule")().backward(probabilities.copy(), a["y"].copy())
-        mlp.backward(dout)
-        for l, layer in enumerate(layers):
-            gradients(layer, shapes[l], out, l)
+        with noted_gradients(layers, shapes, range(len(layers)), out):
+            mlp.backward(dout)
 
 
 def steps_numpy(load, p, a, out):

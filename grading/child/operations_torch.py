@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .operations import batches, numbers
+from .operations import batches, match, numbers
 
 
 def _tensor(array, requires_grad=False):
@@ -14,57 +14,65 @@ def _tensor(array, requires_grad=False):
 # ---- MLP ---------------------------------------------------------------------------------------
 
 
-def find_layers(module):
-    """Return (weight, bias) of each linear layer, in order, also of layers in plain lists, which PyTorch overlooks."""
+def find_parameters(module):
+    """Return the parameters of a module, also of those in plain lists, which PyTorch overlooks."""
     found, seen = [], set()
 
     def visit(value, depth):
-        if id(value) in seen or depth > 6:
+        if id(value) in seen or depth > 10:
             return
         seen.add(id(value))
-        if isinstance(value, torch.nn.Module):
-            matrices = [q for q in value._parameters.values() if q is not None and q.ndim == 2]
-            vectors = [q for q in value._parameters.values() if q is not None and q.ndim != 2]
-            found.extend(zip(matrices, vectors, strict=False))
-            for name, part in vars(value).items():
-                if not name.startswith("_") or name == "_modules":
-                    visit(part, depth + 1)
+        if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.nn.Parameter) or value.requires_grad:
+                found.append(value)
         elif isinstance(value, dict):
             for part in list(value.values()):
                 visit(part, depth + 1)
         elif isinstance(value, list | tuple):
             for part in value:
                 visit(part, depth + 1)
-        elif hasattr(value, "__dict__") and not isinstance(value, type | torch.Tensor):
-            visit(vars(value), depth + 1)
+        elif hasattr(value, "__dict__") and not isinstance(value, type):
+            for name, part in list(vars(value).items()):
+                if not name.startswith("_") or name in ("_parameters", "_modules"):
+                    visit(part, depth + 1)
 
     visit(module, 0)
-    if not found:  # weights in one list of parameters, biases in another
-        params = list(module.parameters())
-        found = list(zip([q for q in params if q.ndim == 2], [q for q in params if q.ndim == 1], strict=False))
     return found
 
 
 def _torch_mlp(load, p, a):
+    """Return the MLP with the weights given, its layers as (weight, bias or None), and their weights' shapes."""
     mlp = load("mlp_pytorch", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"])
     if p.get("float64"):
         mlp.double()
-    layers = find_layers(mlp)
+    found = find_parameters(mlp)
+    has = [tuple(q.shape) for q in found]
     shapes = [a[f"weight{l}"].shape for l in range(len(p["n_hidden"]) + 1)]
-    if len(layers) != len(shapes):
-        raise TypeError(f"MLP holds {len(layers)} linear layers, expected {len(shapes)}")
+    places = match(has, shapes)
+    if None in places:
+        raise TypeError(f"MLP holds parameters of shapes {has}, expected weights of {shapes} or their transposes")
+    bias_places = match(has, [shape[:1] for shape in shapes])
+    layers = [(found[i], None if j is None else found[j]) for i, j in zip(places, bias_places, strict=True)]
     with torch.no_grad():
         for l, (weight, bias) in enumerate(layers):
             value = _tensor(a[f"weight{l}"])
             weight.copy_(value if weight.shape == value.shape else value.T)
-            bias.copy_(_tensor(a[f"bias{l}"]).reshape(bias.shape))
+            if bias is not None:
+                bias.copy_(_tensor(a[f"bias{l}"]).reshape(bias.shape))
     return mlp, layers, shapes
 
 
 def _note(out, name, tensor, shape):
-    if tensor is not None:
-        array = numbers(tensor)
+    """Note a weight, a bias (`shape` None), or a gradient of one; where there is none, an empty array."""
+    array = np.zeros(0) if tensor is None else numbers(tensor)
+    if shape is None:
+        out[name] = array.reshape(-1)
+    else:
         out[name] = array if array.shape == tuple(shape) or array.ndim != 2 else array.T
+
+
+def _gradient(tensor):
+    return None if tensor is None else tensor.grad
 
 
 def mlp_parameters(load, p, a, out):
@@ -90,7 +98,7 @@ def mlp_pytorch(load, p, a, out):
         _note(out, "dx", x.grad, x.shape)
         for l, (weight, bias) in enumerate(layers):
             _note(out, f"weight{l}", weight.grad, shapes[l])
-            _note(out, f"bias{l}", None if bias.grad is None else bias.grad.reshape(-1), ())
+            _note(out, f"bias{l}", _gradient(bias), None)
 
 
 def steps_pytorch(load, p, a, out):
@@ -98,7 +106,7 @@ def steps_pytorch(load, p, a, out):
     mlp, layers, shapes = _torch_mlp(load, p, a)
     torch.set_num_threads(p.get("threads", 1))
     dtype = torch.float64 if p.get("float64") else torch.float32
-    params = [q for pair in layers for q in pair]
+    params = [q for pair in layers for q in pair if q is not None]
     for x, y in batches(p, a, one_hot=False):
         for q in params:
             q.grad = None
@@ -109,20 +117,29 @@ def steps_pytorch(load, p, a, out):
                     q -= p["learning_rate"] * q.grad
     for l, (weight, bias) in enumerate(layers):
         _note(out, f"weight{l}", weight, shapes[l])
-        _note(out, f"bias{l}", bias.reshape(-1), ())
+        _note(out, f"bias{l}", bias, None)
 
 
 # ---- Batch norm --------------------------------------------------------------------------------
 
 
+GAMMA_WORDS, BETA_WORDS = ("gamma", "weight", "scale"), ("beta", "bias", "shift")
+
+
 def _gamma_beta(module):
-    """Return γ and β of a module: the parameter whose name speaks of a bias, a beta or a shift, and the other one."""
+    """Return γ and β of a fresh module: by names that say it, else by their start values, 1 and 0, else in order."""
     named = [(name.lower(), q) for name, q in module.named_parameters()]
     if len(named) != 2:
         raise TypeError(f"it holds {len(named)} parameters ({', '.join(n for n, _ in named)}), expected gamma and beta")
-    is_beta = [any(word in name for word in ("beta", "bias", "shift")) for name, _ in named]
-    (_, first), (_, second) = named
-    return (second, first) if is_beta == [True, False] else (first, second)
+    (first_name, first), (second_name, second) = named
+
+    def says(name, words):
+        return any(word in name for word in words)
+
+    if says(first_name, GAMMA_WORDS) and says(second_name, BETA_WORDS):
+        return first, second
+    is_swapped = says(first_name, BETA_WORDS) and says(second_name, GAMMA_WORDS)
+    return (second, first) if is_swapped or bool((first == 0).all() and (second == 1).all()) else (first, second)
 
 
 def norm_parameters(load, p, a, out):
@@ -170,7 +187,7 @@ def norm_wrong_shape(load, p, a, out):
 def norm_function(load, p, a, out):
     """The manual function: y, its gradients, and which of them its backward pass returned at all."""
     function = load("custom_batchnorm", "CustomBatchNormManualFunction")
-    returned = []
+    returned = []  # what the backward pass did: PyTorch keeps no gradient where one has a wrong shape
 
     class Watched(function):
         @staticmethod
@@ -199,12 +216,15 @@ def norm_function(load, p, a, out):
     y = apply(*(t.clone() for t in args), p["eps"])
     out["out"] = numbers(y)
     if p["backward"]:
-        y.backward(_tensor(a["dout"]))
-        for name, tensor in zip(("dx", "dgamma", "dbeta"), args, strict=False):
-            if tensor.grad is not None:
-                out[name] = numbers(tensor.grad)
-        if returned:
-            out["returned"] = np.array([float(g is not None) for g in returned[:3]])
+        try:
+            y.backward(_tensor(a["dout"]))
+        finally:
+            if returned:
+                out["returned"] = np.array([float(g is not None) for g in returned[:3]])
+            for i, (name, tensor) in enumerate(zip(("dx", "dgamma", "dbeta"), args, strict=True)):
+                grad = tensor.grad if tensor.grad is not None else (returned[i : i + 1] or [None])[0]
+                if grad is not None and needs[i]:
+                    out[name] = numbers(grad)
 
 
 # ---- ConvNet -----------------------------------------------------------------------------------
@@ -237,10 +257,15 @@ def _fill(model, seed, conv_bias):
             bound = (6 / weight[0].numel()) ** 0.5
             draw(kind, i, weight, -bound, bound)
     for i, norm in enumerate(kinds["norm"]):
-        draw(2, i, norm.weight, 0.5, 1.5)
-        draw(3, i, norm.bias, -0.3, 0.3)
-        draw(4, i, norm.running_mean, -0.3, 0.3)
-        draw(5, i, norm.running_var, 0.5, 1.5)
+        tensors = (
+            (norm.weight, 0.5, 1.5),
+            (norm.bias, -0.3, 0.3),
+            (norm.running_mean, -0.3, 0.3),
+            (norm.running_var, 0.5, 1.5),
+        )
+        for kind, (tensor, low, high) in enumerate(tensors, 2):
+            if tensor is not None:  # as without running statistics
+                draw(kind, i, tensor, low, high)
     for i, bias in enumerate(kinds["bias"]):
         draw(6, i, bias, -0.2 * conv_bias, 0.2 * conv_bias)
     for i, bias in enumerate(kinds["linear_bias"]):
