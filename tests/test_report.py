@@ -27,9 +27,6 @@ RESULTS_TEX = (ROOT / "report" / "results.tex").read_text(encoding="utf-8")
 # What a run is told that changes nothing of what it computes, or that its seed and folder say.
 NOT_OF_THE_EXPERIMENT = {"seed", "out_dir", "data_dir", "dataset", "resume", "quiet"}
 
-# Seeds recorded so far, where there are to be more; `reproduce.py` runs the others.
-SEEDS_SO_FAR = {"fig09_long": 3}
-
 
 # ---- Records -------------------------------------------------------------------------------------
 
@@ -52,7 +49,7 @@ def test_records_are_of_real_images_and_of_the_flag_file(name):
     expected = flags_of(name)
     found = records.read_records(name)
     assert [record.seed for record in found] == list(range(42, 42 + len(found))), "a seed is left out"
-    assert len(found) >= SEEDS_SO_FAR.get(name, n_seeds)
+    assert len(found) >= n_seeds
     for record in found:
         config = record.config
         assert config["script"] == Path(script).name
