@@ -56,3 +56,11 @@ def test_files_that_the_readme_names_exist():
     assert len(names) >= 8
     for name in filter(None, (a or b for a, b in names)):
         assert (ROOT / name).exists() or name == "my_flags.txt", name
+
+
+def test_speed_table_is_of_the_recorded_benchmarks():
+    recorded = (ROOT / "tests" / "benchmarks" / "recorded.txt").read_text()
+    rows = re.findall(r"^\| .*? \| (.*\d.*) \|$", README.split("\n## Speed\n")[1], re.MULTILINE)
+    quoted = [number for row in rows for number in re.findall(r"\d+\.?\d*(?= (?:times|MB|s\b))", row)]
+    assert len(quoted) == 12
+    assert [number for number in quoted if not re.search(rf"\b{re.escape(number)} (?:times|MB|s\b)", recorded)] == []
