@@ -12,6 +12,7 @@ from grading.scheme import FILES, QUESTIONS
 
 MISTAKES = [*NUMPY_MISTAKES, *MLP_NUMPY_MISTAKES, *TORCH_MISTAKES, *CONVENTIONS]
 MAX_CARRIED = 2  # more mistakes than that explain too much
+WHOLES = ("numpy", "mlp_numpy")  # checks of several modules together
 IMPORT_SECONDS = 20
 OLD_CODE = re.compile(
     r"module 'numpy' has no attribute '\w+'|Missing parentheses in call to 'print'|Legacy autograd function|"
@@ -108,9 +109,15 @@ class Grading:
             return Outcome(False, f"import {check.files[0][:-3]}", broken[0], "a file that can be imported")
         outcome = check.run(self)
         if not outcome.passed and outcome.was_run:
-            related = [other.name for other in self.failed if set(other.files) & set(check.files)]
+            part = check.name.split(".")[0]
+            # A layer's checks build on that layer's first; those of a network on its layers' too.
+            related = [
+                other.name
+                for other in self.failed
+                if set(other.files) & set(check.files) and (other.name.split(".")[0] == part or part in WHOLES)
+            ]
             if not outcome.hint:
-                follows = f"perhaps this follows from {', '.join(related[-3:])}, above" if related else ""
+                follows = f"perhaps this follows from {related[0]}, above" if related else ""
                 outcome.hint = "; ".join(text for text in (outcome.differs, follows) if text)
             self.failed.append(check)
             if outcome.is_written and outcome.mistake not in self.carried:

@@ -69,7 +69,7 @@ def lines_of(outcome):
     """Return (label, text) of what a failed check has to say."""
     if outcome.passed:
         return []
-    rows = [("called", outcome.called), ("got", outcome.got), ("expected", outcome.expected), ("likely", outcome.hint)]
+    rows = [("called", outcome.called), ("got", outcome.got), ("expected", outcome.expected), ("note", outcome.hint)]
     return [(label, text) for label, text in rows if text]
 
 
@@ -160,7 +160,7 @@ def page(title, parts, pictures):
 def _hold(rows):
     decided = [row for row in rows if row.decides]
     undecided = f", {len(rows) - len(decided)} undecided" if len(decided) < len(rows) else ""
-    return f"{sum(row.passed for row in decided)} of {len(decided)} claims hold{undecided}"
+    return f"{sum(row.passed for row in decided)} of {len(rows)} claims hold{undecided}"
 
 
 def run_table(path, experiment, rows):
@@ -273,6 +273,7 @@ def summary(graded, seconds):
                 lost[test["name"]] = lost.get(test["name"], 0) + 1
     most = sorted(lost.items(), key=lambda item: -item[1])[:5]
     spread = f"points from {scores.min():g} to {scores.max():g}, median {np.median(scores):g}"
-    lines = [f"{len(graded)} submissions in {seconds:.0f} s: {spread}"]
+    lines = [f"{len(graded)} submission{'s' * (len(graded) > 1)} in {seconds:.0f} s: {spread}"]
     lines += [f"  lost by {n:>3}: {name}" for name, n in most]
+    lines += [f"  and {len(lost) - len(most)} more checks that some lost"] * (len(lost) > len(most))
     return "\n".join(lines)

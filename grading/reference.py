@@ -141,10 +141,11 @@ def difference(got, expected, names, allowance=None, missing_alike=False):
             order = np.where(np.isfinite(error), error, np.inf) * bad
             index = tuple(int(i) for i in np.unravel_index(order.argmax(), order.shape))
             where = f" at index {index}" if index else ""
+            is_whole = np.issubdtype(expected[name].dtype, np.integer)
             return Difference(
                 name,
                 f"{mine[index]:.7g}{where}",
-                f"{right[index]:.7g} (± {np.broadcast_to(bound, right.shape)[index]:.1g})",
+                f"{right[index]:.7g}" + ("" if is_whole else f" (± {np.broadcast_to(bound, right.shape)[index]:.1g})"),
                 _summary(name, mine, right, bad),
             )
     return None

@@ -156,7 +156,7 @@ CLAIMS = {
     "fig11_five_layers_adam_long": (
         Claim(11, "test accuracy peaks at 0.54", best("test_accuracy")),
         Claim(11, "and ends about 0.53", last("test_accuracy")),
-        Claim(11, "train accuracy over 0.95", best("train_accuracy"), side="at least"),
+        Claim(11, "highest train accuracy over 0.95", best("train_accuracy"), side="at least"),
         Claim(12, "test loss at the end", last("test_loss"), **_LOSS, is_ratio=True),
     ),
     "fig13_convnet": (
@@ -246,7 +246,7 @@ def _tolerance(claim, recorded):
     low, high, (lowest, highest) = back(low), back(high), claim.possible
     low = lowest if claim.side == "at most" else max(low, lowest)
     high = highest if claim.side == "at least" else min(high, highest)
-    text += ", of the logarithm" * claim.is_ratio + f", of {claim.of}" * bool(claim.of)
+    text += ", of its logarithm" * claim.is_ratio + f", of {claim.of}" * bool(claim.of)
     # Where a network that guesses would pass, a pass says nothing.
     decides = (low, high) != claim.possible if claim.guess is None else not low <= claim.guess <= high
     if not decides:
@@ -276,5 +276,5 @@ def match(path, flags, results=RESULTS):
     experiment, differing, theirs = nearest
     difference = ", ".join(f"--{k} {flags[k]} for {theirs[k]}" for k in differing)
     raise RunRefusedError(
-        f"{path} has the flags of no figure; nearest is {experiment}, with {difference}: train with its flags"
+        f"{path} has the flags of no figure, and is held against none; nearest is {experiment}, with {difference}"
     )

@@ -10,6 +10,7 @@ from grading.scheme import FILES
 
 MAX_FILE_BYTES, MAX_TOTAL_BYTES, MAX_FILES, MAX_DEPTH = 2 << 20, 20 << 20, 150, 6
 MAX_SEEN, MAX_NEAR = 20_000, 5
+MANY = 3  # folders with the same file are submissions, and no longer drafts of one
 NEVER = {"__pycache__", "__MACOSX", "node_modules", "venv"}
 SELDOM = {"cifar10", "results", "report", "tests"}
 INSTALLED = ("torch", "numpy", "torchvision", "matplotlib", "tqdm")
@@ -42,7 +43,7 @@ def read_submission(path):
     """Return the `Submission` in the folder `path`. Links are not followed, nothing is run.
 
     Raises:
-        SubmissionError: there is no such folder, or it is a link.
+        SubmissionError: there is no such folder, it is a link, or it holds several submissions, or runs.
     """
     path = Path(path)
     if path.is_symlink():
@@ -51,6 +52,7 @@ def read_submission(path):
         raise SubmissionError(f"{path} is not a folder: name a folder with {', '.join(FILES)}, or a run folder")
     submission = Submission(path)
     sizes = _list(path, submission)
+    _refuse_collection(path, sizes)
     _choose(submission, sizes)
     total = 0
     course = set(submission.found.values())
@@ -104,6 +106,17 @@ def _list(path, submission):
     return sizes
 
 
+def _refuse_collection(path, sizes):
+    """Raise `SubmissionError` where a folder is not one submission but holds several, or runs."""
+    for name in FILES:
+        holders = {Path(n).parts[0] for n in sizes if Path(n).name == name} - {name}
+        if name not in sizes and len(holders) >= MANY:
+            raise SubmissionError(f"it holds {len(holders)} folders with a {name}: name each, as in {path}/*")
+    runs = [] if {Path(n).name for n in sizes} & set(FILES) else sorted(path.glob("*/metrics.jsonl"))
+    if runs:
+        raise SubmissionError(f"it holds runs, and no answer: name a run, as in {runs[0].parent}")
+
+
 def _near_misses(name):
     """Return a sentence on a file that was perhaps meant to be one of the course's, or to hold them."""
     if name.name.lower().endswith((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")):
@@ -126,6 +139,8 @@ def _choose(submission, sizes):
             submission.found[name] = best
             if len(names) > 1:
                 submission.notes.append(f"{name} is there {len(names)} times; graded: {best}")
+    if not submission.found and not submission.notes:
+        submission.notes.append(f"none of {', '.join(FILES)} was found")
     folders = dict.fromkeys(str(Path(n).parent) for n in submission.found.values())
     submission.folders = sorted(folders, key=lambda f: (-count[Path(f)], f)) or ["."]
     if submission.folders != ["."]:

@@ -22,6 +22,9 @@ from grading.submission import SubmissionError, read_submission
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
 
 
+UNFINISHED = "grading has not ended: this is no grade yet"
+
+
 class WatchedSession(Session):
     """A session that can be ended from another thread, and knows whether a question was left without an answer."""
 
@@ -58,7 +61,7 @@ def grade_all(folders, args, out_dir=None):
             keys[path] = _fingerprint(submission, graders_own)
             results[path] = None if args.anew else _finished(folder, keys[path])
             if results[path] is None:
-                _begin(folder, _no_results())
+                _begin(folder, _no_results([UNFINISHED]))
                 todo[path] = submission
         except Exception as error:
             results[path] = _give_up(path, folder, error)
@@ -72,13 +75,14 @@ def grade_all(folders, args, out_dir=None):
                 after_check = None if out_dir else progress.update
                 futures = {pool.submit(grade, todo[p], folders[p], keys[p], after_check, args.lenient): p for p in todo}
                 try:
-                    for future in concurrent.futures.as_completed(futures):
+                    for n, future in enumerate(concurrent.futures.as_completed(futures), 1):
                         path = futures[future]
                         try:
                             results[path] = future.result()
                         except Exception as error:
                             results[path] = _give_up(path, folders[path], error)
                         if out_dir:
+                            tqdm.write(f"{n}/{len(todo)} {folders[path].name}: {results[path]['score']:g} points")
                             progress.update()
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -133,7 +137,8 @@ def grade_one(server, reference, training, sessions, submission, folder, key, pr
             except Exception as error:  # a submission that trips the grader itself loses this check, not the others
                 got = pages.printable(f"the grader stumbled: {type(error).__name__}: {error}")
                 outcomes[check] = Outcome(False, check.title, got)
-            _write(folder, list(outcomes.items()), _notes(grading, lenient), _extra(grading, key, False, lenient))
+            notes = [UNFINISHED, *_notes(grading, lenient)]
+            _write(folder, list(outcomes.items()), notes, _extra(grading, key, False, lenient))
             if progress:
                 progress()
     notes = _notes(grading, lenient)

@@ -127,7 +127,7 @@ def print_list(names, n_seeds):
         records = read_records(name)
         whole = [record for record in records if record.summary is not None]
         latest = max(whole, key=lambda record: record.config["date"], default=None)
-        minutes = f"{latest.summary['seconds'] / 60:.1f}" if latest else "-"
+        minutes = f"{latest.summary['seconds'] / 60:.1f}" if latest else "diverged" if records else "-"
         seeds = f"{len(records)} of {n_seeds or wanted}"
         lines.append(f"{name:30} {script:22} {seeds:>8} {minutes:>14}")
     print("\n".join(lines))

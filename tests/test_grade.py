@@ -23,7 +23,7 @@ from grading.run_folder import CLAIMS, Claim, Row, RunRefusedError, _tolerance, 
 from grading.runs import RESULTS, interval, read_runs
 from grading.sandbox import ROOT, SandboxError, Server
 from grading.scheme import BY_HAND_POINTS, FILES
-from grading.submission import read_submission
+from grading.submission import SubmissionError, read_submission
 
 SUBMISSIONS = Path(__file__).parent / "submissions"
 STYLES = {
@@ -194,7 +194,7 @@ def test_one_submission_stops_none_of_the_others(monkeypatch, tmp_path, capsys):
         (["Copy of convnet_pytorch.ipynb"], None, "expected convnet_pytorch.py"),
         (["answer.zip"], None, "there is answer.zip: unpack it"),
         (["1/2/3/4/5/6/7/modules.py"], None, "1/2/3/4/5/6/7 was not searched"),
-        (["train_mlp_numpy.py"], None, ""),
+        (["train_mlp_numpy.py"], None, "none of modules.py, mlp_numpy.py,"),
     ],
 )
 def test_what_is_nearly_there_is_found_or_named(tmp_path, files, found, note):
@@ -348,7 +348,7 @@ def test_tolerance_so_wide_that_guessing_passes_decides_nothing(tmp_path):
     assert (low, high, decides) == (0, 1, False)
     row = Row(claim.figure, claim.says, low, high, claim.side, text, decides, 0.96)
     assert (row.passed, row.verdict) == (False, "undecided")
-    assert "0 of 0 claims hold, 1 undecided" in pages.run_table("run", "fig11", [row])
+    assert "0 of 1 claims hold, 1 undecided" in pages.run_table("run", "fig11", [row])
     runs = [SimpleNamespace(metrics=[{"train_accuracy": accuracy}]) for accuracy in (0.95, 0.96, 0.97)]
     assert _tolerance(claim, runs)[-1]
 
@@ -439,6 +439,29 @@ def test_few_runs_take_their_late_evaluations_spread():
     low, high, text = interval([0.5], [[0.4, 0.5, 0.6]])
     assert (low, high) == pytest.approx((0.2, 0.8))
     assert "last evaluations" in text
+
+
+def test_folder_of_submissions_or_of_runs_is_none_itself(tmp_path):
+    for name in "abc":
+        write(tmp_path / "all" / name, {"modules.py": ""})
+    with pytest.raises(SubmissionError, match=r"holds 3 folders with a modules.py: name each, as in .*all/\*"):
+        read_submission(tmp_path / "all")
+    assert read_submission(tmp_path / "all" / "a").found == {"modules.py": "modules.py"}
+    with pytest.raises(SubmissionError, match=r"holds runs, and no answer: name a run, as in .*fig09_long/seed42"):
+        read_submission(RESULTS / "fig09_long")
+
+
+def test_notes_name_what_a_failure_follows_from_and_what_is_not_written(server):
+    outcomes, _ = grade(server, {"modules.py": TEMPLATES["modules.py"]})
+    assert outcomes["linear.start"].hint == "this part is not written yet"
+    outcomes, _ = grade(server, {"modules.py": "class LinearModule(:\n    pass\n"})
+    assert outcomes["linear.start"].got == (
+        "modules.py cannot be imported: SyntaxError: invalid syntax (modules.py, line 1)"
+    )
+    wrong = PROJECT["modules.py"].replace('out += self.params["bias"]', 'out += 2 * self.params["bias"] + 1')
+    outcomes, _ = grade(server, PROJECT | {"modules.py": wrong})
+    assert "linear.start" not in outcomes["linear.forward"].hint
+    assert outcomes["mlp_numpy.forward"].hint.endswith("perhaps this follows from linear.forward, above")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")

@@ -94,6 +94,7 @@ def _describe(error):
         described["message"] = str(error)[:500]
     with contextlib.suppress(Exception):
         if isinstance(error, SyntaxError) and error.filename:
+            described["message"] = error.msg  # its text names the place, too
             described["where"] = f"{Path(error.filename).name}, line {error.lineno}"
         else:
             own = [f for f in traceback.extract_tb(error.__traceback__) if "/submission/" in f.filename]
