@@ -318,20 +318,20 @@ def with_slope(f):
 
 
 def _modules_of(change):
-    """Return a change of the NumPy MLP: `change(modules)` returns what it runs forward and backward."""
+    """Return a change of the NumPy MLP: `change(modules, neg_slope)` returns what it runs forward and backward."""
 
     def put_into(base):
         class Wrong(base):
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                self.modules = change(self.modules)
+            def __init__(self, n_inputs, n_hidden, n_classes, neg_slope, **kwargs):
+                super().__init__(n_inputs, n_hidden, n_classes, neg_slope, **kwargs)
+                self.modules = change(self.modules, neg_slope)
 
         return Wrong
 
     return put_into
 
 
-def _shared(modules):
+def _shared(modules, _):
     first = next((m for m in modules if type(m).__name__ == A), None)
     return [first if type(m).__name__ == A else m for m in modules]
 
@@ -351,9 +351,9 @@ MLP_NUMPY_MISTAKES = [
         ("the MLP does not hand neg_slope on to its activations (0 acts)", with_slope(lambda a: 0.0)),
         ("the MLP hands neg_slope on with the wrong sign", with_slope(lambda a: -a)),
         ("there are no activations between the linear layers", with_slope(lambda a: 1.0)),
-        ("the MLP lacks its softmax", _modules_of(lambda modules: modules[:-1])),
+        ("the MLP lacks its softmax", _modules_of(lambda modules, _: modules[:-1])),
         ("an activation stands before the softmax",
-         _modules_of(lambda modules: [*modules[:-1], _leaky(modules), modules[-1]])),
+         _modules_of(lambda modules, slope: [*modules[:-1], _leaky(slope), modules[-1]])),
     ),
     *make("mlp_numpy.backward", M,
         ("backward skips the activations", _skipping(lambda m, mlp: type(m).__name__ != A)),
@@ -367,8 +367,7 @@ MLP_NUMPY_MISTAKES = [
 ]  # fmt: skip
 
 
-def _leaky(modules):
+def _leaky(slope):
     from modules import LeakyReLUModule
 
-    slopes = [m.neg_slope for m in modules if hasattr(m, "neg_slope")]
-    return LeakyReLUModule(slopes[0] if slopes else 0.02)
+    return LeakyReLUModule(slope)

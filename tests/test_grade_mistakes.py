@@ -78,6 +78,8 @@ MISTAKES = [
     # MLP in NumPy
     ("mlp_numpy.forward", "neg_slope", N, "LeakyReLUModule(neg_slope)]", "LeakyReLUModule(0.01)]"),
     ("mlp_numpy.forward", "no activations", N, "LeakyReLUModule(neg_slope)]", "LeakyReLUModule(1)]"),
+    ("mlp_numpy.forward", "stands before the softmax", N, "self.modules[-1] = SoftMaxModule()",
+     "self.modules.append(SoftMaxModule())"),
     ("mlp_numpy.backward", "skips the activations", N, "reversed(self.modules[1:])",
      "[m for m in reversed(self.modules[1:]) if not isinstance(m, LeakyReLUModule)]"),
     ("mlp_numpy.forward", "wrong sign", N, "LeakyReLUModule(neg_slope)]", "LeakyReLUModule(-neg_slope)]"),
