@@ -49,9 +49,11 @@ def main(argv=None):
         paths.setdefault(os.path.abspath(path), path)
     paths = list(paths.values())
     out_dir = Path(args.out_dir or DEFAULT_OUT_DIR)
+    place = out_dir.resolve()
     for path in paths:
         # Else a results.json that somebody handed in would be taken for the grader's own.
-        if _overlap(out_dir.resolve(), path) and not (path.resolve() == ROOT and _lies_in(out_dir, ROOT / "results")):
+        is_own = path.resolve() == ROOT and place.is_relative_to(ROOT / "results")  # the project, as it is
+        if _overlap(place, path) and not is_own:
             parser.error(
                 f"results would go to {printable(out_dir)} and {printable(path)} is to be graded, and one lies in the "
                 "other; name a folder apart with --out_dir"
@@ -72,10 +74,6 @@ def main(argv=None):
         print(f"grade.py: error: {printable(error)}", file=sys.stderr)
         return 1
     return 0 if all(graded) else 1
-
-
-def _lies_in(inner, outer):
-    return inner.resolve().is_relative_to(outer)
 
 
 def _overlap(out_dir, path):
