@@ -341,10 +341,12 @@ class TorchRun(Run):
             self._writer.flush()
 
     def _is_stopped(self):
-        # A signal may reach one process alone, or a step before another, and none may wait for one that has left.
-        if self.processes.total(self.stopped_by is not None)[0] and self.stopped_by is None:
+        # A signal may reach one process alone, or a step before another, and none may wait for one that has left: all
+        # stop by the same sum, also where a signal comes while that is made, which counts after the next step.
+        is_stopped = self.processes.total(self.stopped_by is not None)[0] > 0
+        if is_stopped and self.stopped_by is None:
             self.stopped_by = signal.SIGTERM
-        return self.stopped_by is not None
+        return is_stopped
 
 
 @contextlib.contextmanager

@@ -357,36 +357,41 @@ class Run:
         if self.is_main and self.args.resume is not None:
             lines = "".join(json.dumps(m) + "\n" for m in self.metrics)
             write_atomically(self.folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
-        with self._catch_signals(), self._progress_bar() as bar:
-            while True:
-                if self._is_due(self.step) and not (self.metrics and self.metrics[-1]["step"] == self.step):
-                    self._record(evaluate)
-                    if self.is_main:
-                        self._write_checkpoint(state())
-                if self.is_complete or self._is_stopped():
-                    break
-                began = time.perf_counter()
-                yield
-                self._step_seconds += time.perf_counter() - began
-                self.step += 1
-                self._check_finite("training loss", self.loss)
-                bar.set_postfix_str(f"loss {self.loss:.3f}", refresh=False)
-                bar.update()
-        self._warn_if_synthetic()
-        if not self.is_main:
-            return
+        # Until the last file is written: torchrun may pass a signal on to this process after another has been stopped.
+        with self._catch_signals():
+            with self._progress_bar() as bar:
+                while True:
+                    if self._is_due(self.step) and not (self.metrics and self.metrics[-1]["step"] == self.step):
+                        self._record(evaluate)
+                        if self.is_main:
+                            self._write_checkpoint(state())
+                    if self.is_complete or self._is_stopped():
+                        break
+                    began = time.perf_counter()
+                    yield
+                    self._step_seconds += time.perf_counter() - began
+                    self.step += 1
+                    self._check_finite("training loss", self.loss)
+                    bar.set_postfix_str(f"loss {self.loss:.3f}", refresh=False)
+                    bar.update()
+            self._warn_if_synthetic()
+            if self.is_main:
+                self._finish(state, figures)
+
+    def _finish(self, state, figures):
+        """Write what a run leaves at its end, or what it goes on from where it was stopped."""
         if self.is_complete:
             for name, figure in (figures() if figures else {}).items():
                 self._write_figure(name, figure)
             self._write_summary()
-        else:
-            weights = state()
-            if not self.is_finite(weights):  # the last loss was that of the weights before the last step
-                self._check_finite("a weight", math.nan)
-            self._write_checkpoint(weights)
-            join = subprocess.list2cmdline if os.name == "nt" else shlex.join
-            command = join([*self.launcher, sys.argv[0], "--resume", str(self.folder)])
-            print(f"stopped at step {self.step}; to go on: {command}", file=sys.stderr)
+            return
+        weights = state()
+        if not self.is_finite(weights):  # the last loss was that of the weights before the last step
+            self._check_finite("a weight", math.nan)
+        self._write_checkpoint(weights)
+        join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+        command = join([*self.launcher, sys.argv[0], "--resume", str(self.folder)])
+        print(f"stopped at step {self.step}; to go on: {command}", file=sys.stderr)
 
     def restore(self, load):
         """Call `load(state)` with what the checkpoint holds, where there is one to resume from."""

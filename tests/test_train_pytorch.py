@@ -248,6 +248,25 @@ def test_two_processes_stop_together_and_the_run_can_be_resumed(flags, tmp_path)
     assert {path.name for path in folder.iterdir()} == FOLDER_FILES
 
 
+def test_signal_that_comes_while_processes_agree_counts_after_the_next_step(flags, tmp_path, monkeypatch):
+    """For the others have been told that nobody stops: a process that left now would leave them waiting."""
+    told, total = [], torch_utils.Processes.total
+
+    def total_and_signal(processes, *numbers):
+        totals = total(processes, *numbers)
+        if isinstance(numbers[0], bool):  # whether to stop
+            told.append(totals[0])
+            if len(told) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return totals
+
+    monkeypatch.setattr(torch_utils.Processes, "total", total_and_signal)
+    out = ["--out_dir", tmp_path / "run"]
+    assert run_here("train_mlp_pytorch", *flags, *SMALL["train_mlp_pytorch"], *out) == 128 + signal.SIGTERM
+    assert told == [False, False, False, True]
+    assert int(checkpoint(tmp_path / "run")["step"]) == 3
+
+
 def test_processes_that_this_machine_cannot_serve_are_refused(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
