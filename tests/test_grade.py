@@ -277,7 +277,10 @@ def test_key_of_a_result_knows_the_training_images_and_the_recorded_runs(monkeyp
 def test_interrupted_grader_ends_at_once(server, tmp_path):
     folders = [write(tmp_path / f"s{i}", {"modules.py": "import time\ntime.sleep(1000)\n"}) for i in range(3)]
     command = [sys.executable, str(ROOT / "grade.py"), *map(str, folders), "--no_training", "-j", "2"]
-    process = subprocess.Popen([*command, "--out_dir", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--out_dir", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (tmp_path / "out" / "s2" / "results.json").exists():
         assert time.monotonic() < deadline
