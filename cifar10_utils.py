@@ -391,8 +391,9 @@ def _download(data_dir):
             _ask_server()
         parent.mkdir(parents=True, exist_ok=True)
         for left_behind in parent.glob(".cifar-10-download-*"):  # by a process that was killed
-            if time.time() - left_behind.stat().st_mtime > 24 * 3600:
-                shutil.rmtree(left_behind, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # one that lives may be removing its own
+                if time.time() - left_behind.stat().st_mtime > 24 * 3600:
+                    shutil.rmtree(left_behind, ignore_errors=True)
         # Beside its destination, so that the last step is a rename within one file system.
         with tempfile.TemporaryDirectory(prefix=".cifar-10-download-", dir=parent) as folder:
             if not archive.exists():
@@ -404,7 +405,7 @@ def _download(data_dir):
                     with tar.extractfile(f"cifar-10-batches-py/{name}") as member, open(unpacked / name, "wb") as file:
                         shutil.copyfileobj(member, file)
             try:
-                if data_dir.exists():
+                with contextlib.suppress(FileNotFoundError):  # none there, or another process was faster
                     data_dir.rmdir()  # an empty folder, or `get_cifar10` would have read it
                 os.replace(unpacked, data_dir)
             except OSError:

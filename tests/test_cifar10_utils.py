@@ -563,6 +563,28 @@ def test_data_set_that_another_process_put_in_place_meanwhile_is_taken(tmp_path,
     assert not data["train"].origin["is_synthetic"]
 
 
+@unofficial
+@pytest.mark.parametrize("vanishes", ["stat", "rmdir"])
+def test_folder_that_another_process_removes_meanwhile_stops_no_download(tmp_path, archive, monkeypatch, vanishes):
+    """Its temporary one, between the listing and the look; or the empty one, where both want to put theirs."""
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive)
+    monkeypatch.setattr(cifar10_utils, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
+    others = tmp_path / {"stat": ".cifar-10-download-other", "rmdir": "cifar-10-batches-py"}[vanishes]
+    others.mkdir()
+    real = getattr(type(tmp_path), vanishes)
+
+    def slower_than_the_other(path, **kwargs):
+        if path == others and path.exists():
+            shutil.rmtree(path)
+        return real(path, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), vanishes, slower_than_the_other)
+        patch.setattr(type(tmp_path), "exists", lambda path: os.path.exists(path))
+        data = get_cifar10(tmp_path / "cifar-10-batches-py")
+    assert data["test"].num_examples == 10_000
+
+
 def test_download_verifies_certificates():
     with cifar10_utils._https_with_timeout():
         handlers = [h for h in urllib.request._opener.handlers if isinstance(h, urllib.request.HTTPSHandler)]
