@@ -390,6 +390,12 @@ def test_convolution_finds_in_synthetic_images_what_an_mlp_does_not():
 # ---- The download ------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    """Have no proxy of this machine's settings asked for what is on this machine."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
 class Server:
     """A web server on this machine that has one file, or behaves badly."""
 

@@ -625,8 +625,8 @@ def test_run_that_another_process_is_training_is_refused(half_run):
 
 def test_commit_is_dirty_where_code_differs_and_nothing_else(tmp_path):
     def git(*command):
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True, capture_output=True)
+        settings = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *settings, *command], cwd=tmp_path, check=True, capture_output=True)
 
     assert train_utils.git_commit(tmp_path) is None
     git("init")
