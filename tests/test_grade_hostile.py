@@ -186,7 +186,9 @@ def test_hostile_submission_gains_nothing_and_leaves_nothing(server, has_walls, 
     if attack in ONLY_BEHIND_WALLS and not has_walls:
         pytest.skip("there are no namespaces here: the attack would hit this machine, not a sandbox")
     files_before = set(Path(tempfile.gettempdir()).iterdir())
-    outcomes, _ = grade(server, hostile(ATTACKS[attack]), total_seconds=4, least_seconds=0.3)
+    # Only what never ends is hurried: a slow machine needs longer for what is to come to an end of its own.
+    hurry = {"total_seconds": 4, "least_seconds": 0.3} if "did not end" in REACHED.get(attack, "") else {}
+    outcomes, _ = grade(server, hostile(ATTACKS[attack]), **hurry)
     assert points(outcomes) == 0, [name for name in outcomes if name not in lost(outcomes)]
     assert all(outcome.got for outcome in outcomes.values())
     for check in ("linear.forward", "mlp_numpy.forward"):
@@ -194,7 +196,7 @@ def test_hostile_submission_gains_nothing_and_leaves_nothing(server, has_walls, 
     assert not MARK.exists()
     assert (ROOT / "modules.py").read_text() == PROJECT["modules.py"]
     if sys.platform == "linux":
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while children(server) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert children(server) == set()
