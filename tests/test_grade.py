@@ -281,14 +281,14 @@ def test_interrupted_grader_ends_at_once(server, tmp_path):
         [*command, "--out_dir", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (tmp_path / "out" / "s2" / "results.json").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(4)  # by now two are asleep
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]
     assert time.monotonic() - began < 10
     assert process.returncode == 130
     assert said.endswith("interrupted; the same command goes on\n")
@@ -299,7 +299,7 @@ def test_result_file_is_there_from_the_start_and_survives_the_grader(server, tmp
     folder = write(tmp_path / "slow", PROJECT | {"modules.py": "import time\ntime.sleep(1000)\n"})
     command = [sys.executable, str(ROOT / "grade.py"), str(folder), "--no_training", "--out_dir", str(tmp_path / "out")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (tmp_path / "out" / "results.json").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -582,7 +582,7 @@ def test_sigterm_ends_the_run_as_well_and_the_same_call_goes_on_with_it(small):
     process = subprocess.Popen(command, **pipes)
     wait_for(folder / "checkpoint.npz", process)
     process.terminate()
-    _, errors = process.communicate(timeout=30)  # the run has the same standard output: this waits for its end
+    _, errors = process.communicate(timeout=300)  # the run has the same standard output: this waits for its end
     assert process.returncode == 130
     assert "the same command goes on from here" in errors
     assert {"config.json", "metrics.jsonl", "checkpoint.npz"} <= files_in(folder)

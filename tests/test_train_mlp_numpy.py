@@ -458,7 +458,7 @@ def test_interrupted_run_ends_cleanly_and_the_command_that_it_prints_resumes_it(
     process = start(SCRIPT, [*synthetic_flags, *SMALL], folder)
     wait_for(folder / "checkpoint.npz", process)
     process.send_signal(stop)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + stop
     assert {path.name for path in folder.iterdir()} == FOLDER_FILES - {"summary.json"}
     assert 0 <= int(checkpoint(folder)["step"]) < 40
@@ -480,7 +480,7 @@ def stopped_run(synthetic_flags, tmp_path_factory):
     process = start(SCRIPT, [*synthetic_flags, *SMALL], folder)
     wait_for(folder / "checkpoint.npz", process)
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     return folder
 
 

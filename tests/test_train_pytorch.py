@@ -235,7 +235,7 @@ def test_two_processes_stop_together_and_the_run_can_be_resumed(flags, tmp_path)
     )
     wait_for(folder / "checkpoint.pt", process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert b"to go on: torchrun --nproc_per_node=2" in err
     assert b"Traceback" not in err.split(b"to go on")[0]
     step = int(checkpoint(folder)["step"])
