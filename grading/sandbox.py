@@ -107,6 +107,10 @@ class Server:
                     raise SandboxError(f"the sandbox's server ended: {self.last_words() or error}") from error
             return channel, lifeline
 
+    def kill(self):
+        """End the server, which may still be importing PyTorch. Sandboxes end as their lifelines are closed."""
+        self._process.kill()
+
     def last_words(self):
         """Return the last line that the server, or one of its own forks, has complained with."""
         self._log.seek(0)

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import socket
 import sys
 import time
 from pathlib import Path
@@ -34,6 +33,10 @@ class WatchedSession(Session):
         answer = super().ask(*args, **kwargs)
         self.was_cut_off |= answer.kind in ("timeout", "died")
         return answer
+
+    @property
+    def is_running(self):
+        return self._channel is not None
 
     def hang_up(self):
         with contextlib.suppress(AttributeError):  # its process has not begun, or has ended meanwhile
@@ -73,8 +76,11 @@ def grade_all(folders, args, out_dir=None):
             with tqdm(total=total, unit=unit, disable=None, leave=False) as progress:
                 grade = functools.partial(grade_one, server, reference, training, sessions)
                 after_check = None if out_dir else progress.update
-                futures = {pool.submit(grade, todo[p], folders[p], keys[p], after_check, args.lenient): p for p in todo}
-                try:
+                futures = {}
+                try:  # from the first on, or Ctrl-C would wait for all that are handed in
+                    for path in todo:
+                        future = pool.submit(grade, todo[path], folders[path], keys[path], after_check, args.lenient)
+                        futures[future] = path
                     for n, future in enumerate(concurrent.futures.as_completed(futures), 1):
                         path = futures[future]
                         try:
@@ -86,8 +92,9 @@ def grade_all(folders, args, out_dir=None):
                             progress.update()
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
-                    server.control.shutdown(socket.SHUT_RDWR)  # it starts no process any more
-                    while not all(future.done() for future in futures):
+                    server.kill()  # it starts no process any more
+                    # One that was handed in as Ctrl-C came is not among the futures.
+                    while not all(future.done() for future in futures) or any(s.is_running for s in sessions):
                         for session in list(sessions):
                             session.hang_up()
                         time.sleep(0.1)

@@ -295,6 +295,42 @@ def test_interrupted_grader_ends_at_once(server, tmp_path):
     assert said.count("\n") == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
+@pytest.mark.parametrize("when", ["as the server begins", "as submissions are handed in"])
+def test_interrupted_grader_waits_for_no_process(server, tmp_path, monkeypatch, when):
+    """Neither for its server, which takes long to import PyTorch on a slow machine, nor for a submission."""
+
+    class Slow(Server):
+        def start(self, cpu_seconds):
+            if when == "as the server begins":
+                self._process.send_signal(signal.SIGSTOP)
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().start(cpu_seconds)
+
+    class Pool(submissions.concurrent.futures.ThreadPoolExecutor):
+        def submit(self, *args):
+            future = super().submit(*args)
+            if when == "as submissions are handed in":
+                while not asked:
+                    time.sleep(0.02)
+                os.kill(os.getpid(), signal.SIGINT)
+            return future
+
+    def ask(session, op, params, *rest, ask=submissions.Session.ask, **kwargs):
+        asked.append(op)
+        return ask(session, op, params, *rest, **kwargs)
+
+    asked = []
+    monkeypatch.setattr(submissions, "Server", Slow)
+    monkeypatch.setattr(submissions.concurrent.futures, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(submissions.Session, "ask", ask)
+    folder = write(tmp_path / "s", {"modules.py": "import time\ntime.sleep(1000)\n"})
+    began = time.monotonic()
+    assert grade_main([str(folder), "--no_training", "--out_dir", str(tmp_path / "out")]) == 130
+    assert time.monotonic() - began < 9  # of 0.2; it would wait 10 s for its server, or 20 for the submission
+    assert asked == ["import_module"], "another question was asked: it had waited for the first one's end"
+
+
 def test_result_file_is_there_from_the_start_and_survives_the_grader(server, tmp_path):
     folder = write(tmp_path / "slow", PROJECT | {"modules.py": "import time\ntime.sleep(1000)\n"})
     command = [sys.executable, str(ROOT / "grade.py"), str(folder), "--no_training", "--out_dir", str(tmp_path / "out")]
