@@ -606,7 +606,11 @@ class Run:
 
     @contextlib.contextmanager
     def _catch_signals(self):
-        """Let Ctrl-C and SIGTERM end the run after the step that they fall in; a second one ends it at once."""
+        """Let Ctrl-C and SIGTERM end the run after the step that they fall in; a second one ends it at once.
+
+        Not so one of several processes: torchrun hands on to them what may have reached them already, as where a
+        scheduler signals all, and kills those that do not end within 30 s.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may set handlers
             return
@@ -614,8 +618,10 @@ class Run:
 
         def stop(number, _frame):
             self.stopped_by = number
-            signal.signal(number, before[number])
-            print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+            if self.n_processes == 1:
+                signal.signal(number, before[number])
+            again = "; once more to stop at once" * (self.n_processes == 1)
+            print(f"\nstopping after this step{again}", file=sys.stderr)
 
         for number in before:
             signal.signal(number, stop)

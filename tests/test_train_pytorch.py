@@ -267,6 +267,22 @@ def test_signal_that_comes_while_processes_agree_counts_after_the_next_step(flag
     assert int(checkpoint(tmp_path / "run")["step"]) == 3
 
 
+@pytest.mark.parametrize(("n_processes", "ended"), [(1, 1), (2, 0)])
+def test_signal_that_torchrun_hands_on_again_ends_no_process_before_its_checkpoint(n_processes, ended):
+    """Where a scheduler signals all, a process gets its own and torchrun's; alone, the second ends it at once."""
+    run, ends = Run.__new__(Run), []
+    run.stopped_by, run.n_processes = None, n_processes
+    before = signal.signal(signal.SIGTERM, lambda *_: ends.append("at once"))
+    try:
+        with run._catch_signals():
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert run.stopped_by == signal.SIGTERM
+    assert len(ends) == ended
+
+
 def test_processes_that_this_machine_cannot_serve_are_refused(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
