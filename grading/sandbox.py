@@ -237,6 +237,9 @@ class Session:
             return Answer(error=reason or "its process ended", kind="died")
         finally:
             alarm.cancel()
+            alarm.join()  # it may be hanging up right now, and a process started meanwhile is not meant
+        if is_late.is_set():  # it hung up as the answer came: the next question needs a new process
+            self.close()
         if detail is None:
             return Answer(results, seconds=elapsed)
         text = f"{detail['type']}: {detail['message']}".rstrip(": ")

@@ -203,6 +203,24 @@ def test_hostile_submission_gains_nothing_and_leaves_nothing(server, has_walls, 
     assert {p for p in set(Path(tempfile.gettempdir()).iterdir()) - files_before if "hostile" in p.name} == set()
 
 
+def test_answer_that_comes_as_its_time_ends_costs_the_next_question_nothing(server, monkeypatch):
+    class LastMomentTimer:
+        def __init__(self, _, function):
+            self.cancel = function
+
+        def start(self):
+            pass
+
+        join = start
+
+    with Session(server, {"modules.py": b""}, ["."]) as session:
+        assert session.ask("import_module", {"module": "modules"}).error is None
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox.threading, "Timer", LastMomentTimer)
+            assert session.ask("import_module", {"module": "modules"}).error is None
+        assert session.ask("import_module", {"module": "modules"}).error is None
+
+
 def test_old_names_are_those_that_numpy_had(server):
     attack = """
 import numpy, sys
