@@ -171,12 +171,16 @@ class Session:
         self.protection, self.old_names, self.printed = {}, set(), ""
         self._channel, self._spent = None, 0.0
 
+    @property
+    def is_running(self):
+        return self._channel is not None
+
     def ask(self, op, params, arrays=None, seconds=CHECK_SECONDS):
         """Return the `Answer` to one operation, within `seconds`."""
         seconds = min(seconds, max(self.total_seconds - self._spent, self.least_seconds))
         began = time.monotonic()
         try:
-            if self._channel is None:
+            if not self.is_running:
                 self._start()
             answer = self._exchange({"op": op, "params": params}, arrays or {}, seconds)
         finally:
@@ -186,7 +190,7 @@ class Session:
     def _start(self):
         self._channel, self._lifeline = self.server.start(self.cpu_seconds)
         self._read, self._write = self._channel.makefile("rb"), self._channel.makefile("wb")
-        alarm = threading.Timer(START_SECONDS, self._hang_up)
+        alarm = threading.Timer(START_SECONDS, self.hang_up)
         alarm.start()
         try:
             header, _ = frames.read(self._read, 0)
@@ -213,7 +217,7 @@ class Session:
 
         def give_up():
             is_late.set()
-            self._hang_up()
+            self.hang_up()
 
         alarm = threading.Timer(seconds, give_up)
         began = time.monotonic()
@@ -245,21 +249,23 @@ class Session:
         text = f"{detail['type']}: {detail['message']}".rstrip(": ")
         return Answer(results, f"{text} ({detail['where']})" if detail["where"] else text, "error", detail, elapsed)
 
-    def _hang_up(self):
-        with contextlib.suppress(OSError):
+    def hang_up(self):
+        """Have the process ended, from any thread; `close` waits for that."""
+        # It may not have begun, or have ended meanwhile.
+        with contextlib.suppress(OSError, AttributeError):
             self._lifeline.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):
             self._channel.shutdown(socket.SHUT_RDWR)
 
     def close(self):
         """End the process and all that it started; return how it had ended. Nothing of it is left afterwards."""
-        if self._channel is None:
+        if not self.is_running:
             return None
         said = b""
         with contextlib.suppress(OSError):
             self._lifeline.settimeout(0.5)  # its own end is a better reason than being hung up on
             said = self._lifeline.recv(1 << 16)
-        self._hang_up()
+        self.hang_up()
         with contextlib.suppress(OSError):
             self._lifeline.settimeout(40)
             while more := self._lifeline.recv(1 << 16):
@@ -279,8 +285,8 @@ class Session:
         return self
 
     def __exit__(self, *_):
-        if self._channel is not None:
-            self._hang_up()
+        if self.is_running:
+            self.hang_up()
         self.close()
 
 

@@ -25,7 +25,7 @@ UNFINISHED = "grading has not ended: this is no grade yet"
 
 
 class WatchedSession(Session):
-    """A session that can be ended from another thread, and knows whether a question was left without an answer."""
+    """A session that knows whether a question was left without an answer."""
 
     was_cut_off = False
 
@@ -33,14 +33,6 @@ class WatchedSession(Session):
         answer = super().ask(*args, **kwargs)
         self.was_cut_off |= answer.kind in ("timeout", "died")
         return answer
-
-    @property
-    def is_running(self):
-        return self._channel is not None
-
-    def hang_up(self):
-        with contextlib.suppress(AttributeError):  # its process has not begun, or has ended meanwhile
-            self._hang_up()
 
 
 def grade_all(folders, args, out_dir=None):
