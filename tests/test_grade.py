@@ -21,7 +21,7 @@ from grading import pages, submissions
 from grading.checks import MISTAKES, Outcome, all_checks
 from grading.run_folder import CLAIMS, Claim, Row, RunRefusedError, _tolerance, best, grade_run, is_run, last
 from grading.runs import RESULTS, interval, read_runs
-from grading.sandbox import ROOT, SandboxError, Server
+from grading.sandbox import ROOT, SandboxError, Server, Session
 from grading.scheme import BY_HAND_POINTS, FILES
 from grading.submission import SubmissionError, read_submission
 
@@ -516,3 +516,20 @@ def test_without_namespaces_it_says_so_and_grades():
         outcomes, grading = grade(server, {"modules.py": PROJECT["modules.py"]})
     assert outcomes["linear.forward"].passed
     assert grading.session.protection["namespaces"] is False
+
+
+@pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
+def test_other_processes_of_its_user_cost_a_submission_nothing():
+    """The kernel counts them where a submission cannot have a user of its own."""
+    if os.geteuid() == 0:
+        pytest.skip("a submission has a user of its own here")
+    threads = b"import threading\nfor _ in range(8):\n    threading.Thread(target=print).start()\n"
+    with Server(namespaces=False) as server, Session(server, {"first.py": b"", "second.py": threads}, ["."]) as session:
+        assert session.ask("import_module", {"module": "first"}).error is None
+        others = [subprocess.Popen(["sleep", "100"]) for _ in range(60)]
+        try:
+            assert session.ask("import_module", {"module": "second"}).error is None
+        finally:
+            for process in others:
+                process.kill()
+                process.wait()

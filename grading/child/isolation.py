@@ -179,8 +179,12 @@ def offer_to_oom_killer():
     prctl(PR_SET_DUMPABLE, 0)
 
 
-def limit(memory_mb, cpu_seconds, n_processes, file_mb):
-    """Limit this process and all that come of it; memory is what may be had beyond what is mapped already."""
+def limit(memory_mb, cpu_seconds, n_tasks, file_mb):
+    """Limit this process and all that come of it; memory is what may be had beyond what is mapped already.
+
+    Args:
+        n_tasks: processes and threads of this process's user, whoever started them.
+    """
     megabyte = 1 << 20
     limits = {
         "RLIMIT_CORE": 0,
@@ -190,7 +194,7 @@ def limit(memory_mb, cpu_seconds, n_processes, file_mb):
     }
     if IS_LINUX:  # elsewhere a process maps more than it may, and its user's other processes count
         limits["RLIMIT_AS"] = _mapped_bytes() + memory_mb * megabyte
-        limits["RLIMIT_NPROC"] = n_processes + _n_tasks(os.getuid())
+        limits["RLIMIT_NPROC"] = n_tasks
     for name, value in limits.items():
         number = getattr(resource, name)
         hard = resource.getrlimit(number)[1]
@@ -256,8 +260,8 @@ def _mapped_bytes():
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def _n_tasks(uid):
-    """Return how many tasks of this user this process can see: those that count against its limit."""
+def n_tasks(uid):
+    """Return how many processes and threads of this user this process can see."""
     n = 0
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -63,6 +63,9 @@ def warden(job, channel, lifeline, base):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     isolation.prctl(isolation.PR_SET_CHILD_SUBREAPER, 1)  # whoever loses its parent becomes this process's child
     job["uid"] = isolation.first_possible(job["uids"])
+    job["tasks"] = job["processes"]  # for the kernel, which counts this user's other tasks, too, and they come and go
+    if job["uid"] == os.geteuid():
+        job["tasks"] += 1000 + isolation.n_tasks(job["uid"])
     output, output_end = os.pipe()
     protection, scratch = {"namespaces": True}, None
     try:
@@ -125,7 +128,7 @@ def first_process(job, channel, output, base, scratch, protection):
     os.dup2(output, 2)
     os.dup2(channel, 3)
     os.closerange(4, 4096)
-    isolation.limit(job["memory_mb"], job["cpu_seconds"], job["processes"], SCRATCH_MB // 2)
+    isolation.limit(job["memory_mb"], job["cpu_seconds"], job["tasks"], SCRATCH_MB // 2)
     isolation.drop_privileges(job["uid"])
     isolation.forbid_files_in_memory()
     sys.stdout.reconfigure(line_buffering=True)
