@@ -19,7 +19,7 @@ from grading.sandbox import ROOT, SandboxError, Server, Session
 from grading.submission import SubmissionError, read_submission
 
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
-
+CPU_RATIO = 4  # processor time to wall time: of several threads, and where most of the time is answered
 
 UNFINISHED = "grading has not ended: this is no grade yet"
 
@@ -124,7 +124,7 @@ def grade_one(server, reference, training, sessions, submission, folder, key, pr
     """
     outcomes, name = {check: _waiting() for check in all_checks()}, pages.file_name(submission.path)
     total = FULL_TOTAL_SECONDS if training.full else TOTAL_SECONDS
-    with WatchedSession(server, submission.files, submission.folders, lenient, total, total) as session:
+    with WatchedSession(server, submission.files, submission.folders, lenient, total, CPU_RATIO * total) as session:
         sessions.append(session)
         grading = Grading(session, reference, submission, training)
         grading.import_all()

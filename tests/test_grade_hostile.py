@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from graded import PROJECT, grade, lost, points
@@ -122,6 +123,7 @@ REACHED = {
     "writes into the grader's channel": "did not end|protocol", "answers ahead of the question": "did not end|protocol",
     "returns gigantic arrays": "16.0 GiB", "returns objects that lie about equality": "__array__ method",
     "returns what runs code where it is unpickled": "got a Bomb", "kills whomever it may": "signal SIGKILL",
+    "leaves a daemon": ": 0 at index|started more|took more",  # some forty daemons, whose shared memory counts for each
     "recurses without end": "RecursionError", "crashes the interpreter": "signal SIGSEGV",
 }  # fmt: skip
 # What would hit the machine that tests, or its user's files and processes, where nothing but limits holds it.
@@ -219,6 +221,23 @@ def test_answer_that_comes_as_its_time_ends_costs_the_next_question_nothing(serv
             patch.setattr(sandbox.threading, "Timer", LastMomentTimer)
             assert session.ask("import_module", {"module": "modules"}).error is None
         assert session.ask("import_module", {"module": "modules"}).error is None
+
+
+def test_slow_answers_count_a_quarter_and_hangs_whole(server, monkeypatch):
+    """So that a slow machine takes no points, and what hangs takes no more than its time."""
+    files = {"quick.py": b"", "hangs.py": b"import time\ntime.sleep(1000)"}
+    with Session(server, files, ["."], total_seconds=100) as session:
+        assert session.ask("import_module", {"module": "quick"}).error is None
+        spent, slow = session._spent, iter([0.0, 40.0])
+        monkeypatch.setattr(session, "_exchange", lambda *_: sandbox.Answer())
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox, "time", SimpleNamespace(monotonic=lambda: next(slow)))
+            session.ask("import_module", {"module": "quick"})
+        assert session._spent - spent == 10.0
+        monkeypatch.undo()
+        spent, began = session._spent, time.monotonic()
+        assert session.ask("import_module", {"module": "hangs"}, seconds=0.5).kind == "timeout"
+        assert 0.5 <= session._spent - spent <= time.monotonic() - began
 
 
 def test_old_names_are_those_that_numpy_had(server):
