@@ -261,6 +261,14 @@ def test_default_run_on_cifar10_reaches_the_accuracy_of_the_report(tmp_path):
     assert 1.40 <= last["test_loss"] <= 2.00
 
 
+@pytest.mark.parametrize("seed", range(42, 47))
+def test_recorded_default_run_reached_the_accuracy_of_the_report(seed):
+    last = read_metrics(ROOT / "report" / "results" / "fig01_mlp_numpy" / f"seed{seed}")[-1]
+    assert last["step"] == 1500
+    assert 0.435 <= last["test_accuracy"] <= 0.490
+    assert 1.45 <= last["test_loss"] <= 1.70
+
+
 # ---- Flags -------------------------------------------------------------------------------------
 
 WRONG_FLAGS = [
