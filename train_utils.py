@@ -618,9 +618,10 @@ class Run:
 
         def stop(number, _frame):
             self.stopped_by = number
+            again = ""
             if self.n_processes == 1:
                 signal.signal(number, before[number])
-            again = "; once more to stop at once" * (self.n_processes == 1)
+                again = "; once more to stop at once"
             print(f"\nstopping after this step{again}", file=sys.stderr)
 
         for number in before:

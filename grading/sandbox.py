@@ -174,6 +174,7 @@ class Session:
 
     @property
     def is_running(self):
+        """Whether there is a process to ask."""
         return self._channel is not None
 
     def ask(self, op, params, arrays=None, seconds=CHECK_SECONDS):
@@ -285,8 +286,7 @@ class Session:
         return self
 
     def __exit__(self, *_):
-        if self.is_running:
-            self.hang_up()
+        self.hang_up()
         self.close()
 
 

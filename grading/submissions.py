@@ -20,7 +20,6 @@ from grading.submission import SubmissionError, read_submission
 
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
 CPU_RATIO = 4  # processor time to wall time: of several threads, and where most of the time is answered
-
 UNFINISHED = "grading has not ended: this is no grade yet"
 
 

@@ -192,7 +192,7 @@ def limit(memory_mb, cpu_seconds, n_tasks, file_mb):
         "RLIMIT_NOFILE": 128,
         "RLIMIT_CPU": cpu_seconds,
     }
-    if IS_LINUX:  # elsewhere a process maps more than it may, and its user's other processes count
+    if IS_LINUX:  # elsewhere a process maps more than it may, and no /proc tells how many tasks its user has
         limits["RLIMIT_AS"] = _mapped_bytes() + memory_mb * megabyte
         limits["RLIMIT_NPROC"] = n_tasks
     for name, value in limits.items():

@@ -63,8 +63,9 @@ def warden(job, channel, lifeline, base):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     isolation.prctl(isolation.PR_SET_CHILD_SUBREAPER, 1)  # whoever loses its parent becomes this process's child
     job["uid"] = isolation.first_possible(job["uids"])
-    job["tasks"] = job["processes"]  # for the kernel, which counts this user's other tasks, too, and they come and go
+    job["tasks"] = job["processes"]
     if job["uid"] == os.geteuid():
+        # The kernel counts this user's other tasks, too, before Linux 5.14 also those outside, and they come and go.
         job["tasks"] += 1000 + isolation.n_tasks(job["uid"])
     output, output_end = os.pipe()
     protection, scratch = {"namespaces": True}, None
