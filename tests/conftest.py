@@ -1,5 +1,6 @@
 """Small CIFAR-10 folders in the official format, and a cache for the synthetic images, made once for all tests."""
 
+import collections
 import os
 import struct
 
@@ -7,6 +8,19 @@ import numpy as np
 import pytest
 
 import cifar10_utils
+
+left_out = collections.Counter()
+
+
+def pytest_deselected(items):
+    left_out.update(item.path.name for item in items if item.get_closest_marker("slow"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if left_out:
+        files = ", ".join(f"{name} ({n})" for name, n in sorted(left_out.items()))
+        terminalreporter.write_line(f"left out {left_out.total()} slow tests: {files}")
+        terminalreporter.write_line('to run them as well: python -m pytest -m "slow or not slow"')
 
 
 def py2_string(raw):
