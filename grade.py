@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from train_utils import Parser, whole_number
+from flags import Parser, whole_number
 
 
 def make_flags():

@@ -10,8 +10,9 @@ import sys
 
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
 from convnet_pytorch import ConvNet
+from flags import make_parser
 from torch_utils import add_torch_flags, check_torch_flags, train_network
-from train_utils import make_parser, run_script
+from train_utils import run_script
 
 
 def train(args):

@@ -11,9 +11,10 @@ import sys
 import numpy as np
 
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError, get_cifar10
+from flags import make_mlp_parser
 from mlp_numpy import MLP
 from modules import CrossEntropyModule
-from train_utils import Run, make_mlp_parser, run_script
+from train_utils import Run, run_script
 
 
 def train(args, dtype=np.float32):

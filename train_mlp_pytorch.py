@@ -12,9 +12,10 @@ import sys
 import torch
 
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
+from flags import make_mlp_parser, real_number
 from mlp_pytorch import BATCH_NORMS, INITS, MLP
 from torch_utils import add_torch_flags, check_torch_flags, train_network
-from train_utils import make_mlp_parser, real_number, run_script
+from train_utils import run_script
 
 
 def train(args, dtype=torch.float32):

@@ -13,7 +13,7 @@ import numpy as np
 
 from grading.runs import read_runs
 from grading.scheme import BY_HAND, BY_HAND_POINTS, QUESTIONS
-from train_utils import write_atomically
+from run_folder import write_atomically
 
 DEFAULT_OUT_DIR = Path("results", "grade")
 NOT_RUN_YET = "not run yet"

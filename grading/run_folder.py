@@ -13,7 +13,7 @@ import numpy as np
 from grading import pages
 from grading.runs import MIN_RUNS, RESULTS, interval, read_runs
 from grading.scheme import FILES
-from train_utils import RunError, read_metrics
+from run_folder import RunError, read_metrics
 
 # Flags that change no number that is compared, or that every run has of its own.
 FREE_FLAGS = {

@@ -35,7 +35,8 @@ from records import (  # noqa: E402
     results_tex,
 )
 
-from train_utils import Parser, whole_number, write_atomically, write_json  # noqa: E402
+from flags import Parser, whole_number  # noqa: E402
+from run_folder import write_atomically, write_json  # noqa: E402
 
 README_TABLES = {"results": results_markdown, "claims": claims_markdown}  # each between marks of its name
 

@@ -12,7 +12,8 @@ import mlp_numpy  # noqa: E402
 import modules  # noqa: E402
 import train_mlp_numpy  # noqa: E402
 from cifar10_utils import DataError  # noqa: E402
-from train_utils import make_mlp_parser, run_script  # noqa: E402
+from flags import make_mlp_parser  # noqa: E402
+from train_utils import run_script  # noqa: E402
 
 
 class BiasAveraged(modules.LinearModule):

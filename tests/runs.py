@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from train_utils import read_metrics
+from run_folder import read_metrics
 
 ROOT = Path(__file__).parents[1]
 CIFAR10 = ROOT / "cifar10" / "cifar-10-batches-py"

@@ -23,11 +23,12 @@ from runs import (
     wait_for,
 )
 
+import run_folder
 import train_mlp_numpy
 import train_utils
 from cifar10_utils import DataSet, synthetic_images
 from figures import draw_curve
-from train_utils import read_metrics
+from run_folder import read_metrics
 
 SCRIPT = "train_mlp_numpy"
 # Small enough for a test, with an evaluation every third step, so that a kill may fall into one.
@@ -153,14 +154,14 @@ def test_file_whose_writing_fails_halfway_stays_as_it_was(tmp_path):
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        train_utils.write_atomically(path, write)
+        run_folder.write_atomically(path, write)
     assert path.read_bytes() == b"the last good one"
 
 
 def test_file_is_not_written_through_a_link_at_its_temporary_name(tmp_path):
     (tmp_path / "other").write_text("somebody's")
     (tmp_path / "metrics.jsonl.tmp").symlink_to(tmp_path / "other")
-    train_utils.write_atomically(tmp_path / "metrics.jsonl", lambda file: file.write(b"ours"))
+    run_folder.write_atomically(tmp_path / "metrics.jsonl", lambda file: file.write(b"ours"))
     assert (tmp_path / "other").read_text() == "somebody's"
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"ours"
 
@@ -618,7 +619,7 @@ def test_run_of_another_script_is_refused(half_run):
     assert "is a run of train_convnet_pytorch.py" in done.stderr
 
 
-@pytest.mark.skipif(train_utils.fcntl is None, reason="file locks need fcntl, which Windows lacks")
+@pytest.mark.skipif(run_folder.fcntl is None, reason="file locks need fcntl, which Windows lacks")
 def test_run_that_another_process_is_training_is_refused(half_run):
     lock = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
     command = [sys.executable, "-c", lock, half_run / "config.json"]
@@ -638,15 +639,15 @@ def test_commit_is_dirty_where_code_differs_and_nothing_else(tmp_path):
         settings = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
         subprocess.run(["git", *settings, *command], cwd=tmp_path, check=True, capture_output=True)
 
-    assert train_utils.git_commit(tmp_path) is None
+    assert run_folder.git_commit(tmp_path) is None
     git("init")
     (tmp_path / "code.py").write_text("x = 1\n")
     (tmp_path / "numbers.tex").write_text("1\n")
     git("add", ".")
     git("commit", "-m", "first")
-    commit = train_utils.git_commit(tmp_path)
+    commit = run_folder.git_commit(tmp_path)
     assert len(commit) == 40
     (tmp_path / "numbers.tex").write_text("2\n")
-    assert train_utils.git_commit(tmp_path) == commit
+    assert run_folder.git_commit(tmp_path) == commit
     (tmp_path / "code.py").write_text("x = 2\n")
-    assert train_utils.git_commit(tmp_path) == f"{commit}-dirty"
+    assert run_folder.git_commit(tmp_path) == f"{commit}-dirty"

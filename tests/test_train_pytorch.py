@@ -19,7 +19,8 @@ import torch_utils
 import train_convnet_pytorch
 import train_mlp_numpy
 import train_mlp_pytorch
-from train_utils import Run, read_metrics
+from run_folder import read_metrics
+from train_utils import Run
 
 # Small enough for a test, with everything in it that a checkpoint has to carry.
 SMALL = {

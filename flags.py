@@ -1,0 +1,214 @@
+"""The flags that all scripts share: their types, flag files, and what `--resume` may repeat.
+
+`make_parser` makes a script's parser, `parse_args` reads its flags. No data is read here.
+"""
+
+import argparse
+import json
+import math
+import re
+import shlex
+from pathlib import Path
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads flags from the command line and from `@FILE`s, and reports a wrong one in one line, exit status 2."""
+
+    def convert_arg_line_to_args(self, line):
+        words = shlex.shlex(re.sub(r"(^|\s)#.*", "", line), posix=True)
+        words.whitespace_split = True
+        words.commenters = ""  # a # within a word is the word's
+        words.escape = ""  # a backslash parts the folders of a path on Windows
+        try:
+            return list(words)
+        except ValueError as error:
+            self.error(f"flag file line {line!r}: {error}")
+
+    def parse_args(self, args=None, namespace=None):
+        try:
+            return super().parse_args(args, namespace)
+        except UnicodeDecodeError as error:
+            self.error(f"a flag file is no text: {error}")
+        except RecursionError:
+            self.error("a flag file names itself")
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (flags: {self.prog} --help)\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but for flags that have none."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def whole_number(minimum, maximum=None):
+    """Return an argparse type for whole numbers from `minimum` to `maximum` (None: no bound)."""
+    expected = f"a whole number {f'of at least {minimum}' if maximum is None else f'from {minimum} to {maximum}'}"
+
+    def parse(text):
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < minimum or (maximum is not None and number > maximum):
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+        return number
+
+    return parse
+
+
+def real_number(minimum, *, exclusive=False, below=math.inf):
+    """Return an argparse type for numbers of at least, or `exclusive`ly above, `minimum`, and below `below`."""
+    expected = f"a number {'above' if exclusive else 'of at least'} {minimum}"
+    if below < math.inf:
+        expected += f" and below {below}"
+
+    def parse(text):
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not minimum <= number < below or (exclusive and number == minimum):
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+        return number
+
+    return parse
+
+
+def layer_sizes(text):
+    """Argparse type: '100,50' is [100, 50], and '' is [], a network without a hidden layer."""
+    try:
+        sizes = [int(size) for size in text.split(",")] if text.strip() else []
+    except ValueError:
+        sizes = [0]
+    if not all(1 <= size <= 1_000_000 for size in sizes):
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected sizes from 1 to 1000000 with commas between, as in 100,50"
+        )
+    return sizes
+
+
+def make_parser(script, description, *, learning_rate, max_steps, batch_size, eval_freq):
+    """Return a `Parser` with the flags that every script shares, and the defaults of this one, `script`.py."""
+    parser = Parser(
+        prog=f"{script}.py",
+        description=description,
+        epilog="Flags can also stand in a file, one and its value a line, # before a comment: give it as @FILE.",
+        fromfile_prefix_chars="@",
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    add = parser.add_argument
+    positive = whole_number(1)
+    add("--learning_rate", type=real_number(0, exclusive=True), default=learning_rate, help="step size")
+    add("--max_steps", type=positive, default=max_steps, help="number of training steps")
+    add("--batch_size", type=positive, default=batch_size, help="images a step")
+    add("--eval_freq", type=positive, default=eval_freq, help="steps between evaluations")
+    add(
+        "--train_eval_size",
+        type=whole_number(0, 50_000),
+        default=10_000,
+        help="training images to evaluate on, 0 for all; the test set is always taken whole",
+    )
+    add("--seed", type=whole_number(0, 2**32 - 1), default=42, help="of weights and order of the images")
+    add(
+        "--dataset",
+        choices=("auto", "cifar10", "synthetic"),
+        default="auto",
+        help="auto takes synthetic images where CIFAR-10 is neither on disk nor to be had",
+    )
+    add("--data_dir", default="./cifar10/cifar-10-batches-py", help="folder of CIFAR-10, downloaded where missing")
+    add(
+        "--synthetic_size",
+        type=whole_number(10, 1_000_000),
+        default=50_000,
+        help="synthetic training images, with a fifth as many for the test",
+    )
+    add("--out_dir", help="run folder to make (default: results/SCRIPT/TIME)")
+    add("--resume", metavar="DIR", help="go on with the run in DIR, under the flags it was started with")
+    add("--quiet", action="store_true", help="print only warnings and errors")
+    parser.set_defaults(script=script)
+    return parser
+
+
+def make_mlp_parser(script, description):
+    """Return a `Parser` with the flags that both MLPs' scripts share, and the course's defaults."""
+    parser = make_parser(script, description, learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100)
+    parser.add_argument(
+        "--dnn_hidden_units",
+        type=layer_sizes,
+        default="100",
+        help="sizes of the hidden layers, with commas between; '' for none",
+    )
+    parser.add_argument(
+        "--neg_slope", type=real_number(0), default=0.02, help="slope of the leaky ReLUs for negative inputs"
+    )
+    return parser
+
+
+def parse_args(parser, argv=None):
+    """Return the flags; with `--resume`, those that the run was started with. Reads no data.
+
+    Exits with status 2 and one line on standard error where a flag is unknown or impossible.
+    """
+    args = parser.parse_args(argv)
+    if args.resume is not None:
+        return _parse_resumed(parser, argv, args)
+    if args.out_dir is not None:
+        _check_out_dir(parser, args.out_dir)
+    n_train = n_training_images(args)
+    if args.batch_size > n_train:
+        parser.error(f"argument --batch_size: got {args.batch_size}, expected at most {n_train}, the training images")
+    return args
+
+
+def _check_out_dir(parser, out_dir):
+    """End with one line and exit status 2 where no new run can be written to `out_dir`."""
+    folder = Path(out_dir)
+    try:
+        is_taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+        is_run = is_taken and (folder / "config.json").is_file()
+        nearest = next(parent for parent in folder.absolute().parents if parent.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(f"{str(nearest)!r} is not a folder")
+    except OSError as error:
+        parser.error(f"argument --out_dir: {error}; name another folder")
+    if is_taken:
+        parser.error(
+            f"argument --out_dir: {out_dir!r} exists already and is not overwritten; name another folder"
+            + (f", or go on with that run: --resume {shlex.quote(out_dir)}" if is_run else "")
+        )
+
+
+def n_training_images(args):
+    """Return how many training images there will be, at least."""
+    sizes = {"cifar10": 50_000, "synthetic": args.synthetic_size}
+    return sizes.get(args.dataset, min(sizes.values()))
+
+
+def _parse_resumed(parser, argv, args):
+    """Return the flags of the run in `args.resume`, which the command line may repeat but not change."""
+    folder, script = args.resume, args.script
+    try:
+        config = json.loads(Path(folder, "config.json").read_text())
+        recorded = config["flags"] | {"resume": folder}
+        dataset = "synthetic" if config["dataset"]["is_synthetic"] else "cifar10"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"argument --resume: {folder!r} is not a run folder with a readable config.json ({error})")
+    if recorded.get("script") != script:
+        parser.error(f"argument --resume: {folder!r} is a run of {recorded.get('script')}.py")
+    parser.set_defaults(**recorded)
+    args = parser.parse_args(argv)
+    for name, value in recorded.items():
+        # A data set may have moved (its fingerprint is checked), and quiet changes no number.
+        if name not in ("data_dir", "quiet") and getattr(args, name) != value:
+            parser.error(
+                f"argument --{name}: got {getattr(args, name)!r}, but {folder!r} was started with {value!r}; "
+                "leave the flag out, or start a new run without --resume"
+            )
+    args.dataset = dataset  # what 'auto' found the first time, whatever is to be had now
+    if "precision" in recorded:
+        args.precision = config["precision"]
+    return args
