@@ -1,11 +1,13 @@
 """Small CIFAR-10 folders in the official format, and a cache for the synthetic images, made once for all tests."""
 
 import collections
+import functools
 import os
 import struct
 
 import numpy as np
 import pytest
+import runs
 
 import cifar10_utils
 
@@ -98,7 +100,21 @@ def replace(path, raw):
 def synthetic_flags(tmp_path_factory):
     """Flags that make a script train on a few synthetic images, cached for the session."""
     data_dir = tmp_path_factory.mktemp("data") / "cifar-10-batches-py"
-    return ["--dataset", "synthetic", "--synthetic_size", "1000", "--data_dir", str(data_dir)]
+    return ["--dataset=synthetic", "--synthetic_size=500", f"--data_dir={data_dir}"]
+
+
+@pytest.fixture(scope="session")
+def reference(synthetic_flags, tmp_path_factory):
+    """Call with a script's name: the run folder, without curves, of a small run that nobody disturbed."""
+
+    @functools.cache
+    def folder(script):
+        folder = tmp_path_factory.mktemp("runs") / script
+        done = runs.run(script, *synthetic_flags, *runs.SMALL[script], "--out_dir", folder)
+        assert done.status == 0, done.err
+        return folder
+
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,30 +1,98 @@
-"""Training scripts run as their users run them, in processes of their own; runs compared, killed and resumed."""
+"""Training scripts run as their users run them, in this process or in one of their own; runs killed and compared."""
 
+import contextlib
+import importlib
+import io
 import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
 
 from run_folder import read_metrics
+from train_utils import Run
 
 ROOT = Path(__file__).parents[1]
 CIFAR10 = ROOT / "cifar10" / "cifar-10-batches-py"
+NUMPY, MLP, CONVNET = SCRIPTS = ("train_mlp_numpy", "train_mlp_pytorch", "train_convnet_pytorch")
+# Small enough for a test, with evaluations so often that a kill may fall into one; PyTorch's with everything in them
+# that a checkpoint has to carry.
+SMALL = {
+    NUMPY: ["--dnn_hidden_units=20,10", "--batch_size=30", "--max_steps=40", "--eval_freq=3"],
+    MLP: [
+        "--dnn_hidden_units=20,10", "--batch_size=30", "--max_steps=24", "--eval_freq=3", "--init=kaiming",
+        "--batch_norm=manual", "--dropout=0.2", "--momentum=0.9", "--lr_schedule=onecycle", "--augment=flip_crop",
+        "--validation_size=100", "--label_smoothing=0.1", "--learning_rate=0.01", "--device=cpu",
+    ],
+    CONVNET: [
+        "--batch_size=4", "--max_steps=6", "--eval_freq=1", "--train_eval_size=50", "--augment=flip",
+        "--optimizer=adamw", "--weight_decay=0.1", "--lr_schedule=cosine", "--preprocess=standardize", "--device=cpu",
+    ],
+}  # fmt: skip
+FILES = {"config.json", "metrics.jsonl", "accuracy.png", "loss.png", "summary.json"}  # and a checkpoint
+FOLDER_FILES = {NUMPY: FILES | {"checkpoint.npz"}}
+FOLDER_FILES |= dict.fromkeys((MLP, CONVNET), FILES | {"checkpoint.pt", "confusion_matrix.png"})
 
 
-def run(script, *flags, **kwargs):
-    """Run a script and return the finished process."""
-    command = [sys.executable, ROOT / f"{script}.py", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, **kwargs)
+class Finished(NamedTuple):
+    """What came of a script: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def error(self):
+        """The one line on standard error, but for the banner of synthetic images."""
+        (line,) = [line for line in self.err.splitlines() if not line.startswith("***")]
+        return line
+
+
+def run(script, *flags, draw=False):
+    """Run a script in this process, by its `main`, and return what came of it.
+
+    Its curves are drawn only where a test is about them: they take nine tenths of the time of so small a run.
+    """
+    main = importlib.import_module(script).main
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        if not draw:
+            stack.enter_context(mock.patch.object(Run, "_draw_curves"))
+        try:
+            status = main([str(flag) for flag in flags])
+        except SystemExit as stopped:
+            status = stopped.code
+    return Finished(status, out.getvalue(), err.getvalue())
+
+
+def this_python(command):
+    """Return a command with `python` replaced by the one that runs this."""
+    return [sys.executable if word == "python" else str(word) for word in command]
+
+
+def run_process(*command, **kwargs):
+    """Run a command, `python` being this one, and return what came of it."""
+    done = subprocess.run(this_python(command), capture_output=True, text=True, **kwargs)
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def torchrun(script, *flags):
+    """Return the command that runs a script in two processes."""
+    launcher = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return [*launcher, ROOT / f"{script}.py", *flags]
 
 
 def start(script, flags, folder):
     """Start a run in the background and return it once its folder has a config."""
-    command = [sys.executable, ROOT / f"{script}.py", *flags, "--out_dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = ["python", ROOT / f"{script}.py", *flags, "--out_dir", folder]
+    process = subprocess.Popen(this_python(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(folder / "config.json", process)
     return process
 
@@ -61,7 +129,7 @@ def kill_and_resume(script, flags, folder, n_kills):
         process.communicate()
         read_metrics(folder)  # readable, whatever the moment
         steps.append(int(checkpoint(folder)["step"]))
-        command = [sys.executable, ROOT / f"{script}.py", "--resume", str(folder)]
+        command = this_python(["python", ROOT / f"{script}.py", "--resume", folder])
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     _, err = process.communicate()
     assert process.returncode == 0, err
