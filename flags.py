@@ -6,8 +6,10 @@
 import argparse
 import json
 import math
+import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 
@@ -15,25 +17,31 @@ class Parser(argparse.ArgumentParser):
     """Reads flags from the command line and from `@FILE`s, and reports a wrong one in one line, exit status 2."""
 
     def convert_arg_line_to_args(self, line):
+        line = line.removeprefix("\ufeff")  # some editors begin a file with this mark
         words = shlex.shlex(re.sub(r"(^|\s)#.*", "", line), posix=True)
         words.whitespace_split = True
         words.commenters = ""  # a # within a word is the word's
         words.escape = ""  # a backslash parts the folders of a path on Windows
         try:
-            return list(words)
+            return [_home_of_flag_file(word) for word in words]
         except ValueError as error:
             self.error(f"flag file line {line!r}: {error}")
 
     def parse_args(self, args=None, namespace=None):
+        args = [_home_of_flag_file(arg) for arg in (sys.argv[1:] if args is None else args)]
         try:
             return super().parse_args(args, namespace)
-        except UnicodeDecodeError as error:
+        except ValueError as error:  # of decoding it, or of a NUL in a name
             self.error(f"a flag file is no text: {error}")
         except RecursionError:
             self.error("a flag file names itself")
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (flags: {self.prog} --help)\n")
+
+
+def _home_of_flag_file(arg):
+    return f"@{os.path.expanduser(arg[1:])}" if arg.startswith("@~") else arg
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -75,6 +83,18 @@ def real_number(minimum, *, exclusive=False, below=math.inf):
         return number
 
     return parse
+
+
+def path(text):
+    """Argparse type: a path, in which ~ means home and ~NAME that of another user."""
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a path, which has no NUL in it")
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, and there is no such user; for a folder of that name: ./{text}"
+        )
+    return expanded
 
 
 def layer_sizes(text):
@@ -119,15 +139,20 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
         default="auto",
         help="auto takes synthetic images where CIFAR-10 is neither on disk nor to be had",
     )
-    add("--data_dir", default="./cifar10/cifar-10-batches-py", help="folder of CIFAR-10, downloaded where missing")
+    add(
+        "--data_dir",
+        type=path,
+        default="./cifar10/cifar-10-batches-py",
+        help="folder of CIFAR-10, downloaded where missing",
+    )
     add(
         "--synthetic_size",
         type=whole_number(10, 1_000_000),
         default=50_000,
         help="synthetic training images, with a fifth as many for the test",
     )
-    add("--out_dir", help="run folder to make (default: results/SCRIPT/TIME)")
-    add("--resume", metavar="DIR", help="go on with the run in DIR, under the flags it was started with")
+    add("--out_dir", type=path, help="run folder to make (default: results/SCRIPT/TIME)")
+    add("--resume", type=path, metavar="DIR", help="go on with the run in DIR, under the flags it was started with")
     add("--quiet", action="store_true", help="print only warnings and errors")
     parser.set_defaults(script=script)
     return parser

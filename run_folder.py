@@ -1,6 +1,7 @@
 """A run's folder and its files: config, metrics, checkpoint, figures, summary. Each file is whole or not there."""
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -100,7 +101,8 @@ class RunFolder:
 
     def append_metrics(self, metrics):
         """Add a line to metrics.jsonl. It is one write of one short line: a killed process leaves whole lines."""
-        with open(self.path / "metrics.jsonl", "a") as file:
+        path = self.path / "metrics.jsonl"
+        with _naming(path), open(path, "a") as file:
             file.write(json.dumps(metrics) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -221,15 +223,37 @@ def read_metrics(folder):
     return metrics
 
 
+@contextlib.contextmanager
+def _naming(path):
+    """Let an `OSError` of writing to `path` say which file it was, and what to do where space has run out."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            reason += "; make room and go on with --resume: what was written before is whole"
+        raise OSError(f"{path} could not be written: {reason}") from error
+
+
 def write_atomically(path, write):
-    """Call `write(file)` on a temporary file, flush it to disk and rename it to `path`: there is never half a file."""
+    """Call `write(file)` on a temporary file, flush it to disk and rename it to `path`: there is never half a file.
+
+    Raises:
+        OSError: it cannot be written; the message names `path`, which is as it was, and nothing else is left.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    with open(temporary, "xb") as file:  # fails at a link that somebody has put there meanwhile
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with _naming(path):
+        temporary.unlink(missing_ok=True)
+        try:
+            with open(temporary, "xb") as file:  # fails at a link that somebody has put there meanwhile
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def write_json(path, content):

@@ -75,7 +75,10 @@ class TorchRunFolder(RunFolder):
     checkpoint_name = "checkpoint.pt"
 
     def write_state(self, file, state):
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # of an archive that is not whole; what came before it says why
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def read_state(self, file):
         try:

@@ -5,7 +5,6 @@ run's files are `run_folder.py`'s. Nothing here imports torch.
 """
 
 import contextlib
-import io
 import math
 import os
 import shlex
@@ -21,33 +20,33 @@ from tqdm import tqdm
 from figures import draw_curve
 from flags import parse_args
 from run_folder import RunError, RunFolder, describe_setup, make_folder, peak_memory_mb
+from streams import lasting_output
 
 
 def run_script(train, parser, argv=None, *, expected=(), check=None):
     """Parse flags, `check(parser, args)` them, call `train(args)` and return the exit status.
 
     0 after a whole run, 1 with one line on standard error for a `RunError`, an `OSError`, a lack of
-    memory or one of `expected`, 130 for a run that Ctrl-C ended, 143 for one that SIGTERM did; wrong
-    flags exit with 2.
+    memory or one of `expected`, 130 for a run that Ctrl-C ended, 143 for SIGTERM, 129 for SIGHUP (a
+    terminal that was closed); wrong flags exit with 2.
     """
     warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be beyond the log's encoding
-    args = parse_args(parser, argv)
-    if check is not None:
-        check(parser, args)
-    try:
-        run = train(args)
-        return 0 if run.is_complete else 128 + run.stopped_by
-    except MemoryError as error:
-        print(f"{parser.prog}: error: out of memory ({error}): take a smaller network or batch", file=sys.stderr)
-        return 1
-    except (RunError, OSError, *expected) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+    with lasting_output():
+        args = parse_args(parser, argv)
+        if check is not None:
+            check(parser, args)
+        try:
+            run = train(args)
+            return 0 if run.is_complete else 128 + run.stopped_by
+        except MemoryError as error:
+            print(f"{parser.prog}: error: out of memory ({error}): take a smaller network or batch", file=sys.stderr)
+            return 1
+        except (RunError, OSError, *expected) as error:
+            print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"{parser.prog}: interrupted", file=sys.stderr)
+            return 130
 
 
 class Run:
@@ -277,7 +276,7 @@ class Run:
 
     @contextlib.contextmanager
     def _catch_signals(self):
-        """Let Ctrl-C and SIGTERM end the run after the step that they fall in; a second one ends it at once.
+        """Let Ctrl-C, SIGTERM and SIGHUP end the run after the step that they fall in; a second one ends it at once.
 
         Not so one of several processes: torchrun hands on to them what may have reached them already, as where a
         scheduler signals all, and kills those that do not end within 30 s.
@@ -285,7 +284,11 @@ class Run:
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may set handlers
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        # nohup lets a process ignore the end of its terminal; Windows has no such signal.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.getsignal(number) for number in numbers}
 
         def stop(number, _frame):
             self.stopped_by = number

@@ -209,3 +209,41 @@ def test_file_of_flags_says_the_same_as_the_command_line(tmp_path, script):
     (tmp_path / "run.args").write_text(flags.replace(" --", "\n--"))
     parser = importlib.import_module(script).make_flags()
     assert parser.parse_args([f"@{tmp_path / 'run.args'}"]) == parser.parse_args(shlex.split(flags))
+
+
+# ---- Paths as people type them -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["out_dir", "data_dir"])
+@pytest.mark.parametrize("where", ["command line", "flag file", "file at home"])
+def test_tilde_means_home(tmp_path, monkeypatch, flag, where):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "run.args").write_text(f"--{flag} ~/a folder\n".replace("a folder", "'a folder'"))
+    argv = {"command line": f"--{flag}=~/a folder", "flag file": f"@{tmp_path / 'run.args'}"}
+    args = train_mlp_numpy.make_flags().parse_args([argv.get(where, "@~/run.args")])
+    assert getattr(args, flag) == str(tmp_path / "a folder")
+
+
+def test_tilde_means_home_where_a_run_is_resumed(reference, monkeypatch):
+    folder = reference(NUMPY)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    done = run(NUMPY, f"--resume=~/{folder.name}")
+    assert (done.status, "complete already" in done.out) == (0, True)
+
+
+def test_tilde_of_nobody_makes_no_folder_of_that_name(refused):
+    assert "got '~nobody-here/x', and there is no such user" in refused(NUMPY, "--out_dir=~nobody-here/x")
+
+
+def test_mark_that_an_editor_puts_before_a_flag_file_is_ignored(tmp_path):
+    (tmp_path / "run.args").write_text("--seed 7\n", encoding="utf-8-sig")
+    assert train_mlp_numpy.make_flags().parse_args([f"@{tmp_path / 'run.args'}"]).seed == 7
+
+
+@pytest.mark.parametrize("flag", ["--out_dir", "--data_dir", "--resume"])
+def test_nul_in_a_path_is_refused_in_one_line(refused, tmp_path, flag):
+    assert "which has no NUL in it" in refused(NUMPY, f"{flag}=a\0b")
+    (tmp_path / "run.args").write_text(f"{flag} a\0b\n")
+    assert "which has no NUL in it" in refused(NUMPY, f"@{tmp_path / 'run.args'}")

@@ -63,14 +63,17 @@ def test_convnet_learns_64_images_by_heart():
     x, y = torch.tensor(images).float() - 120, torch.tensor(labels)
     network = ConvNet(3, 10)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    for step in range(25):
+    n_right = []
+    for _ in range(25):
         logits = network(x)
-        if (logits.argmax(1) == y).all():
+        n_right.append(int((logits.argmax(1) == y).sum()))
+        if n_right[-1] == 64:
             break
         optimizer.zero_grad()
         nn.functional.cross_entropy(logits, y).backward()
         optimizer.step()
-    assert 1 < step < 24, "not by heart after 24 steps, or known from the start"
+    assert n_right[0] < 32
+    assert n_right[-1] == 64
 
 
 # ---- The MLP -----------------------------------------------------------------------------------
