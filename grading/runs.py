@@ -1,16 +1,14 @@
 """The recorded runs of `report/results`, and what one more run of the same may be expected to give."""
 
 import functools
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from grading.sandbox import ROOT
+from report import records
 
-RESULTS = ROOT / "report" / "results"
+RESULTS = records.RESULTS
 # Two-sided 99% quantiles of Student's t for 1, 2, … degrees of freedom.
 # fmt: off
 T_99 = (63.66, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012, 2.977, 2.947,
@@ -21,7 +19,7 @@ MIN_RUNS = 3  # of fewer, the quantile of t says next to nothing
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run of `report/results`: its name, its config.json and the lines of its metrics.jsonl."""
+    """A run of `report/results`: its name, as in seed42, what config.json says of it, and its evaluations."""
 
     name: str
     config: dict
@@ -29,15 +27,10 @@ class RecordedRun:
 
 
 @functools.cache
-def read_runs(experiment, results=RESULTS):
-    """Return the `RecordedRun`s of an experiment, one a seed, in order of their names."""
-    runs = []
-    for folder in sorted(Path(results, experiment).glob("seed*")):
-        if (folder / "summary.json").is_file():
-            lines = (folder / "metrics.jsonl").read_text().splitlines()
-            metrics = tuple(json.loads(line) for line in lines)
-            runs.append(RecordedRun(folder.name, json.loads((folder / "config.json").read_text()), metrics))
-    return tuple(runs)
+def read_runs(experiment):
+    """Return the `RecordedRun`s of an experiment that did not diverge, one a seed, in the order of their seeds."""
+    whole = [record for record in records.read_records(experiment) if record.summary is not None]
+    return tuple(RecordedRun(f"seed{record.seed}", record.config, tuple(record.metrics)) for record in whole)
 
 
 def interval(values, late=()):

@@ -4,9 +4,10 @@ import hashlib
 import math
 
 import numpy as np
-from records import CLAIMS, EXPERIMENTS, LADDER, numbers, read_records
 
 from figures import SPLIT_STYLES
+from report.records import EXPERIMENTS, LADDER, read_records
+from report.tables import CLAIMS, numbers
 
 GREY = "#555555"
 # Hollow markers and filled ones: in grey the colours are nearly one.

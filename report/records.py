@@ -1,17 +1,16 @@
-"""What the recorded runs gave: the one place from which figures, report and README take their numbers.
+"""The report's experiments, and the runs of them that are recorded: a file an experiment, report/results/NAME.jsonl.
 
-A record is the run folder of one seed, `report/results/NAME/seedN`, without its checkpoint and pictures. Numbers
-have names, `fig05_adam.test_accuracy.mean`, and `results.tex` defines a LaTeX macro for each.
+Its first line is what all its runs share: script, flags, data set, versions. A line with a seed begins each run and
+has what is its own, and how it ended; the lines after it are the run's evaluations, as in its metrics.jsonl.
 """
 
 import json
-import math
-import statistics
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-REPORT = Path(__file__).parent
+from run_folder import write_atomically
+
+REPORT = Path(__file__).resolve().parent
 RESULTS = REPORT / "results"
 FLAG_FILES = REPORT / "experiments"
 SEED = 42  # the first of each experiment's seeds; the others follow
@@ -48,341 +47,173 @@ EXPERIMENTS = {
     "best_convnet": ("train_convnet_pytorch", 3),
 }
 
+# ---- The file of an experiment -------------------------------------------------------------------
+
+# What each kind of line has at least.
+SHARED_KEYS = {"experiment", "script", "flags", "dataset"}
+RUN_KEYS = {"seed", "date"}
+SUMMARY_KEYS = {"seconds"}
+EVALUATION_KEYS = {"step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"}
+
+ITS_OWN = ("seed", "date", "git_commit", "id")  # of each run, even where several are of one commit
+# Flags that change nothing of what a run computes, or that its seed and data set say.
+UNRECORDED_FLAGS = {"seed", "out_dir", "data_dir", "dataset", "resume", "quiet"}
+# Of a summary, what the evaluations and the data set say.
+UNRECORDED_SUMMARY = {"dataset", "last", "best"}
+
 
 class Record(NamedTuple):
     """One recorded run.
 
     Attributes:
         seed: of the run.
-        config: of `config.json`.
-        metrics: of `metrics.jsonl`, a list of dicts, one an evaluation.
-        summary: of `summary.json`; None for a run that diverged.
+        config: of its config.json, without `UNRECORDED_FLAGS`.
+        metrics: of its metrics.jsonl, a list of dicts, one an evaluation.
+        summary: of its summary.json, seconds, images per second and peak memory; None for a run that diverged.
+        diverged: where it did, as in 'test loss is nan at step 300'; None for a whole run.
     """
 
     seed: int
     config: dict
     metrics: list
     summary: dict | None
+    diverged: str | None
+
+
+def record_file(name):
+    return RESULTS / f"{name}.jsonl"
 
 
 def read_records(name):
-    """Return the recorded runs of an experiment, in the order of their seeds; not those that still go on."""
-    folders = sorted((RESULTS / name).glob("seed*"), key=lambda folder: int(folder.name.removeprefix("seed")))
-    return [read_record(folder) for folder in folders if is_recorded(folder)]
-
-
-def is_recorded(folder):
-    """Return whether a run folder holds a whole run, or one that diverged."""
-    return (folder / "summary.json").exists() or (folder / "diverged.json").exists()
-
-
-def read_record(folder):
-    """Return the `Record` in a run folder.
+    """Return the recorded runs of an experiment, in the order of their seeds.
 
     Raises:
-        ValueError: a file is damaged, or the run is on synthetic images, of which no number is reported.
+        ValueError: the file is damaged, or has a run on synthetic images, of which no number is reported.
+    """
+    path = record_file(name)
+    if not path.exists():
+        return []
+    remedy = "restore it, as by git checkout, or take that seed out and run it again: python report/reproduce.py"
+    records = []
+    shared, *lines = read_objects(path, remedy)
+    check_keys(shared, SHARED_KEYS, f"{path}, line 1", remedy)
+    del shared["experiment"]
+    for number, line in enumerate(lines, 2):
+        where = f"{path}, line {number}"
+        if not records or "seed" in line:
+            check_keys(line, RUN_KEYS, where, remedy)
+            summary, diverged = line.pop("summary", None), line.pop("diverged", None)
+            if diverged is None:
+                check_keys(summary, SUMMARY_KEYS, where, remedy)
+            config = shared | line | {"flags": shared["flags"] | line.get("flags", {})}
+            check_images(config, where)
+            records.append(Record(line["seed"], config, [], summary, diverged))
+        else:
+            check_keys(line, EVALUATION_KEYS, where, remedy)
+            metrics = records[-1].metrics
+            if metrics and line["step"] <= metrics[-1]["step"]:
+                raise ValueError(f"{where}, is damaged, expected a later step or a seed; {remedy}")
+            metrics.append(line)
+    if not all(record.metrics for record in records):
+        raise ValueError(f"{path} is damaged, a seed has no evaluation; {remedy}")
+    return records
+
+
+def is_recorded(name, seed):
+    return any(record.seed == seed for record in read_records(name))
+
+
+def write_records(name, records):
+    """Write the file of an experiment, whole or not at all."""
+    records = sorted(records, key=lambda record: record.seed)
+    shared = common_items([record.config for record in records])
+    shared = {key: value for key, value in shared.items() if key not in ITS_OWN}
+    shared["flags"] = common_items([record.config["flags"] for record in records])
+    lines = [{"experiment": name, **shared}]
+    for record in records:
+        own = {key: record.config[key] for key in ITS_OWN if key in record.config}
+        own |= {key: value for key, value in record.config.items() if key not in shared}
+        flags = {key: value for key, value in record.config["flags"].items() if key not in shared["flags"]}
+        if flags:
+            own["flags"] = flags
+        ended = {"diverged": record.diverged} if record.summary is None else {"summary": record.summary}
+        lines += [own | ended, *record.metrics]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_atomically(record_file(name), lambda file: file.write(text.encode()))
+
+
+def common_items(dicts):
+    """Return the items that all of several dicts have."""
+    first, *others = dicts
+    return {key: value for key, value in first.items() if all(key in d and d[key] == value for d in others)}
+
+
+# ---- From a run's folder ---------------------------------------------------------------------------
+
+
+def add_run(name, folder, diverged=None):
+    """Add the run in a folder to its experiment's file.
+
+    Args:
+        diverged: where it did, for a run that has no summary.json because of that.
+
+    Raises:
+        ValueError: a file of the folder is damaged, or the run is on synthetic images.
         OSError: a file is missing.
     """
-    (config,) = read_objects(folder / "config.json", {"dataset", "seed", "date"})
-    if config["dataset"]["is_synthetic"]:
-        raise ValueError(f"{folder} is a run on synthetic images, expected CIFAR-10; remove it")
-    metrics = read_objects(folder / "metrics.jsonl", {"step", *QUANTITIES[:4]})
-    summary = None
-    if (folder / "summary.json").exists():
-        (summary,) = read_objects(folder / "summary.json", {"seconds"})
-    return Record(config["seed"], config, metrics, summary)
+    write_records(name, [*read_records(name), read_run(folder, diverged)])
 
 
-def read_objects(path, keys):
-    """Return the JSON objects in a file, one or one a line, each of which must have `keys`.
+def read_run(folder, diverged=None):
+    """Return the `Record` of the run in a folder; arguments and errors are those of `add_run`."""
+    remedy = "remove its folder and run that seed again: python report/reproduce.py"
+
+    def read(file, keys):
+        objects = read_objects(folder / file, remedy)
+        for found in objects:
+            check_keys(found, keys, folder / file, remedy)
+        return objects
+
+    (config,) = read("config.json", {"script", "flags", "dataset", *RUN_KEYS})
+    check_images(config, folder)
+    flags = {flag: value for flag, value in config["flags"].items() if flag not in UNRECORDED_FLAGS}
+    metrics, summary = read("metrics.jsonl", EVALUATION_KEYS), None
+    if diverged is None:
+        (summary,) = read("summary.json", SUMMARY_KEYS)
+        summary = {key: value for key, value in summary.items() if key not in UNRECORDED_SUMMARY}
+    return Record(config["seed"], config | {"flags": flags}, metrics, summary, diverged)
+
+
+# ---- JSON and what is checked of it -----------------------------------------------------------------
+
+
+def read_objects(path, remedy):
+    """Return the JSON objects in a file: one, or in a .jsonl one a line.
 
     Raises:
-        ValueError: it holds none, or anything else.
+        ValueError: it holds none, or anything else; the message ends with `remedy`.
     """
     text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        objects = [json.loads(part) for part in (text.splitlines() if path.suffix == ".jsonl" else [text])]
-        is_whole = objects and all(keys <= found.keys() for found in objects)
-    except (ValueError, AttributeError):
-        is_whole = False
-    if not is_whole:
-        raise ValueError(
-            f"{path} is damaged, expected JSON with {', '.join(sorted(keys))}; restore it, or remove its folder and "
-            "run that seed again: python report/reproduce.py"
-        )
+    objects = []
+    for number, part in enumerate(text.splitlines() if path.suffix == ".jsonl" else [text], 1):
+        try:
+            found = json.loads(part)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError(f"{path}, line {number}, is damaged, expected a JSON object; {remedy}")
+        objects.append(found)
+    if not objects:
+        raise ValueError(f"{path} is damaged, it is empty; {remedy}")
     return objects
 
 
-# ---- Numbers -----------------------------------------------------------------------------------
-
-QUANTITIES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy")
-
-
-def gap(metrics):
-    """Return by how much train accuracy was above test accuracy at the end."""
-    return metrics[-1]["train_accuracy"] - metrics[-1]["test_accuracy"]
+def check_keys(found, keys, where, remedy):
+    if not isinstance(found, dict) or not keys <= found.keys():
+        raise ValueError(f"{where}, is damaged, expected JSON with {', '.join(sorted(keys))}; {remedy}")
 
 
-def n_falls(metrics, least=0.02):
-    """Return at how many evaluations test accuracy was at least `least` below that of the one before."""
-    values = [m["test_accuracy"] for m in metrics]
-    return sum(before - after >= least for before, after in pairwise(values))
-
-
-def n_jumps(metrics, least=0.1):
-    """Return at how many evaluations test loss was at least `least` above that of the one before."""
-    values = [m["test_loss"] for m in metrics]
-    return sum(after - before >= least for before, after in pairwise(values))
-
-
-def flat_from(metrics, within=0.95):
-    """Return the first step at which test accuracy came to `within` of its highest value in the run."""
-    highest = max(m["test_accuracy"] for m in metrics)
-    return next(m["step"] for m in metrics if m["test_accuracy"] >= within * highest)
-
-
-def best_step(metrics):
-    """Return the first step at which test accuracy had its highest value in the run."""
-    return max(metrics, key=lambda m: m["test_accuracy"])["step"]
-
-
-def spread(values):
-    """Return `{'mean': …, 'sd': …, 'min': …, 'max': …}`; the standard deviation (n − 1) of two values or more."""
-    sd = {"sd": statistics.stdev(values)} if len(values) > 1 else {}
-    return {"mean": statistics.mean(values), **sd, "min": min(values), "max": max(values)}
-
-
-def numbers(name):
-    """Return what an experiment gave, `{'test_accuracy': {'mean': …, …}, …}`, over its seeds.
-
-    `test_accuracy` and the like are of the last evaluation, `best_test_accuracy` of the one with the highest.
-    Runs that diverged count in `n` and `n_diverged`, and in nothing else.
-    """
-    records = read_records(name)
-    whole = [record for record in records if record.summary is not None]
-    found = {
-        "n": len(records),
-        "n_diverged": len(records) - len(whole),
-        "first_seed": records[0].seed,
-        "last_seed": records[-1].seed,
-    }
-    if not whole:
-        return found
-    for quantity in QUANTITIES:
-        if quantity in whole[0].metrics[-1]:
-            found[quantity] = spread([record.metrics[-1][quantity] for record in whole])
-    found["best_test_accuracy"] = spread([max(m["test_accuracy"] for m in record.metrics) for record in whole])
-    found["best_train_accuracy"] = spread([max(m["train_accuracy"] for m in record.metrics) for record in whole])
-    found["least_test_loss"] = spread([min(m["test_loss"] for m in record.metrics) for record in whole])
-    found["loss_change"] = spread(
-        [max(abs(m["test_loss"] - record.metrics[0]["test_loss"]) for m in record.metrics) for record in whole]
-    )
-    for measure in (gap, n_falls, n_jumps, flat_from, best_step):
-        found[measure.__name__] = spread([measure(record.metrics) for record in whole])
-    found["minutes"] = spread([record.summary["seconds"] / 60 for record in whole])
-    return found
-
-
-DIGITS = {"n_falls": 1, "n_jumps": 1, "flat_from": 0, "best_step": 0, "minutes": 1}  # others: 3
-
-
-def format_number(quantity, value):
-    """Return a number as report and README print it."""
-    if quantity in ("n", "n_diverged", "first_seed", "last_seed"):
-        return str(value)
-    if quantity == "loss_change":
-        return f"{value:.0e}"
-    return f"{value:.{DIGITS.get(quantity, 3)}f}"
-
-
-def all_numbers():
-    """Return `{'fig05_adam.test_accuracy.mean': '0.351', …}` for every experiment that has a record.
-
-    The original report's claims are `claim.fig01_mlp_numpy.test_accuracy` and so on.
-    """
-    found = {f"claim.{name}.{of}": f"{value:.3g}" for name, claims in CLAIMS.items() for of, value in claims.items()}
-    for name in EXPERIMENTS:
-        if not read_records(name):
-            continue
-        for quantity, value in numbers(name).items():
-            for statistic, number in value.items() if isinstance(value, dict) else [("", value)]:
-                key = ".".join(filter(None, (name, quantity, statistic)))
-                found[key] = format_number(quantity, number)
-    return found
-
-
-# Experiments in the README's table of results, and what they are called there.
-README_RUNS = {
-    "fig01_mlp_numpy": "`train_mlp_numpy.py`",
-    "fig03_mlp_pytorch": "`train_mlp_pytorch.py`, bf16",
-    "precision_mlp": "`train_mlp_pytorch.py`, fp32",
-    "fig13_convnet": "`train_convnet_pytorch.py`, bf16",
-    "precision_convnet": "`train_convnet_pytorch.py`, fp32",
-    "best_mlp": "`train_mlp_pytorch.py @report/experiments/best_mlp.args`",
-    "best_convnet": "`train_convnet_pytorch.py @report/experiments/best_convnet.args`",
-}
-
-# ---- The original report's claims ---------------------------------------------------------------
-
-# What it says in numbers, for the dashed lines of the figures.
-CLAIMS = {
-    "fig01_mlp_numpy": {"test_accuracy": 0.46, "test_loss": 1.6},
-    "fig03_mlp_pytorch": {"test_accuracy": 0.46, "test_loss": 1.6},
-    "fig07_five_layers": {"test_accuracy": 0.1, "test_loss": math.log(10)},  # those of a uniform guess
-    "fig09_long": {"test_accuracy": 0.46},
-    "fig11_five_layers_adam_long": {"test_accuracy": 0.53, "best_test_accuracy": 0.54, "train_accuracy": 0.95},
-    "fig13_convnet": {"test_accuracy": 0.76, "test_loss": 0.75},
-}
-
-
-class Row(NamedTuple):
-    """One line of the table of claims.
-
-    Attributes:
-        figures: their numbers.
-        run: which one it is.
-        claims: (what the original report says, what our runs gave, whether that is the same), one or several.
-    """
-
-    figures: str
-    run: str
-    claims: list
-
-    @property
-    def verdict(self):
-        same = [is_same for _, _, is_same in self.claims]
-        return "same" if all(same) else "partly" if any(same) else "different"
-
-
-def plus_minus(name, quantity):
-    """Return `mean ± standard deviation`, or the one value that there is."""
-    values = numbers(name)[quantity]
-    return " ± ".join(format_number(quantity, values[key]) for key in ("mean", "sd") if key in values)
-
-
-def about(name, quantity, label):
-    """Return a claim of `CLAIMS`: true to its last digit, within two standard deviations of our runs' mean?"""
-    claim, values = CLAIMS[name][quantity], numbers(name)[quantity]
-    half_a_digit = 0.5 * 10 ** -len(str(claim).split(".")[1])
-    is_same = abs(claim - values["mean"]) <= 2 * values.get("sd", 0) + half_a_digit
-    return f"{label} about {claim}", f"{label} {plus_minus(name, quantity)}", is_same
-
-
-def claims_table():
-    """Return the `Row`s of all seven runs."""
-    defaults = {}
-    for name in ("fig01_mlp_numpy", "fig03_mlp_pytorch"):
-        defaults[name] = [
-            about(name, "test_accuracy", "test accuracy"),
-            about(name, "test_loss", "loss"),
-            (
-                "train and test part",
-                f"accuracies {plus_minus(name, 'gap')} apart at the end",
-                numbers(name)["gap"]["min"] > 0,
-            ),
-        ]
-    sgd, adam = numbers("fig03_mlp_pytorch"), numbers("fig05_adam")
-    noise = (
-        "accuracy dips and loss jumps at many evaluations",
-        f"of 15 evaluations, {adam['n_falls']['mean']:.1f} dip by 0.02 or more (SGD: {sgd['n_falls']['mean']:.1f}) "
-        f"and {adam['n_jumps']['mean']:.1f} jump by 0.1 or more (SGD: {sgd['n_jumps']['mean']:.1f})",
-        adam["n_falls"]["mean"] > sgd["n_falls"]["mean"] and adam["n_jumps"]["mean"] > sgd["n_jumps"]["mean"],
-    )
-    deep = numbers("fig07_five_layers")
-    low, high = (format_number("test_accuracy", deep["test_accuracy"][end]) for end in ("min", "max"))
-    still = [
-        (
-            "accuracy as good as random",
-            f"test accuracy {low} in every seed" if low == high else f"test accuracy {low} to {high}",
-            deep["test_accuracy"]["min"] >= 0.09 and deep["test_accuracy"]["max"] <= 0.11,
-        ),
-        (
-            "loss barely moves",
-            f"loss moves by {deep['loss_change']['max']:.0e} at most",
-            deep["loss_change"]["max"] < 0.01,
-        ),
-    ]
-    name, long = "fig09_long", numbers("fig09_long")
-    more_steps = [
-        (
-            "no better than figure 3",
-            f"test accuracy {plus_minus(name, 'test_accuracy')} (figure 3: "
-            f"{plus_minus('fig03_mlp_pytorch', 'test_accuracy')})",
-            long["test_accuracy"]["mean"] <= sgd["test_accuracy"]["mean"] + 2 * sgd["test_accuracy"].get("sd", 0),
-        ),
-        (
-            "flattens early",
-            f"within 5% of its best by step {long['flat_from']['max']} in every seed",
-            long["flat_from"]["max"] <= 10_000,
-        ),
-    ]
-    name, both = "fig11_five_layers_adam_long", numbers("fig11_five_layers_adam_long")
-    together = [
-        about(name, "best_test_accuracy", "peak"),
-        (
-            "peaks early",
-            f"at step {both['best_step']['min']} to {both['best_step']['max']} of 50000",
-            both["best_step"]["max"] <= 10_000,
-        ),
-        about(name, "test_accuracy", "end"),
-        (
-            f"train accuracy over {CLAIMS[name]['train_accuracy']}",
-            f"train accuracy {plus_minus(name, 'train_accuracy')}, at most {both['train_accuracy']['max']:.3f}",
-            both["train_accuracy"]["max"] > CLAIMS[name]["train_accuracy"],
-        ),
-    ]
-    name = "fig13_convnet"
-    convnet = [about(name, "test_accuracy", "test accuracy"), about(name, "test_loss", "loss")]
-    return [
-        Row("1, 2", "NumPy MLP, defaults", defaults["fig01_mlp_numpy"]),
-        Row("3, 4", "PyTorch MLP, defaults", defaults["fig03_mlp_pytorch"]),
-        Row("5, 6", "Adam, else defaults", [noise]),
-        Row("7, 8", "five hidden layers, SGD, else defaults", still),
-        Row("9, 10", "50,000 steps, else defaults", more_steps),
-        Row("11, 12", "five hidden layers, Adam, 50,000 steps", together),
-        Row("13, 14", "ConvNet, defaults", convnet),
-    ]
-
-
-def claims_markdown():
-    """Return the README's table of claims."""
-    lines = ["| figures | run | the original report | our runs | |", "|---|---|---|---|---|"]
-    for row in claims_table():
-        theirs, ours, _ = zip(*row.claims, strict=True)
-        lines.append(f"| {row.figures} | {row.run} | {'; '.join(theirs)} | {'; '.join(ours)} | {row.verdict} |")
-    return "\n".join(lines) + "\n"
-
-
-def results_markdown():
-    """Return the README's table of results."""
-    lines = ["| run | seeds | test accuracy, lowest to highest | test loss | train accuracy | train loss |"]
-    lines += ["|---|---|---|---|---|---|"]
-    for name, run in README_RUNS.items():
-        found = numbers(name)
-        several = found["n"] > 1
-        accuracy = plus_minus(name, "test_accuracy")
-        if several:
-            accuracy += ", {min:.3f} to {max:.3f}".format(**found["test_accuracy"])
-        seeds = f"{found['first_seed']} to {found['last_seed']}" if several else found["first_seed"]
-        others = " | ".join(plus_minus(name, q) for q in ("test_loss", "train_accuracy", "train_loss"))
-        lines.append(f"| {run} | {seeds} | {accuracy} | {others} |")
-    return "\n".join(lines) + "\n"
-
-
-def claims_tex():
-    """Return the rows of the report's table of claims."""
-    lines = []
-    for row in claims_table():
-        for i, (theirs, ours, is_same) in enumerate(row.claims):
-            cells = [row.figures, row.run] if i == 0 else ["", ""]
-            cells += [theirs, ours, "same" if is_same else "different"]
-            lines.append(" & ".join(cells).replace("±", "$\\pm$").replace("%", "\\%") + r" \\")
-        lines.append(r"\addlinespace")
-    return "\n".join(lines[:-1]) + "\n"
-
-
-def results_tex():
-    """Return the content of `results.tex`: a macro for each number, and the rows of the table of claims."""
-    lines = ["% Written by report/reproduce.py from report/results; \\result{NAME} prints a number."]
-    lines += [rf"\defineresult{{{name}}}{{{number}}}" for name, number in all_numbers().items()]
-    return "\n".join(lines) + "\n\\newcommand{\\claimrows}{%\n" + claims_tex() + "}\n"
+def check_images(config, where):
+    if config["dataset"]["is_synthetic"]:
+        raise ValueError(f"{where}, is a run on synthetic images, expected CIFAR-10; remove it")

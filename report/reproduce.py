@@ -18,26 +18,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPORT = Path(__file__).resolve().parent
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
+
+from flags import Parser, whole_number
+from report.draw import figures, fingerprint
+from report.records import EXPERIMENTS, FLAG_FILES, REPORT, SEED, add_run, is_recorded, read_records
+from report.tables import README_RUNS, claims_markdown, results_markdown, results_tex
+from run_folder import write_atomically
+
 ROOT = REPORT.parent
-sys.path[:0] = [str(ROOT), str(REPORT)]
-
-from records import (  # noqa: E402
-    EXPERIMENTS,
-    FLAG_FILES,
-    README_RUNS,
-    RESULTS,
-    SEED,
-    claims_markdown,
-    is_recorded,
-    read_records,
-    results_markdown,
-    results_tex,
-)
-
-from flags import Parser, whole_number  # noqa: E402
-from run_folder import write_atomically, write_json  # noqa: E402
-
+RUNS = ROOT / "results" / "report"  # of runs that are not recorded yet
 README_TABLES = {"results": results_markdown, "claims": claims_markdown}  # each between marks of its name
 
 
@@ -49,14 +40,14 @@ class ReproduceError(Exception):
 
 
 def folder_of(name, seed):
-    return RESULTS / name / f"seed{seed}"
+    return RUNS / name / f"seed{seed}"
 
 
 def missing_runs(names, n_seeds):
     """Return (name, seed) of the runs that are not recorded, in the order of `EXPERIMENTS`, all first seeds first."""
     wanted = {name: n_seeds or EXPERIMENTS[name][1] for name in names}
     runs = [(name, SEED + i) for i in range(max(wanted.values())) for name in names if i < wanted[name]]
-    return [(name, seed) for name, seed in runs if not is_recorded(folder_of(name, seed))]
+    return [(name, seed) for name, seed in runs if not is_recorded(name, seed)]
 
 
 def has_begun(folder):
@@ -67,23 +58,24 @@ def has_begun(folder):
         return False
 
 
-def keep_record(folder):
-    """Delete from a run folder what is not recorded."""
-    for pattern in ("checkpoint.*", "*.png", "*.tmp"):
-        for file in folder.glob(pattern):
-            file.unlink(missing_ok=True)
+def record(name, seed, diverged=None):
+    """Record a run that has come to its end, and remove its folder."""
+    if not is_recorded(name, seed):
+        add_run(name, folder_of(name, seed), diverged)
+    shutil.rmtree(folder_of(name, seed))
 
 
-def keep_records(names):
-    """Delete what is not recorded from each folder that was killed between its last result and that."""
+def record_finished_runs(names):
+    """Record the runs that were killed between their end and that, and remove what is left of recorded ones."""
     for name in names:
-        for folder in (RESULTS / name).glob("seed*"):
-            if is_recorded(folder):
-                keep_record(folder)
+        for folder in (RUNS / name).glob("seed*"):
+            seed = int(folder.name.removeprefix("seed"))
+            if (folder / "summary.json").exists() or is_recorded(name, seed):
+                record(name, seed)
 
 
 def run(name, seed):
-    """Run one seed of an experiment, or go on with it, and keep of its folder what is recorded.
+    """Run one seed of an experiment, or go on with it, and record it.
 
     Raises:
         ReproduceError: it failed otherwise than by diverging, which is a result.
@@ -111,13 +103,13 @@ def run(name, seed):
         child.terminate()  # Ctrl-C has reached it already, SIGTERM has not
         child.communicate()
         raise
+    diverged = None
     if child.returncode == 1 and "the run has diverged" in message:
-        reason = message.split(": error: ")[1].split(": the run has diverged")[0]
-        write_json(folder / "diverged.json", {"error": reason})
-        print(f"it diverged, which is recorded: {reason}")
+        diverged = message.split(": error: ")[1].split(": the run has diverged")[0]
+        print(f"it diverged, which is recorded: {diverged}")
     elif child.returncode:
         raise ReproduceError(f"{script}.py ended with status {child.returncode}: {message}")
-    keep_record(folder)
+    record(name, seed, diverged)
 
 
 def print_list(names, n_seeds):
@@ -139,8 +131,6 @@ def print_list(names, n_seeds):
 
 def write_figures():
     """Draw every figure whose runs are recorded, as PNG and as PDF."""
-    from draw import figures, fingerprint
-
     folder = REPORT / "figures"
     folder.mkdir(exist_ok=True)
     for name, figure in figures():
@@ -243,7 +233,7 @@ def main(argv=None):
             return 0
         signal.signal(signal.SIGTERM, stop)
         if not (args.figures or args.pdf):
-            keep_records(names)
+            record_finished_runs(names)
             runs = missing_runs(names, args.seeds)
             for i, (name, seed) in enumerate(runs, 1):
                 print(f"run {i} of {len(runs)}: {name}, seed {seed}", flush=True)

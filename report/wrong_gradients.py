@@ -6,14 +6,15 @@ python report/wrong_gradients.py --mistake bias_averaged
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
 
-import mlp_numpy  # noqa: E402
-import modules  # noqa: E402
-import train_mlp_numpy  # noqa: E402
-from cifar10_utils import DataError  # noqa: E402
-from flags import make_mlp_parser  # noqa: E402
-from train_utils import run_script  # noqa: E402
+import mlp_numpy
+import modules
+import train_mlp_numpy
+from cifar10_utils import DataError
+from flags import make_mlp_parser
+from train_utils import run_script
 
 
 class BiasAveraged(modules.LinearModule):

@@ -7,23 +7,25 @@ import statistics
 from pathlib import Path
 
 import pytest
-from records import README_RUNS
+
+from report.tables import README_RUNS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def row(folder, name):
-    """Return the README's line about the runs in a folder: means and, where there are several, standard deviations."""
-    paths = sorted((ROOT / "report" / "results" / folder).glob("seed*/summary.json"))
-    summaries = [json.loads(path.read_text()) for path in paths]
-    assert summaries
-    assert {summary["dataset"] for summary in summaries} == {"CIFAR-10"}
-    seeds = [int(path.parent.name.removeprefix("seed")) for path in paths]
+def row(experiment, name):
+    """Return the README's line about the runs of an experiment: means and, of several, standard deviations."""
+    shared, *lines = map(json.loads, (ROOT / "report" / "results" / f"{experiment}.jsonl").open())
+    assert shared["dataset"]["name"] == "CIFAR-10"
+    begins = [i for i, line in enumerate(lines) if "seed" in line]
+    assert all("summary" in lines[i] for i in begins)
+    last = [lines[i - 1] for i in [*begins[1:], len(lines)]]  # what comes before the next seed
+    seeds = [lines[i]["seed"] for i in begins]
     assert seeds == list(range(seeds[0], seeds[-1] + 1)), "a seed is left out"
     cells = [name, f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])]
     for column in ("test_accuracy", "test_loss", "train_accuracy", "train_loss"):
-        values = [summary["last"][column] for summary in summaries]
+        values = [evaluation[column] for evaluation in last]
         cells.append(f"{statistics.mean(values):.3f}")
         if len(values) > 1:
             cells[-1] += f" ± {statistics.stdev(values):.3f}"
@@ -32,9 +34,9 @@ def row(folder, name):
     return f"| {' | '.join(cells)} |"
 
 
-@pytest.mark.parametrize("folder", README_RUNS)
-def test_results_table_is_of_the_recorded_runs(folder):
-    assert row(folder, README_RUNS[folder]) in README
+@pytest.mark.parametrize("experiment", README_RUNS)
+def test_results_table_is_of_the_recorded_runs(experiment):
+    assert row(experiment, README_RUNS[experiment]) in README
 
 
 @pytest.mark.parametrize("script", ["train_mlp_numpy", "train_mlp_pytorch", "train_convnet_pytorch"])

@@ -1,0 +1,225 @@
+"""The report's figures show the recorded runs and the claims, can be read, and are the committed files."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import ROOT
+
+from report import draw, records
+from report.tables import CLAIMS
+
+REPORT = (ROOT / "report" / "report.tex").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return dict(draw.figures())
+
+
+def test_all_fourteen_figures_and_the_studies_are_drawn_and_committed(drawn):
+    assert sorted(name[:5] for name in drawn if name.startswith("fig")) == [f"fig{n:02d}" for n in range(1, 15)]
+    for name in drawn:
+        assert {(ROOT / "report" / "figures" / f"{name}.{ext}").exists() for ext in ("png", "pdf")} == {True}
+    used = set(re.findall(r"figures/(study_\w+)\.pdf", REPORT))
+    used |= {name for pair in re.findall(r"\\runfigures\{(\w+)\}\{(\w+)\}", REPORT) for name in pair}
+    assert used == {name.removesuffix("_accuracy").removesuffix("_loss") for name in drawn}
+
+
+def lines_of(figure):
+    """Return the lines of a figure that have a name, `{name: line}`."""
+    return {line.get_label(): line for line in figure.axes[0].lines if not line.get_label().startswith("_")}
+
+
+@pytest.mark.parametrize(("number", "name"), [(number, name) for number, name, _ in draw.RUNS])
+@pytest.mark.parametrize("quantity", ["accuracy", "loss"])
+def test_figure_shows_the_recorded_curves_their_spread_and_the_claims(drawn, number, name, quantity):
+    figure = drawn[f"fig{number + (quantity == 'loss'):02d}_{name.split('_', 1)[1]}_{quantity}"]
+    axes, lines, runs = figure.axes[0], lines_of(figure), records.read_records(name)
+    steps = [m["step"] for m in runs[0].metrics]
+    bands = [{tuple(vertex) for vertex in band.get_paths()[0].vertices} for band in axes.collections]
+    thin = [line for line in axes.lines if line.get_label().startswith("_")]
+    assert len(bands) == 2
+    assert len(thin) == 2 * len(runs)
+    for split, band in zip(("train", "test"), bands, strict=True):
+        seeds = np.array([[m[f"{split}_{quantity}"] for m in run.metrics] for run in runs])
+        np.testing.assert_allclose(lines[split].get_ydata(), seeds.mean(axis=0), rtol=1e-12)
+        np.testing.assert_array_equal(lines[split].get_xdata(), steps)
+        assert band == {*zip(steps, seeds.min(axis=0), strict=True), *zip(steps, seeds.max(axis=0), strict=True)}
+        for values in seeds:
+            assert any(np.array_equal(line.get_xydata().T, (steps, values)) for line in thin)
+    assert axes.get_xlabel() == "training step"
+    assert axes.get_ylabel() == {"accuracy": "accuracy", "loss": "cross-entropy loss"}[quantity]
+
+    expected = {
+        f"{whose}, original report": CLAIMS.get(name, {}).get(claim)
+        for whose, claim in {
+            "test": f"test_{quantity}",
+            "best test": f"best_test_{quantity}",
+            "train": f"train_{quantity}",
+        }.items()
+    }
+    if name == "fig07_five_layers":  # here the original report gives no number
+        expected = {"guessing": {"accuracy": 0.1, "loss": np.log(10)}[quantity]}
+    claims = [line for label, line in lines.items() if label not in ("train", "test")]
+    assert {line.get_label().split(":")[0]: line.get_ydata()[0] for line in claims} == {
+        whose: value for whose, value in expected.items() if value is not None
+    }
+    # A claim has a dashed grey line without markers, whose label quotes it, and no other line is grey.
+    for line in claims:
+        assert (line.get_linestyle(), line.get_marker(), line.get_color()) == ("--", "None", draw.GREY)
+        assert float(line.get_label().split(": ")[1]) == pytest.approx(line.get_ydata()[0], rel=2e-3)
+    # Clear in grey: the splits differ in line style and in markers, which stand on different evaluations.
+    styles = [(lines[split].get_linestyle(), lines[split].get_marker()) for split in ("train", "test")]
+    assert all(a != b for a, b in zip(*styles, strict=True))
+    marked = [
+        set(range(len(steps))[slice(lines[split].get_markevery()[0], None, lines[split].get_markevery()[1])])
+        for split in ("train", "test")
+    ]
+    assert not marked[0] & marked[1]
+    assert all(4 <= len(places) <= 12 for places in marked)
+
+
+def last(name, quantity):
+    """Return an experiment's last values of a quantity: mean, lowest, highest."""
+    values = [run.metrics[-1][quantity] for run in records.read_records(name) if run.summary is not None]
+    return np.mean(values), min(values), max(values)
+
+
+RATES = {1e-5: "learning_rate_1e-5", 1e-4: "learning_rate_1e-4", 5e-4: "learning_rate_5e-4"}
+RATES |= {1e-3: "learning_rate_1e-3", 2e-3: "fig03_mlp_pytorch"}  # the larger ones diverge
+COURSE = {0: "depth_0_normal", 1: "depth_1_normal", 2: "depth_2_normal", 3: "depth_3_normal", 4: "depth_4_normal"}
+HE = {n: f"depth_{n}_kaiming" for n in range(6)}
+RUNGS = dict(enumerate(f"ladder_{rung}" for rung in records.LADDER))
+
+
+@pytest.mark.parametrize(
+    ("study", "label", "points", "quantity"),
+    [
+        ("learning_rate", "train", RATES, "train_accuracy"),
+        ("learning_rate", "test", RATES, "test_accuracy"),
+        ("depth", "weights from N(0, 0.0001²)", COURSE | {5: "fig07_five_layers"}, "test_accuracy"),
+        ("depth", "He et al.'s weights", HE, "test_accuracy"),
+        ("ladder", "validation", RUNGS, "validation_accuracy"),
+        ("ladder", "test", RUNGS, "test_accuracy"),
+    ],
+)
+def test_study_shows_the_recorded_runs(drawn, study, label, points, quantity):
+    axes = drawn[f"study_{study}"].axes[0]
+    (container,) = (container for container in axes.containers if container.get_label() == label)
+    line, _, (bars,) = container.lines
+    x, y = np.array(line.get_data(), dtype=float)
+    means, lows, highs = zip(*(last(name, quantity) for name in points.values()), strict=True)
+    np.testing.assert_allclose(x, list(points), atol=0.1 if study == "ladder" else 0)
+    np.testing.assert_allclose(y, means, rtol=1e-12)
+    ends = np.array(bars.get_segments())[:, :, 1]
+    np.testing.assert_allclose(ends, np.transpose([lows, highs]), rtol=1e-12)
+
+
+def test_study_of_learning_rates_marks_those_that_diverge(drawn):
+    rates = [name for name in records.EXPERIMENTS if name.startswith("learning_rate_")]
+    diverged = [name for name in rates if any(run.summary is None for run in records.read_records(name))]
+    marked = lines_of(drawn["study_learning_rate"])["diverged"].get_xdata()
+    assert [f"learning_rate_{rate:.0e}".replace("e-0", "e-") for rate in marked] == diverged
+
+
+def test_study_of_the_ladder_calls_its_rungs_as_the_table_beside_it(drawn):
+    table = REPORT.split("study_ladder.pdf")[1].split(r"\end{tabular}")[0]
+    rows = re.findall(r"(?m)^ *(.+?) & \\pmresult\{ladder_(\w+?)\.validation", table)
+    assert [rung for _, rung in rows] == list(records.LADDER)
+    labels = [tick.get_text() for tick in drawn["study_ladder"].axes[0].get_xticklabels()]
+    for (row, _), label in zip(rows, labels, strict=True):
+        row = re.sub(r"Figure~\\ref\{.*?\}", "Figure 11", row).replace("$-$", "−")
+        words = set(re.sub(r"\\\w+|[{}]", " ", row).replace(",", " ").split())
+        assert set(label.replace(",", " ").split()) <= words, f"{label!r} for {row!r}"
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("right", "fig01_mlp_numpy"),
+        ("bias gradient averaged", "wrong_bias_averaged"),
+        ("slope of the wrong sign", "wrong_slope_of_wrong_sign"),
+        ("cross terms lost: diverges", "wrong_cross_terms_lost"),
+    ],
+)
+def test_study_of_wrong_gradients_shows_the_recorded_curves(drawn, label, name):
+    figure, runs = drawn["study_wrong"], records.read_records(name)
+    n = min(len(run.metrics) for run in runs)
+    seeds = np.array([[m["test_accuracy"] for m in run.metrics[:n]] for run in runs])
+    line = lines_of(figure)[label]
+    np.testing.assert_array_equal(line.get_xdata(), [m["step"] for m in runs[0].metrics[:n]])
+    np.testing.assert_allclose(line.get_ydata(), seeds.mean(axis=0), rtol=1e-12)
+    bands = [band.get_paths()[0].vertices[:, 1] for band in figure.axes[0].collections]
+    assert any({*seeds.min(axis=0), *seeds.max(axis=0)} == set(band) for band in bands)
+
+
+def test_figures_whose_runs_are_not_recorded_are_left_out(monkeypatch):
+    def unless_figure(name):
+        return [] if name.startswith("fig") else records.read_records(name)
+
+    monkeypatch.setattr(draw, "read_records", unless_figure)
+    assert [name for name, _ in draw.figures()] == ["study_ladder"], "the others show a figure's runs as well"
+
+
+def test_curves_end_where_the_shortest_run_does(monkeypatch):
+    runs = records.read_records("fig01_mlp_numpy")
+    runs[1] = runs[1]._replace(metrics=runs[1].metrics[:5], summary=None)
+    monkeypatch.setattr(draw, "read_records", lambda name: runs)
+    line = lines_of(draw.draw_run("fig01_mlp_numpy", "loss", "one diverges"))["test"]
+    np.testing.assert_array_equal(line.get_xdata(), [0, 100, 200, 300, 400])
+    np.testing.assert_allclose(line.get_ydata()[4], np.mean([run.metrics[4]["test_loss"] for run in runs]))
+
+
+def shown_width(name):
+    """Return how wide the report shows a figure, in inches."""
+    text_width = 16 / 2.54
+    studies = re.findall(r"([\d.]+)\\textwidth(?:(?!textwidth)[\s\S])*?figures/(study_\w+)\.pdf", REPORT)
+    (run,) = re.findall(r"([\d.]+)\\textwidth(?:(?!textwidth)[\s\S])*?figures/#1_accuracy\.pdf", REPORT)
+    return text_width * float({study: share for share, study in studies}.get(name, run))
+
+
+def test_figures_can_be_read_where_the_report_shows_them(drawn):
+    from matplotlib.text import Text
+
+    for name, figure in drawn.items():
+        figure.draw_without_rendering()
+        scale = shown_width(name) / figure.get_figwidth()
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+        assert min(sizes) * scale >= 7, name
+        assert max(sizes) * scale <= 8.5, name
+        (left, bottom), (right, top) = figure.get_tightbbox().get_points()
+        assert min(left, bottom, figure.get_figwidth() - right, figure.get_figheight() - top) >= 0, f"{name} is cut off"
+        (legend,) = figure.legends
+        assert legend.get_window_extent().y1 < figure.axes[0].get_window_extent().y0, f"{name}'s legend hides curves"
+
+
+def test_figure_that_shows_anything_else_has_another_fingerprint():
+    def changed(change=lambda figure: None):
+        figure = draw.draw_run("fig01_mlp_numpy", "accuracy", "title")
+        change(figure)
+        return draw.fingerprint(figure)
+
+    def scale(factor):
+        def change(figure):
+            line = lines_of(figure)["test"]
+            line.set_ydata(line.get_ydata() * factor)
+
+        return change
+
+    before = changed()
+    assert changed(scale(1 + 1e-12)) == before, "another processor rounds differently"
+    assert changed(scale(1 + 1e-4)) != before
+    assert changed(lambda figure: figure.axes[0].set_title("another")) != before
+    assert changed(lambda figure: figure.axes[0].set_xlabel("another")) != before
+    assert changed(lambda figure: lines_of(figure)["test"].set_label("another")) != before
+
+
+def test_committed_figures_are_the_ones_that_are_drawn(drawn):
+    for name, figure in drawn.items():
+        expected, path = draw.fingerprint(figure), ROOT / "report" / "figures" / name
+        old = f"{name} is old; draw it: python report/reproduce.py --figures"
+        assert Image.open(f"{path}.png").info.get("Drawn") == expected, old
+        assert expected.encode() in Path(f"{path}.pdf").read_bytes(), old

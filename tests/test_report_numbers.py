@@ -1,0 +1,227 @@
+"""The report's numbers: each is what recorded runs gave, and report and README quote no other."""
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from runs import ROOT
+
+from report import records, reproduce, tables
+
+REPORT = (ROOT / "report" / "report.tex").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS_TEX = (ROOT / "report" / "results.tex").read_text(encoding="utf-8")
+
+
+@functools.cache
+def recorded(name):
+    """Return the runs in an experiment's file, for each the line of its seed and those of its evaluations."""
+    _, *lines = (json.loads(line) for line in (ROOT / "report" / "results" / f"{name}.jsonl").open())
+    runs = []
+    for line in lines:
+        if "seed" in line:
+            runs.append((line, []))
+        else:
+            runs[-1][1].append(line)
+    return runs
+
+
+def recomputed(key):
+    """Return the text of a number, computed from the metrics by NumPy alone."""
+    name, quantity, *statistic = key.rsplit(".", 2) if key.count(".") > 1 else key.rsplit(".", 1)
+    if name not in records.EXPERIMENTS:  # a dot in the experiment's own name
+        name, quantity, statistic = f"{name}.{quantity}", statistic[0], []
+    seeds, runs = zip(*recorded(name), strict=True)
+    whole = [run for seed, run in zip(seeds, runs, strict=True) if "summary" in seed]
+    counts = {"n": len(runs), "n_diverged": len(runs) - len(whole)}
+    counts |= {"first_seed": min(seed["seed"] for seed in seeds), "last_seed": max(seed["seed"] for seed in seeds)}
+    if quantity in counts:
+        return str(counts[quantity])
+    accuracy, loss = ([np.array([m[q] for m in run]) for run in whole] for q in ("test_accuracy", "test_loss"))
+    values = {
+        "best_test_accuracy": [a.max() for a in accuracy],
+        "best_train_accuracy": [max(m["train_accuracy"] for m in run) for run in whole],
+        "least_test_loss": [l.min() for l in loss],
+        "loss_change": [abs(l - l[0]).max() for l in loss],
+        "gap": [run[-1]["train_accuracy"] - run[-1]["test_accuracy"] for run in whole],
+        "n_falls": [(np.diff(a) <= -0.02).sum() for a in accuracy],
+        "n_jumps": [(np.diff(l) >= 0.1).sum() for l in loss],
+        "best_step": [run[np.argmax(a)]["step"] for run, a in zip(whole, accuracy, strict=True)],
+        "flat_from": [run[np.argmax(a >= 0.95 * a.max())]["step"] for run, a in zip(whole, accuracy, strict=True)],
+        "minutes": [seed["summary"]["seconds"] / 60 for seed in seeds] if len(whole) == len(runs) else None,
+    }.get(quantity) or [run[-1][quantity] for run in whole]
+    number = {"mean": np.mean, "sd": lambda v: np.std(v, ddof=1), "min": np.min, "max": np.max}[statistic[0]](values)
+    digits = {
+        "loss_change": ".0e",
+        "n_falls": ".1f",
+        "n_jumps": ".1f",
+        "flat_from": ".0f",
+        "best_step": ".0f",
+        "minutes": ".1f",
+    }
+    return format(float(number), digits.get(quantity, ".3f"))
+
+
+DEFINED = dict(re.findall(r"\\defineresult\{(.+?)\}\{(.+?)\}", RESULTS_TEX))
+
+
+def test_every_number_is_recomputed_from_the_metrics():
+    numbers = tables.all_numbers()
+    assert len(numbers) > 2000
+    assert len(DEFINED) > 150
+    assert numbers | DEFINED == numbers
+    for key, text in numbers.items():
+        if not key.startswith("claim."):
+            assert text == recomputed(key), key
+
+
+def test_results_tex_and_the_readmes_tables_are_what_reproduce_writes():
+    assert tables.results_tex() == RESULTS_TEX
+    assert tables.claims_markdown() in README
+    assert tables.results_markdown() in README
+
+
+def test_every_number_that_the_report_quotes_is_in_results_tex():
+    quoted = set(re.findall(r"\\result\{([^#]+?)\}", REPORT))
+    quoted |= {f"claim.{name}" for name in re.findall(r"\\claimed\{([^#]+?)\}", REPORT)}
+    quoted |= {f"{name}.mean" for name in re.findall(r"\\pmresult\{([^#]+?)\}", REPORT)}
+    quoted |= {f"{name}.{end}" for name in re.findall(r"\\rangeresult\{([^#]+?)\}", REPORT) for end in ("min", "max")}
+    assert len(quoted) > 80
+    assert quoted - DEFINED.keys() == set()
+
+
+def test_pdf_is_built_from_this_text_and_these_numbers():
+    pdf = (ROOT / "report" / "report.pdf").read_bytes()
+    assert reproduce.sources_hash().encode() in pdf, "report.pdf is old; build it: python report/reproduce.py --pdf"
+
+
+def test_every_reference_of_the_report_has_its_label_and_every_citation_its_entry():
+    text = re.sub(r"(?<!\\)%.*", "", REPORT)
+    labels = set(re.findall(r"\\label\{([^#{}]+)\}", text))
+    labels |= {f"eq:{name}" for name in re.findall(r"\\name\{([^#{}]+)\}", text)}
+    labels |= {f"fig:{name}" for pair in re.findall(r"\\runfigures\{(\w+)\}\{(\w+)\}", text) for name in pair}
+    references = set(re.findall(r"\\(?:eq)?ref\{([^#{}]+)\}", text))
+    assert len(references) > 20
+    assert references - labels == set()
+    entries = set(re.findall(r"(?m)^@\w+\{(\S+),", (ROOT / "report" / "references.bib").read_text(encoding="utf-8")))
+    keys = {key.strip() for group in re.findall(r"\\cite\w*(?:\[.*?\])*\{(.+?)\}", text) for key in group.split(",")}
+    assert len(keys) > 10
+    assert keys - entries == set()
+
+
+def decimals(text):
+    """Return the decimal numbers and percentages of a text."""
+    return re.findall(r"\d+\.\d+(?:e-?\d+)?|\d+e-\d+|\d+(?=\s*(?:%|\\%|per cent))", text)
+
+
+def known_settings():
+    """Return all numbers of the experiments' flags, the scripts' defaults among them."""
+    known = set()
+    for name in records.EXPERIMENTS:
+        flags = records.read_records(name)[0].config["flags"]
+        known |= {value for value in flags.values() if isinstance(value, float)}
+    return known | {0.0001, 0.02, 0.1, 0.01}  # of the initial weights; what counts as a fall, a jump, random
+
+
+def test_report_quotes_no_number_but_recorded_ones():
+    text = re.sub(r"(?<!\\)%.*", "", REPORT.split(r"\begin{document}")[1])
+    assert {float(value) for value in re.findall(r"\\setting\{(.+?)\}", text)} <= known_settings()
+    # Widths of columns and pictures, and the titles of the course's questions, are no results.
+    text = re.sub(r"\\(?:setting|claimed|pmresult|rangeresult|result|subsection\*?|name|label|ref)\{.*?\}", "", text)
+    text = re.sub(r"p\{\S+?cm\}|[{=]\S+\\textwidth|\{\S+pt\}", "", text)
+    assert set(decimals(text)) == {"5"}, "5 per cent is the rule by which a curve counts as flat"
+
+
+def test_readme_quotes_no_number_but_recorded_ones():
+    text = README.replace(tables.claims_markdown(), "")
+    for not_of_runs in (
+        r"(?m)^\| `train_.*?\|$",  # a table that test_readme.py holds to the records
+        r"(?s)```.*?```|`[^`]*`",  # commands and versions
+        r"(?s)\n## (?:Speed|Grade)\n.*?(?=\n## |\Z)",  # of the benchmarks that it names; points
+        r"\b\d+\.\d+\.\d+\.\d+\b|Python 3\.10",
+    ):
+        text = re.sub(not_of_runs, "", text)
+    assert {float(value) for value in decimals(text)} <= known_settings()
+
+
+# ---- Written by reproduce.py -----------------------------------------------------------------------
+
+
+def test_numbers_are_left_alone_where_one_that_they_need_is_not_recorded(monkeypatch, tmp_path, capsys):
+    shutil.copy(records.record_file("fig05_adam"), tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    experiments = {name: ("unused", 1) for name in ("fig05_adam", "fig07_five_layers")}
+    monkeypatch.setattr(reproduce, "EXPERIMENTS", experiments)
+    monkeypatch.setattr(reproduce, "write_figures", lambda: None)
+    message = (
+        "results.tex and README.md are left as they are: no whole run of fig01_mlp_numpy, fig03_mlp_pytorch, "
+        "precision_mlp, fig13_convnet, precision_convnet, best_mlp, best_convnet, fig07_five_layers is recorded; "
+        "to run what is missing: python report/reproduce.py\n"
+    )
+    assert reproduce.main(["--figures"]) == 0
+    assert capsys.readouterr() == (message, "")
+    assert reproduce.main(["--pdf"]) == 1
+    assert capsys.readouterr() == ("", f"reproduce.py: error: {message}")
+    assert (ROOT / "report" / "results.tex").read_text(encoding="utf-8") == RESULTS_TEX
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == README
+
+
+@pytest.mark.parametrize("unreadable", [tables.results_tex, *reproduce.README_TABLES.values()])
+def test_numbers_are_written_all_or_none(unreadable, monkeypatch, tmp_path):
+    def fail():
+        raise ValueError("damaged")
+
+    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n<!-- claims -->\n<!-- /claims -->\n")
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduce, "REPORT", tmp_path)
+    if unreadable is tables.results_tex:
+        monkeypatch.setattr(reproduce, "results_tex", fail)
+    else:
+        (name,) = (name for name, table in reproduce.README_TABLES.items() if table is unreadable)
+        monkeypatch.setitem(reproduce.README_TABLES, name, fail)
+    with pytest.raises(ValueError, match="damaged"):
+        reproduce.write_numbers()
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_pdf_without_latex_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for name in ("write_figures", "write_numbers"):
+        monkeypatch.setattr(reproduce, name, lambda: None)
+    assert reproduce.main(["--pdf"]) == 1
+    assert "apt-get install latexmk" in capsys.readouterr().err
+
+
+LOG = """
+LaTeX Warning: Reference `fig:fig15' on page 11 undefined on input line 604.
+
+LaTeX Warning: Reference `fig:fig15' on page 12 undefined on input line 610.
+
+Package natbib Warning: Citation `knuth1984' on page 11 undefined on input line 604.
+
+LaTeX Font Warning: Font shape `T1/lmtt/bx/n' in size <10> not available
+"""
+
+
+def test_pdf_with_a_reference_to_nothing_replaces_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce, "REPORT", tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    for name in ("report.tex", "results.tex", "references.bib"):
+        (tmp_path / name).touch()
+    build = tmp_path / "build"
+    build.mkdir()
+    (build / "report.pdf").write_text("new")
+    (tmp_path / "report.pdf").write_text("old")
+    (build / "report.log").write_text(LOG)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0, stdout=""))
+    with pytest.raises(reproduce.ReproduceError, match=r"not there, reference fig:fig15, citation knuth1984: give"):
+        reproduce.write_pdf()
+    assert (tmp_path / "report.pdf").read_text() == "old"
+    (build / "report.log").write_text(LOG.replace("undefined", ""))
+    reproduce.write_pdf()
+    assert (tmp_path / "report.pdf").read_text() == "new"

@@ -1,0 +1,170 @@
+"""The report's records: each run is what it says, of its flag file, and is read as it was written."""
+
+import importlib
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from report import records, wrong_gradients
+
+# What a run is told that changes nothing of what it computes, or that its seed and folder say.
+NOT_OF_THE_EXPERIMENT = {"seed", "out_dir", "data_dir", "dataset", "resume", "quiet"}
+
+
+def test_every_flag_file_is_an_experiment_and_every_record_of_one():
+    flag_files = {path.stem for path in records.FLAG_FILES.glob("*.args")}
+    assert flag_files == set(records.EXPERIMENTS)
+    assert {path.stem for path in records.RESULTS.iterdir()} <= flag_files
+    assert {path.suffix for path in records.RESULTS.iterdir()} == {".jsonl"}
+
+
+def flags_of(name):
+    """Return all flags of an experiment, its flag file's and its script's defaults."""
+    script = importlib.import_module(records.EXPERIMENTS[name][0].replace("/", "."))
+    return vars(script.make_flags().parse_args([f"@{records.FLAG_FILES / name}.args"]))
+
+
+@pytest.mark.parametrize("name", records.EXPERIMENTS)
+def test_records_are_of_real_images_and_of_the_flag_file(name):
+    script, n_seeds = records.EXPERIMENTS[name]
+    expected = flags_of(name)
+    found = records.read_records(name)
+    assert [record.seed for record in found] == list(range(42, 42 + len(found))), "a seed is left out"
+    assert len(found) >= n_seeds
+    for record in found:
+        config = record.config
+        assert config["script"] == script.split("/")[-1]
+        assert config["seed"] == record.seed
+        assert set(config["flags"]).isdisjoint(NOT_OF_THE_EXPERIMENT)
+        assert config["dataset"]["name"] == "CIFAR-10"
+        assert len(config["dataset"]["fingerprint"]) == 32
+        assert {"versions", "machine", "date", "precision", "git_commit"} <= set(config)
+        recorded = {flag: value for flag, value in config["flags"].items() if flag not in NOT_OF_THE_EXPERIMENT}
+        if expected.get("precision") == "auto":  # what it found is recorded apart
+            del recorded["precision"]
+        assert recorded == {flag: expected[flag] for flag in recorded}
+        max_steps, eval_freq = config["flags"]["max_steps"], config["flags"]["eval_freq"]
+        due = sorted({*range(0, max_steps, eval_freq), max_steps})
+        steps = [m["step"] for m in record.metrics]
+        assert steps == due[: len(steps)]
+        assert (len(steps) < len(due)) == (record.summary is None)
+        for m in record.metrics:
+            assert all(math.isfinite(value) for value in m.values())
+            assert all(value >= 0 for quantity, value in m.items() if quantity.endswith("_loss"))
+            assert all(0 <= value <= 1 for quantity, value in m.items() if quantity.endswith("_accuracy"))
+
+
+def test_all_records_are_of_the_same_images():
+    configs = [record.config for name in records.EXPERIMENTS for record in records.read_records(name)]
+    assert len({config["dataset"]["fingerprint"] for config in configs}) == 1
+
+
+@pytest.mark.parametrize("name", [f"wrong_{mistake}" for mistake in records.WRONG_GRADIENTS])
+def test_run_by_a_wrong_gradient_is_another_than_by_the_right_one(name):
+    for wrong, right in zip(records.read_records(name), records.read_records("fig01_mlp_numpy"), strict=True):
+        # They begin from the same weights, on processors that round alike to seven digits.
+        assert wrong.metrics[0]["test_loss"] == pytest.approx(right.metrics[0]["test_loss"], rel=1e-6)
+        assert abs(wrong.metrics[1]["test_loss"] - right.metrics[1]["test_loss"]) > 1e-6
+
+
+def test_wrong_gradients_demand_to_be_told_which(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        wrong_gradients.main([])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--mistake: got none, expected one of bias_averaged, slope_of_wrong_sign, cross_terms_lost" in line
+
+
+def test_run_by_a_wrong_gradient_is_resumed_by_the_same(monkeypatch, tmp_path):
+    resumed = []
+    monkeypatch.setattr(
+        wrong_gradients, "train", lambda args: resumed.append(args) or SimpleNamespace(is_complete=True)
+    )
+    (tmp_path / "config.json").write_text(json.dumps(records.read_records("wrong_slope_of_wrong_sign")[0].config))
+    assert wrong_gradients.main(["--resume", str(tmp_path)]) == 0
+    assert resumed[0].mistake == "slope_of_wrong_sign"
+
+
+@pytest.mark.parametrize("seed", range(42, 47))
+def test_recorded_default_run_reached_the_accuracy_of_the_report(seed):
+    (record,) = (record for record in records.read_records("fig01_mlp_numpy") if record.seed == seed)
+    last = record.metrics[-1]
+    assert last["step"] == 1500
+    assert 0.435 <= last["test_accuracy"] <= 0.490
+    assert 1.45 <= last["test_loss"] <= 1.70
+
+
+def test_records_are_small_text():
+    files = [path for path in records.RESULTS.rglob("*") if path.is_file()]
+    assert len(files) == len(records.EXPERIMENTS)
+    assert max(path.stat().st_size for path in files) < 100_000
+    assert max(len(line) for path in files for line in path.read_text(encoding="ascii").splitlines()) < 1500
+
+
+@pytest.mark.parametrize("name", records.EXPERIMENTS)
+def test_runs_of_a_file_written_again_are_the_same_file(monkeypatch, tmp_path, name):
+    before, found = records.record_file(name).read_bytes(), records.read_records(name)
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    records.write_records(name, found[::-1])
+    assert records.record_file(name).read_bytes() == before
+    assert records.read_records(name) == found
+
+
+def lines_of(name):
+    return records.record_file(name).read_text().splitlines()
+
+
+@pytest.mark.parametrize("left_out", [0, 2, 4])
+def test_run_that_is_added_adds_its_lines_in_the_order_of_seeds(monkeypatch, tmp_path, left_out):
+    whole, found = lines_of("fig05_adam"), records.read_records("fig05_adam")
+    record = found.pop(left_out)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    records.write_records("fig05_adam", found)
+    fewer = lines_of("fig05_adam")
+    folder = write_run(tmp_path / "run", record)
+    records.add_run("fig05_adam", folder)
+    assert lines_of("fig05_adam") == whole
+    begin = 1 + left_out * (1 + len(record.metrics))
+    assert fewer == whole[:begin] + whole[begin + 1 + len(record.metrics) :]
+
+
+def write_run(folder, record):
+    """Write the files of a run's folder, with what a record leaves out; return it."""
+    folder.mkdir()
+    flags = {"seed": record.seed, "out_dir": str(folder), "data_dir": "x", "dataset": "auto", "resume": None}
+    config = record.config | {"flags": record.config["flags"] | flags | {"quiet": False}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in record.metrics))
+    if record.summary is not None:
+        summary = {"dataset": "CIFAR-10", "last": record.metrics[-1], "best": {}} | record.summary
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_run_that_diverged_is_recorded_with_where_it_did(monkeypatch, tmp_path):
+    record = records.read_records("learning_rate_1e-2")[0]
+    assert record.diverged == "training loss is inf at step 46"
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    records.add_run("learning_rate_1e-2", write_run(tmp_path / "run", record), record.diverged)
+    assert records.read_records("learning_rate_1e-2") == [record]
+
+
+def test_what_differs_between_seeds_stands_with_each(monkeypatch, tmp_path):
+    first, second = records.read_records("fig05_adam")[:2]
+    flags = {**second.config["flags"], "precision": "fp32"}
+    second = second._replace(config=second.config | {"machine": "another", "flags": flags})
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    records.write_records("fig05_adam", [first])
+    assert set(json.loads(lines_of("fig05_adam")[1])) == {"seed", "date", "git_commit", "id", "summary"}
+    records.add_run("fig05_adam", write_run(tmp_path / "run", second))
+    assert records.read_records("fig05_adam") == [first, second]
+    shared, *others = map(json.loads, lines_of("fig05_adam"))
+    assert "machine" not in shared
+    assert "precision" not in shared["flags"]
+    own = [line for line in others if "seed" in line]
+    assert [(line["machine"], line["flags"]) for line in own] == [
+        (first.config["machine"], {"precision": "auto"}),
+        ("another", {"precision": "fp32"}),
+    ]
