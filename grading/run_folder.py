@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from grading import pages
-from grading.runs import MIN_RUNS, RESULTS, interval, read_runs
+from grading.runs import MIN_RUNS, interval, read_runs
 from grading.scheme import FILES
 from run_folder import RunError, read_metrics
 
@@ -186,14 +186,14 @@ def hold_run(path, folder):
     return True
 
 
-def grade_run(path, results=RESULTS):
+def grade_run(path):
     """Return the experiment's name, the run's evaluations, and a `Row` for each claim.
 
     Raises:
         RunRefusedError: a synthetic run, an incomplete or damaged one, or one of other flags.
     """
     try:
-        return _grade_run(Path(path), results)
+        return _grade_run(Path(path))
     except RunRefusedError:
         raise
     except RunError as error:
@@ -202,7 +202,7 @@ def grade_run(path, results=RESULTS):
         raise RunRefusedError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): train again") from error
 
 
-def _grade_run(path, results):
+def _grade_run(path):
     for name in RUN_FILES:
         if (size := (path / name).stat().st_size) > MAX_FILE_BYTES:
             raise ValueError(f"{name} has {size:,} bytes, a run's has at most {MAX_FILE_BYTES:,}")
@@ -217,7 +217,7 @@ def _grade_run(path, results):
         raise RunRefusedError(
             f"{path} was trained on synthetic images, of which the report says nothing: train with --dataset cifar10"
         )
-    experiment = match(path, flags, results)
+    experiment = match(path, flags)
     if not metrics or metrics[-1].get("step") != flags.get("max_steps"):
         step = metrics[-1].get("step") if metrics else 0
         raise RunRefusedError(
@@ -226,9 +226,7 @@ def _grade_run(path, results):
     rows = []
     for claim in CLAIMS[experiment]:
         value = float(claim.quantity(metrics))
-        rows.append(
-            Row(claim.figure, claim.says, *_tolerance(claim, read_runs(claim.of or experiment, results)), value)
-        )
+        rows.append(Row(claim.figure, claim.says, *_tolerance(claim, read_runs(claim.of or experiment)), value))
     return experiment, metrics, rows
 
 
@@ -254,7 +252,7 @@ def _tolerance(claim, recorded):
     return low, high, claim.side, text, decides
 
 
-def match(path, flags, results=RESULTS):
+def match(path, flags):
     """Return the experiment whose recorded runs have these flags.
 
     Raises:
@@ -262,7 +260,7 @@ def match(path, flags, results=RESULTS):
     """
     nearest = None
     for experiment in CLAIMS:
-        recorded = read_runs(experiment, results)
+        recorded = read_runs(experiment)
         if not recorded or recorded[0].config["flags"]["script"] != flags.get("script"):
             continue
         theirs = recorded[0].config["flags"]

@@ -235,7 +235,7 @@ def _graders_own(args):
     """Return a digest of what every score depends on: flags, grader, reference, recorded runs, training images."""
     data = [] if args.no_training else sorted((p.name, p.stat().st_size) for p in Path(args.data_dir).glob("*"))
     digest = hashlib.sha256(repr([args.no_training, args.full, args.lenient, data]).encode())
-    own = ("grading/**/*.py", "*.py", "grading/*.json", "report/results/fig*/seed*/metrics.jsonl")
+    own = ("grading/**/*.py", "*.py", "grading/*.json", "report/records.py", "report/results/fig*.jsonl")
     _add(digest, {str(p.relative_to(ROOT)): p.read_bytes() for pattern in own for p in ROOT.glob(pattern)})
     return digest
 
