@@ -24,7 +24,7 @@ if __name__ == "__main__":
 from flags import Parser, whole_number
 from report.draw import figures, fingerprint
 from report.records import EXPERIMENTS, FLAG_FILES, REPORT, SEED, add_run, is_recorded, read_records
-from report.tables import README_RUNS, claims_markdown, results_markdown, results_tex
+from report.tables import README_RUNS, claims_markdown, report_numbers, results_markdown, results_tex
 from run_folder import write_atomically
 
 ROOT = REPORT.parent
@@ -141,9 +141,13 @@ def write_figures():
 
 
 def experiments_lacking():
-    """Return the experiments that results.tex and the README need and of which no whole run is recorded."""
-    needed = dict.fromkeys([*README_RUNS, *(name for name in EXPERIMENTS if name.startswith("fig"))])
-    return [name for name in needed if not any(record.summary for record in read_records(name))]
+    """Return the experiments that results.tex and the README need and of which too little is recorded."""
+    whole = dict.fromkeys([*README_RUNS, *(name for name in EXPERIMENTS if name.startswith("fig"))])
+    lacking = [name for name in whole if not any(record.summary for record in read_records(name))]
+    # Others may have diverged, all of them: that is what report.tex says.
+    quoted = report_numbers()
+    others = [name for name in EXPERIMENTS if any(number.startswith(f"{name}.") for number in quoted)]
+    return lacking + [name for name in others if name not in whole and not read_records(name)]
 
 
 def write_numbers():

@@ -1,14 +1,16 @@
 """What the recorded runs gave: the one place from which figures, report and README take their numbers.
 
-Numbers have names, `fig05_adam.test_accuracy.mean`, and `results.tex` defines a LaTeX macro for each.
+Numbers have names, `fig05_adam.test_accuracy.mean`, and `results.tex` defines a LaTeX macro for each that the report
+prints.
 """
 
 import math
+import re
 import statistics
 from itertools import pairwise
 from typing import NamedTuple
 
-from report.records import EXPERIMENTS, read_records
+from report.records import EXPERIMENTS, REPORT, read_records
 
 # ---- Numbers -----------------------------------------------------------------------------------
 
@@ -278,8 +280,42 @@ def claims_tex():
     return "\n".join(lines[:-1]) + "\n"
 
 
+# What report.tex calls to print numbers: the names that each stands for, of its argument.
+MACROS = {
+    "result": ("{}",),
+    "claimed": ("claim.{}",),
+    "pmresult": ("{}.mean", "{}.sd"),
+    "rangeresult": ("{}.min", "{}.max"),
+}
+
+
+def quoted_numbers(tex):
+    """Return the names of the numbers that a LaTeX text prints, in their order."""
+    tex = re.sub(r"(?<!\\)%.*", "", tex)
+    quoted = re.findall(rf"\\({'|'.join(MACROS)})\{{([^#{{}}]+)\}}", tex)
+    return list(dict.fromkeys(part.format(name) for macro, name in quoted for part in MACROS[macro]))
+
+
+def report_numbers():
+    """Return the names of the numbers that report.tex prints."""
+    return quoted_numbers((REPORT / "report.tex").read_text(encoding="utf-8"))
+
+
 def results_tex():
-    """Return the content of `results.tex`: a macro for each number, and the rows of the table of claims."""
+    """Return the content of `results.tex`: a macro for each number that report.tex prints, and its table of claims.
+
+    Raises:
+        ValueError: report.tex prints a number that no recorded run gives.
+    """
+    quoted, found = report_numbers(), all_numbers()
+    unknown = [name for name in quoted if name not in found]
+    # Of one seed there is no standard deviation, and \pmresult prints none.
+    unknown = [name for name in unknown if not (name.endswith(".sd") and f"{name[:-3]}.mean" in found)]
+    if unknown:
+        raise ValueError(
+            f"report.tex prints {', '.join(unknown[:3])}, which no recorded run gives: write its name as one of "
+            "report/tables.py, or run its experiment"
+        )
     lines = ["% Written by report/reproduce.py from report/results; \\result{NAME} prints a number."]
-    lines += [rf"\defineresult{{{name}}}{{{number}}}" for name, number in all_numbers().items()]
+    lines += [rf"\defineresult{{{name}}}{{{number}}}" for name, number in found.items() if name in quoted]
     return "\n".join(lines) + "\n\\newcommand{\\claimrows}{%\n" + claims_tex() + "}\n"

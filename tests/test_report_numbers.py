@@ -86,13 +86,53 @@ def test_results_tex_and_the_readmes_tables_are_what_reproduce_writes():
     assert tables.results_markdown() in README
 
 
-def test_every_number_that_the_report_quotes_is_in_results_tex():
+def test_results_tex_has_the_numbers_that_the_report_quotes_and_no_other():
     quoted = set(re.findall(r"\\result\{([^#]+?)\}", REPORT))
     quoted |= {f"claim.{name}" for name in re.findall(r"\\claimed\{([^#]+?)\}", REPORT)}
-    quoted |= {f"{name}.mean" for name in re.findall(r"\\pmresult\{([^#]+?)\}", REPORT)}
+    plus_minus = re.findall(r"\\pmresult\{([^#]+?)\}", REPORT)
+    quoted |= {f"{name}.mean" for name in plus_minus}
     quoted |= {f"{name}.{end}" for name in re.findall(r"\\rangeresult\{([^#]+?)\}", REPORT) for end in ("min", "max")}
     assert len(quoted) > 80
     assert quoted - DEFINED.keys() == set()
+    deviations = {f"{name}.sd" for name in plus_minus}
+    assert DEFINED.keys() - quoted - deviations == set()
+    assert deviations & tables.all_numbers().keys() == deviations & DEFINED.keys()
+
+
+def test_macros_that_print_numbers_are_those_that_the_report_defines():
+    defined = dict(re.findall(r"\\newcommand\{\\(\w+)\}\[1\]\{(.*)\}", REPORT))
+    printing = {macro: body for macro, body in defined.items() if "result:" in body or r"\result{" in body}
+    assert {macro: set(parts) for macro, parts in tables.MACROS.items()} == {
+        macro: {name.replace("#1", "{}") for name in re.findall(r"(?:claim\.)?#1(?:\.\w+)?", body)}
+        for macro, body in printing.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("quote", "name"),
+    [
+        (r"\result{fig05_adam.test_acuracy.mean}", "fig05_adam.test_acuracy.mean"),
+        (r"\result{fig05_adam.test_accuracy}", "fig05_adam.test_accuracy"),
+        (r"\result{fig99_adam.n}", "fig99_adam.n"),
+        (r"\claimed{fig05_adam.test_accuracy}", "claim.fig05_adam.test_accuracy"),
+        (r"\pmresult{fig05_adam.n}", "fig05_adam.n.mean"),
+        (r"\rangeresult{fig05_adam.test_accuracies}", "fig05_adam.test_accuracies.min"),
+        (r"\result{learning_rate_1e-2.test_accuracy.mean}", "learning_rate_1e-2.test_accuracy.mean"),  # they diverge
+    ],
+)
+@pytest.mark.parametrize("what", ["--figures", "--pdf"])
+def test_number_that_no_run_gives_ends_with_one_line_that_names_it(monkeypatch, tmp_path, capsys, quote, name, what):
+    (tmp_path / "report.tex").write_text(rf"\result{{fig05_adam.n}} \pmresult{{precision_convnet.test_loss}} {quote}")
+    monkeypatch.setattr(tables, "REPORT", tmp_path)
+    monkeypatch.setattr(reproduce, "write_figures", lambda: None)
+    assert reproduce.main([what]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert re.match(
+        rf"reproduce.py: error: report.tex prints {re.escape(name)}(, \S+)?, which no recorded run gives", line
+    )
+    assert (ROOT / "report" / "results.tex").read_text(encoding="utf-8") == RESULTS_TEX
 
 
 def test_pdf_is_built_from_this_text_and_these_numbers():
@@ -187,6 +227,16 @@ def test_numbers_are_written_all_or_none(unreadable, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         reproduce.write_numbers()
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_numbers_are_left_alone_where_an_experiment_of_the_report_has_no_run(monkeypatch, tmp_path, capsys):
+    shutil.copytree(records.RESULTS, tmp_path / "results")
+    (tmp_path / "results" / "learning_rate_1e-2.jsonl").unlink()
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(reproduce, "write_figures", lambda: None)
+    assert reproduce.main(["--figures"]) == 0
+    assert "left as they are: no whole run of learning_rate_1e-2 is recorded" in capsys.readouterr().out
+    assert (ROOT / "report" / "results.tex").read_text(encoding="utf-8") == RESULTS_TEX
 
 
 def test_pdf_without_latex_says_what_to_install(monkeypatch, capsys):
