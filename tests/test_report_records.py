@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -168,3 +169,17 @@ def test_what_differs_between_seeds_stands_with_each(monkeypatch, tmp_path):
         (first.config["machine"], {"precision": "auto"}),
         ("another", {"precision": "fp32"}),
     ]
+
+
+def test_readme_shows_a_record_file_as_it_is_and_names_what_exists():
+    readme = (records.REPORT / "README.md").read_text(encoding="utf-8")
+    shown = readme.split("\n## A record file\n")[1].split("```")[1].strip().splitlines()
+    lines = lines_of("fig05_adam")
+    assert len(shown) == 6
+    for text in shown:
+        pattern = ".*".join(map(re.escape, text.split("…")))
+        assert any(re.match(pattern, line) for line in lines), text
+    names = re.findall(r"`([\w/]+\.(?:py|tex|pdf|bib)|\w+/)`", readme.split("\n## What is where\n")[1])
+    assert len(names) >= 12
+    for name in names:
+        assert (records.REPORT / name).exists(), name
