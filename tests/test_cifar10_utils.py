@@ -22,7 +22,9 @@ import torch
 from conftest import py2_array, py2_batch, py2_int, py2_string, replace
 
 import cifar10_utils
-from cifar10_utils import DataError, DataSet, DataUnavailableError, get_cifar10, synthetic_images
+import synthetic_data
+from cifar10_utils import DataError, DataSet, DataUnavailableError, get_cifar10
+from synthetic_data import synthetic_images
 
 # The test files have the official format, not the official content, which the loader is right to say.
 unofficial = pytest.mark.filterwarnings("ignore:not the official CIFAR-10 files")
@@ -350,7 +352,7 @@ def test_synthetic_set_is_cached_and_drawn_again_where_the_cache_is_damaged(tmp_
         raise AssertionError("the cache was not used")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cifar10_utils, "synthetic_images", no_drawing)
+        patch.setattr(synthetic_data, "synthetic_images", no_drawing)
         cached = get_cifar10(data_dir, dataset="synthetic", synthetic_size=200)
     assert (cached["train"].pixels == first["train"].pixels).all()
     assert cached["train"].origin == first["train"].origin

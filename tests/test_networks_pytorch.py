@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import torch_utils
-from cifar10_utils import DataSet, synthetic_images
+from cifar10_utils import DataSet
 from convnet_pytorch import ConvNet
 from mlp_pytorch import BATCH_NORMS, MLP
+from synthetic_data import synthetic_images
 from torch_utils import DeviceImages, augmentation, choose_precision, make_optimizer, make_schedule, preprocessing
 
 # ---- The ConvNet -------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from runs import (
 )
 
 import train_mlp_numpy
-from cifar10_utils import DataSet, synthetic_images
+from cifar10_utils import DataSet
 from run_folder import read_metrics
+from synthetic_data import synthetic_images
 
 SCRIPT = ROOT / f"{NUMPY}.py"
 

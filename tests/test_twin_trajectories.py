@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from cifar10_utils import DataSet, synthetic_images
+from cifar10_utils import DataSet
 from mlp_numpy import MLP
 from modules import CrossEntropyModule
+from synthetic_data import synthetic_images
 from train_mlp_numpy import flatten, sgd_step
 
 N_STEPS = 200
