@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import runs
 
-import cifar10_utils
+import cifar10_files
 
 left_out = collections.Counter()
 
@@ -62,15 +62,19 @@ def py2_batch(label, pixels, labels):
     return b"\x80\x02}(" + b"".join(py2_string(key) + value for key, value in items.items()) + b"u."
 
 
-@pytest.fixture(scope="session")
-def official_files():
-    """`{file name: bytes}` of a whole data set of the official shape; image i has the pixels i % 251, label i % 10."""
+def py2_files(images_per_file):
+    """`{file name: bytes}` of a whole data set in the official format; image i has the pixels i % 251, label i % 10."""
     files = {}
-    for number, (name, label, _) in enumerate((*cifar10_utils.TRAIN_FILES, cifar10_utils.TEST_FILE)):
-        index = np.arange(number * 10_000, (number + 1) * 10_000)
+    for number, (name, label, _) in enumerate((*cifar10_files.TRAIN_FILES, cifar10_files.TEST_FILE)):
+        index = np.arange(number * images_per_file, (number + 1) * images_per_file)
         pixels = np.repeat((index % 251).astype(np.uint8)[:, None], 3072, axis=1)
         files[name] = py2_batch(label, pixels, (index % 10).tolist())
     return files
+
+
+@pytest.fixture(scope="session")
+def official_files():
+    return py2_files(10_000)
 
 
 @pytest.fixture(scope="session")
