@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from grading.checks import Check, Outcome
+from grading.check import Check, Outcome
 from grading.child import operations
 from grading.mistakes import CONVENTIONS, LOG_CONSTANT_MISTAKE
 from grading.reference import Classes, Difference, difference

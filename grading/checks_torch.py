@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from grading.checks import Check, Outcome
+from grading.check import Check, Outcome
 from grading.checks_numpy import N_STEPS, draw, mlp_input
 from grading.mistakes_torch import MLP_MISTAKES
 from grading.reference import difference

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grading.checks import Check, Outcome
+from grading.check import Check, Outcome
 from grading.runs import interval, read_runs
 
 N_STEPS, BATCH_SIZE, LEARNING_RATE, N_HIDDEN, NEG_SLOPE = 1500, 200, 2e-3, 100, 0.02

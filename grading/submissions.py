@@ -12,7 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from grading import pages
-from grading.checks import Grading, Outcome, all_checks
+from grading.all_checks import ALL_CHECKS
+from grading.check import Grading, Outcome
 from grading.checks_training import load_training
 from grading.reference import Reference
 from grading.sandbox import ROOT, SandboxError, Server, Session
@@ -63,7 +64,7 @@ def grade_all(folders, args, out_dir=None):
         training = load_training(args.data_dir, not args.no_training, args.full, args.jobs)
         reference, sessions = Reference(), []
         with Server() as server, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            total, unit = (len(todo), "submission") if out_dir else (len(all_checks()), "check")
+            total, unit = (len(todo), "submission") if out_dir else (len(ALL_CHECKS), "check")
             with tqdm(total=total, unit=unit, disable=None, leave=False) as progress:
                 grade = functools.partial(grade_one, server, reference, training, sessions)
                 after_check = None if out_dir else progress.update
@@ -121,7 +122,7 @@ def grade_one(server, reference, training, sessions, submission, folder, key, pr
         progress: called after each check, or None.
         lenient: bring back names that NumPy has dropped.
     """
-    outcomes, name = {check: _waiting() for check in all_checks()}, pages.file_name(submission.path)
+    outcomes, name = {check: _waiting() for check in ALL_CHECKS}, pages.file_name(submission.path)
     total = FULL_TOTAL_SECONDS if training.full else TOTAL_SECONDS
     with WatchedSession(server, submission.files, submission.folders, lenient, total, CPU_RATIO * total) as session:
         sessions.append(session)
@@ -194,7 +195,7 @@ def _write(folder, outcomes, notes, extra):
 
 def _no_results(notes=(), **extra):
     """Return results.json with 0 in each check."""
-    outcomes = [(check, _waiting()) for check in all_checks()]
+    outcomes = [(check, _waiting()) for check in ALL_CHECKS]
     return pages.results_json(outcomes, notes, {"finished": False, "notes": list(notes)} | extra)
 
 

@@ -3,7 +3,8 @@
 import functools
 from pathlib import Path
 
-from grading.checks import Grading, all_checks
+from grading.all_checks import ALL_CHECKS
+from grading.check import Grading
 from grading.checks_training import Training
 from grading.reference import Reference
 from grading.sandbox import ROOT, Session
@@ -12,7 +13,7 @@ from grading.submission import Submission
 
 PROJECT = {name: (ROOT / name).read_text() for name in FILES}
 NO_TRAINING = Training(None, "this is a test")
-CHECKS = [check for check in all_checks() if not check.name.endswith(".training")]
+CHECKS = [check for check in ALL_CHECKS if not check.name.endswith(".training")]
 MAX_POINTS = sum(check.points for check in CHECKS)
 reference = functools.cache(Reference)
 

@@ -18,7 +18,8 @@ from graded import CHECKS, MAX_POINTS, PROJECT, grade, lost, points
 
 from grade import main as grade_main
 from grading import pages, submissions
-from grading.checks import MISTAKES, Outcome, all_checks
+from grading.all_checks import ALL_CHECKS
+from grading.check import MISTAKES, Outcome
 from grading.run_folder import CLAIMS, Claim, Row, RunRefusedError, _tolerance, best, grade_run, is_run, last
 from grading.runs import interval, read_runs
 from grading.sandbox import ROOT, SandboxError, Server, Session
@@ -64,7 +65,7 @@ def write(folder, files):
 
 def test_points_are_the_courses():
     points = {}
-    for check in all_checks():
+    for check in ALL_CHECKS:
         points[check.question] = points.get(check.question, 0) + check.points
     assert points == {"1.2": 15, "2": 20, "3.1": 10, "3.2b": 3, "3.2c": 1, "4": 10}
     assert sum(points.values()) + BY_HAND_POINTS == 100
@@ -213,7 +214,7 @@ def test_link_in_a_submission_is_named(tmp_path):
 
 
 def test_text_of_a_submission_cannot_say_that_a_check_was_not_run(tmp_path):
-    check = all_checks()[0]
+    check = ALL_CHECKS[0]
     text = pages.results_json([(check, Outcome(False, got="RuntimeError: not run"))], [], {"notes": ["\udce9"]})
     row = list(csv.reader(pages.grades_csv({"one": json.loads(text)}).splitlines()))[1]
     assert row[-2:] == ["0", "1"]

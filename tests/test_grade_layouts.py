@@ -3,7 +3,7 @@
 import pytest
 from graded import CHECKS, NO_TRAINING, PROJECT, reference
 
-from grading.checks import Grading
+from grading.check import Grading
 from grading.sandbox import Session
 from grading.submission import read_submission
 

@@ -7,7 +7,7 @@ from graded import PROJECT, reference
 
 from cifar10_utils import DataSet
 from grading import checks_training, pages
-from grading.checks import Grading
+from grading.check import Grading
 from grading.checks_training import MAX_THREADS, Training, load_training, parts, start_weights
 from grading.sandbox import Session
 

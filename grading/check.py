@@ -8,7 +8,7 @@ from grading.mistakes import CONVENTIONS, LOG_CONSTANT_MISTAKE, MLP_NUMPY_MISTAK
 from grading.mistakes_torch import TORCH_MISTAKES
 from grading.reference import Reference, difference
 from grading.sandbox import CHECK_SECONDS
-from grading.scheme import FILES, QUESTIONS
+from grading.scheme import FILES
 
 MISTAKES = [*NUMPY_MISTAKES, *MLP_NUMPY_MISTAKES, *TORCH_MISTAKES, *CONVENTIONS]
 MAX_CARRIED = 2  # more mistakes than that explain too much
@@ -217,11 +217,3 @@ class Grading:
             self.old_code.add(found.group())
             where = f" ({answer.detail['where']})" if answer.detail.get("where") else ""
             answer.error = answer.error.removesuffix(where).split(". ")[0] + where
-
-
-def all_checks():
-    """Return every `Check`, in the order in which they run."""
-    from grading import checks_numpy, checks_torch, checks_training
-
-    checks = [*checks_numpy.CHECKS, *checks_torch.CHECKS, *checks_training.CHECKS]
-    return sorted(checks, key=lambda check: list(QUESTIONS).index(check.question))
