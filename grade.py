@@ -36,8 +36,8 @@ def make_flags():
 def main(argv=None):
     parser = make_flags()
     args = parser.parse_args(argv)
+    from grading.claims import hold_run, is_run
     from grading.pages import DEFAULT_OUT_DIR, printable, result_folders
-    from grading.run_folder import hold_run, is_run
     from grading.sandbox import ROOT, SandboxError
 
     paths = {}

@@ -3,6 +3,6 @@
 In the order in which data flows: `submission.py` reads a folder; `sandbox.py` starts a process that `child/`
 holds apart from everything; `reference.py` says what should come back, right or with one of the
 mistakes of `mistakes.py` and `mistakes_torch.py`; `check.py` says what a check is, and `all_checks.py` lists those of
-`checks_numpy.py`, `checks_torch.py` and `checks_training.py`; `scheme.py` is the course's; `submissions.py` does so for many; `run_folder.py` holds a run against
+`checks_numpy.py`, `checks_torch.py` and `checks_training.py`; `scheme.py` is the course's; `submissions.py` does so for many; `claims.py` holds a run against
 those that `runs.py` has recorded; `pages.py` writes what comes of it.
 """

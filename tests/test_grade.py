@@ -20,8 +20,8 @@ from grade import main as grade_main
 from grading import pages, submissions
 from grading.all_checks import ALL_CHECKS
 from grading.check import MISTAKES, Outcome
-from grading.run_folder import CLAIMS, Claim, Row, RunRefusedError, _tolerance, best, grade_run, is_run, last
-from grading.runs import interval, read_runs
+from grading.claims import CLAIMS, Claim, Row, RunRefusedError, _tolerance, best, grade_run, is_run, last
+from grading.runs import RESULTS, interval, read_runs
 from grading.sandbox import ROOT, SandboxError, Server, Session
 from grading.scheme import BY_HAND_POINTS, FILES
 from grading.submission import SubmissionError, read_submission
