@@ -4,13 +4,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from grading.mistakes import CONVENTIONS, LOG_CONSTANT_MISTAKE, MLP_NUMPY_MISTAKES, NUMPY_MISTAKES
-from grading.mistakes_torch import TORCH_MISTAKES
+from grading import mistakes_batchnorm, mistakes_convnet, mistakes_layers, mistakes_mlp_numpy, mistakes_mlp_pytorch
 from grading.reference import Reference, difference
-from grading.sandbox import CHECK_SECONDS
 from grading.scheme import FILES
 
-MISTAKES = [*NUMPY_MISTAKES, *MLP_NUMPY_MISTAKES, *TORCH_MISTAKES, *CONVENTIONS]
+MISTAKES = [
+    *mistakes_layers.MISTAKES,
+    *mistakes_mlp_numpy.MISTAKES,
+    *mistakes_mlp_pytorch.MISTAKES,
+    *mistakes_batchnorm.MISTAKES,
+    *mistakes_convnet.MISTAKES,
+]
 MAX_CARRIED = 2  # more mistakes than that explain too much
 WHOLES = ("numpy", "mlp_numpy")  # checks of several modules together
 IMPORT_SECONDS = 20
@@ -127,16 +131,16 @@ class Grading:
     def has_failed(self, name):
         return any(check.name == name for check in self.failed)
 
-    def ask(self, op, params, arrays, seconds=CHECK_SECONDS):
+    def ask(self, op, params, arrays):
         """Return the `Answer` to an operation; the same question is put once."""
         key = (op, repr(sorted(params.items())), id(arrays))
         if key not in self._answers:
-            answer = self.session.ask(op, params, arrays, seconds)
+            answer = self.session.ask(op, params, arrays)
             self._note_old_code(answer)
             self._answers[key] = answer, arrays  # arrays are kept, so that their id stays theirs
         return self._answers[key][0]
 
-    def compare(self, check, called, op, params, arrays, names, allowance=None, carried=None, seconds=CHECK_SECONDS):
+    def compare(self, check, called, op, params, arrays, names, allowance=None, carried=None):
         """Return the `Outcome` of an operation whose arrays `names` have to be the reference's.
 
         Args:
@@ -145,7 +149,7 @@ class Grading:
             allowance: `{name: array}`, see `reference.difference`.
             carried: mistakes to take into account, by default those found so far.
         """
-        answer = self.ask(op, params, arrays, seconds)
+        answer = self.ask(op, params, arrays)
         carried = tuple(self.carried if carried is None else carried)
         first = None
         for mistakes in dict.fromkeys([(), tuple(m for m in carried if m.is_harmless), carried]):
@@ -203,12 +207,6 @@ class Grading:
             expected = f"{found.name}: {found.expected}"
             return Outcome(False, called, answer.error, expected, hint, is_written=is_written, differs=found.sentence)
         return Outcome(False, called, f"{found.name}: {found.got}", found.expected, differs=found.sentence)
-
-    def log_allowance(self, op, params, arrays, names):
-        """Return by how much a constant of 1e-5 inside the logarithm changes what is expected, half as much again."""
-        right = self.reference(op, params, arrays)
-        other = self.reference(op, params, arrays, (LOG_CONSTANT_MISTAKE,))
-        return {name: 1.5 * abs(other[name] - right[name]) for name in names}
 
     def _note_old_code(self, answer):
         """Note what Python says to old code, and leave of the error its first sentence; NumPy's has several."""

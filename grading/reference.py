@@ -14,7 +14,6 @@ from grading.child import operations, operations_torch
 EPS32 = float(np.finfo(np.float32).eps)
 # Sums of some hundred terms in float32 differ by less, and every mistake of the tests by a hundred times more.
 TOLERANCE = 200 * EPS32
-LOG_CONSTANT = 1e-5  # the largest inside a logarithm that costs nothing
 
 
 class Reference:

@@ -1,85 +1,28 @@
-"""Question 1.2: the NumPy layers and their MLP. In the order of the backward pass, in which one needs the other."""
+"""Question 1.2: the layers in NumPy. In the order of the backward pass, in which one needs the other."""
 
 # ruff: noqa: E501, a row of a table stays on its line
 
-import itertools
 import warnings
 
 import numpy as np
 
 from grading.check import Check, Outcome
 from grading.child import operations
-from grading.mistakes import CONVENTIONS, LOG_CONSTANT_MISTAKE
+from grading.inputs import activation_input, entropy_input, large_input, linear_input
+from grading.mistakes_layers import CONVENTIONS, LOG_CONSTANT_MISTAKE
 from grading.reference import Classes, Difference, difference
 
 LINEAR_MEAN = next(m for m in CONVENTIONS if m.target == "LinearModule")
-N_STEPS = 50
 # A loop over examples costs 0.7 µs an example and more; the dearest loop-free way that we know, Jacobians by
 # einsum, 0.1 µs.
 SLOW_SECONDS, SLOW_RATIO, SLOW_BY_THE_CLOCK = 0.4e-6, 5, 20e-6
 SPEED_SIZES, MAX_ATTEMPTS = (2000, 22_000), 3
-
-
-def draw(rng, *shape, scale=1.0):
-    """Return numbers that float32 holds exactly, so that no layer's dtype changes what goes in."""
-    return (scale * rng.normal(size=shape)).astype(np.float32).astype(np.float64)
-
-
-def _one_hot(rng, n, n_classes):
-    return np.eye(n_classes)[rng.integers(n_classes, size=n)]
-
-
-def linear_input(sizes, seed):
-    rng = np.random.default_rng(seed)
-    arrays = {"weight": draw(rng, 3, 5), "bias": draw(rng, 3)}
-    for i, n in enumerate(sizes):
-        arrays |= {f"x{i}": draw(rng, n, 5), f"dout{i}": draw(rng, n, 3)}
-    return arrays
-
-
-def activation_input(sizes, seed):
-    rng = np.random.default_rng(seed)
-    return {f"{name}{i}": draw(rng, n, 6) for i, n in enumerate(sizes) for name in ("x", "dout")}
-
-
-def large_input(seed):
-    """Logits that overflow, or underflow, row by row: far from 0 and close to one another, then far apart."""
-    arrays = activation_input([5], seed)
-    x = arrays["x0"] * np.array([[1], [1], [1], [1000], [1000]]) + np.array([[1000], [-1000], [3000], [0], [0]])
-    return arrays | {"x0": x.astype(np.float32).astype(np.float64)}
-
-
-def entropy_input(sizes, seed):
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for i, n in enumerate(sizes):
-        arrays |= {f"x{i}": np.round(rng.dirichlet(np.ones(6), n) * 50 + 4) / 64, f"y{i}": _one_hot(rng, n, 6)}
-    return arrays
-
-
-def mlp_input(n_hidden, seed, n_batch=7, n_inputs=6, n_classes=4, n_steps=None):
-    rng = np.random.default_rng(seed)
-    sizes = [n_inputs, *n_hidden, n_classes]
-    arrays = {}
-    for l, (n, m) in enumerate(itertools.pairwise(sizes)):
-        arrays |= {f"weight{l}": draw(rng, m, n, scale=np.sqrt(2 / n)), f"bias{l}": draw(rng, m, scale=0.3)}
-    steps = () if n_steps is None else (n_steps,)
-    arrays["x"] = draw(rng, *steps, n_batch, n_inputs)
-    labels = rng.integers(n_classes, size=(*steps, n_batch))
-    arrays["y"] = np.eye(n_classes)[labels]
-    if n_steps is None:
-        arrays["dout"] = draw(rng, n_batch, n_classes)
-    params = {"n_inputs": n_inputs, "n_hidden": list(n_hidden), "n_classes": n_classes, "neg_slope": 0.25}
-    return params, arrays
-
 
 ENTROPY, ENTROPY_TWO, ENTROPY_ONE = entropy_input([5], 1), entropy_input([5, 8], 2), entropy_input([1], 3)
 SOFTMAX, SOFTMAX_TWO, SOFTMAX_ONE = activation_input([5], 4), activation_input([5, 8], 5), activation_input([1], 6)
 LARGE = large_input(7)
 LEAKY, LEAKY_TWO, LEAKY_ONE = activation_input([5], 8), activation_input([5, 8], 9), activation_input([1], 10)
 LINEAR, LINEAR_TWO, LINEAR_ONE = linear_input([4], 11), linear_input([4, 6], 12), linear_input([1], 13)
-MLPS = {tuple(h): mlp_input(h, 14 + len(h)) for h in ((), (5,), (9, 7, 5))}
-STEPS = {tuple(h): mlp_input(h, 20 + len(h), n_batch=16, n_steps=N_STEPS) for h in ((), (9,), (12, 9, 7))}
 
 
 def one(**params):
@@ -93,20 +36,24 @@ OWN_CHECKS = {
     "LeakyReLUModule": {"leaky_relu.forward", "leaky_relu.backward"},
     "LinearModule": {"linear.forward", "linear.weight_gradient", "linear.bias_gradient", "linear.input_gradient"},
 }
-# What a network without hidden layers does not go through, forward and backward.
-HIDDEN_FORWARD = {"leaky_relu.forward"}
-HIDDEN_BACKWARD = HIDDEN_FORWARD | {"leaky_relu.backward", "linear.input_gradient", "mlp_numpy.backward"}
+
+
+def log_allowance(g, op, params, arrays, names):
+    """Return by how much a constant of 1e-5 inside the logarithm changes what is expected, half as much again."""
+    right = g.reference(op, params, arrays)
+    other = g.reference(op, params, arrays, (LOG_CONSTANT_MISTAKE,))
+    return {name: 1.5 * abs(other[name] - right[name]) for name in names}
 
 
 def undivided_allowance(g, params, arrays, keys):
     """Return `log_allowance` for a loss or a gradient that is a sum over the batch: so many times that of a mean."""
     n_batch = max(len(array) for array in arrays.values())
-    return {key: n_batch * a for key, a in g.log_allowance("cross_entropy", params, arrays, keys).items()}
+    return {key: n_batch * a for key, a in log_allowance(g, "cross_entropy", params, arrays, keys).items()}
 
 
 def _entropy_forward(g):
-    allowance = undivided_allowance(g, one(), ENTROPY, ["dx0"]) | g.log_allowance(
-        "cross_entropy", one(), ENTROPY, ["out0"]
+    allowance = undivided_allowance(g, one(), ENTROPY, ["dx0"]) | log_allowance(
+        g, "cross_entropy", one(), ENTROPY, ["out0"]
     )
     called = "CrossEntropyModule().forward(x, y), batch of 5"
     return g.compare("cross_entropy.forward", called, "cross_entropy", one(), ENTROPY, ["out0"], allowance)
@@ -255,88 +202,6 @@ def _batch_of_one(g):
     return outcome
 
 
-def comparable(g, configurations, through):
-    """Yield those hidden layers, with what belongs to them, whose networks can be compared.
-
-    Only none, where one of the checks `through`, of what a hidden layer adds, failed in an unknown way.
-    """
-    for n_hidden, value in configurations.items():
-        if not (n_hidden and g.unexplained & through):
-            yield n_hidden, value
-
-
-def _mlp(check, names, backward):
-    def run(g):
-        for n_hidden, (params, arrays) in comparable(g, MLPS, HIDDEN_BACKWARD if backward else HIDDEN_FORWARD):
-            keys = ["out"] if not backward else [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in names]
-            called = f"MLP(6, {list(n_hidden)}, 4, 0.25).{'forward(x), backward(dout)' if backward else 'forward(x)'}"
-            outcome = g.compare(check, called, "mlp_numpy", params | {"backward": backward}, arrays, keys)
-            if not outcome.passed:
-                if backward and n_hidden and not outcome.hint and not g.has_failed("mlp_numpy.forward"):
-                    outcome.hint = (
-                        "with fewer hidden layers, or none, it is right: backward has to go through all modules, "
-                        "the last one first, each with what it saw forward"
-                    )
-                return outcome
-        return outcome
-
-    return run
-
-
-def _batch_mean(g):
-    n_hidden = () if g.unexplained & HIDDEN_BACKWARD else (5,)
-    params, arrays = MLPS[n_hidden][0] | {"backward": True}, MEAN_ARRAYS[n_hidden]
-    keys = [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in ("weight", "bias")]
-    allowance = g.log_allowance("mlp_numpy", params, arrays, keys)
-    called = "MLP.forward, CrossEntropyModule.backward, MLP.backward: gradients of the mean loss over a batch of 7"
-    mistakes = [m for m in g.carried if not m.is_harmless]
-    if _is_idle(g.reference("mlp_numpy", params, arrays, tuple(mistakes)), arrays, keys):
-        mistakes = []
-    outcome = g.compare("numpy.batch_mean", called, "mlp_numpy", params, arrays, keys, allowance, mistakes)
-    conventions = [m.sentence for m in g.carried if m.is_harmless and m != LOG_CONSTANT_MISTAKE]
-    if not outcome.passed and not outcome.hint and conventions:
-        outcome.hint = "the gradients are not those of the mean over the batch: " + "; ".join(conventions)
-    return outcome
-
-
-MEAN_ARRAYS = {
-    n_hidden: {name: array for name, array in arrays.items() if name != "dout"}
-    for n_hidden, (_, arrays) in MLPS.items()
-}
-
-
-def steps_allowance(g, op, params, arrays, keys, mistakes=()):
-    """Return how far rounding to float32, and a constant inside the logarithm, may drive the weights."""
-    right = g.reference(op, params, arrays, mistakes)
-    rounded = g.reference(op, params, arrays, mistakes, dtype=np.float32)
-    logged = g.reference(op, params, arrays, (*mistakes, LOG_CONSTANT_MISTAKE))
-    # Ten times the largest rounding of any weight: others sum in another order.
-    rounding = 10 * max(float(abs(rounded[k] - right[k]).max()) for k in keys)
-    return {k: rounding + 1.5 * abs(logged[k] - right[k]) for k in keys}
-
-
-def _is_idle(expected, arrays, keys):
-    """Return whether mistakes leave nothing to compute: gradients of 0, or the weights that were given."""
-    return not any(k in expected and expected[k].any() and not np.array_equal(expected[k], arrays.get(k)) for k in keys)
-
-
-def _steps(g):
-    is_idle = True
-    for n_hidden, (params, arrays) in comparable(g, STEPS, HIDDEN_BACKWARD):
-        # Small enough that a wrong network does not run off to infinity, where nothing can be compared.
-        params = params | {"learning_rate": 0.005 if len(n_hidden) > 1 else 0.05}
-        keys = [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in ("weight", "bias")]
-        allowance = steps_allowance(g, "steps_numpy", params, arrays, keys)
-        called = f"MLP(6, {list(n_hidden)}, 4, 0.25) trained for {N_STEPS} steps from given weights on given batches"
-        outcome = g.compare("mlp_numpy.steps", called, "steps_numpy", params, arrays, keys, allowance)
-        if not outcome.passed:
-            return outcome
-        is_idle &= _is_idle(g.reference("steps_numpy", params, arrays, tuple(g.carried)), arrays, keys)
-    if is_idle:  # with the mistakes found no network learns, and neither does a stub
-        return g.compare("mlp_numpy.steps", called, "steps_numpy", params, arrays, keys, allowance, ())
-    return outcome
-
-
 def _speed(g):
     """Processor time that each module takes for one more example, against the reference's.
 
@@ -391,33 +256,28 @@ def _wrong(g, params, answer):
     return found
 
 
-def _check(name, points, title, files, run):
-    return Check(name, "1.2", points, title, files, run)
+def _check(name, points, title, run):
+    return Check(name, "1.2", points, title, ("modules.py",), run)
 
 
-M, N = ("modules.py",), ("mlp_numpy.py", "modules.py")
 CHECKS = [
-    _check("cross_entropy.forward", 0.75, "the loss, the mean over the batch", M, _entropy_forward),
-    _check("cross_entropy.backward", 0.75, "the loss's gradient", M, _entropy_backward),
-    _check("softmax.forward", 0.75, "probabilities", M,
+    _check("cross_entropy.forward", 0.75, "the loss, the mean over the batch", _entropy_forward),
+    _check("cross_entropy.backward", 0.75, "the loss's gradient", _entropy_backward),
+    _check("softmax.forward", 0.75, "probabilities",
            _activation("softmax.forward", "SoftMaxModule", [], SOFTMAX, ["out0"], "SoftMaxModule().forward(x)", False)),
-    _check("softmax.backward", 1, "the whole Jacobian, cross terms too", M,
+    _check("softmax.backward", 1, "the whole Jacobian, cross terms too",
            _activation("softmax.backward", "SoftMaxModule", [], SOFTMAX, ["dx0"], "SoftMaxModule().forward(x), backward(dout)")),
-    _check("softmax.large_logits", 0.5, "logits of 1000 do not overflow, forward or backward", M, _large_logits),
-    _check("leaky_relu.forward", 0.75, "the activation, slopes of 0.25 and 0", M, _leaky_forward),
-    _check("leaky_relu.backward", 0.75, "its gradient", M,
+    _check("softmax.large_logits", 0.5, "logits of 1000 do not overflow, forward or backward", _large_logits),
+    _check("leaky_relu.forward", 0.75, "the activation, slopes of 0.25 and 0", _leaky_forward),
+    _check("leaky_relu.backward", 0.75, "its gradient",
            _activation("leaky_relu.backward", "LeakyReLUModule", [0.25], LEAKY, ["dx0"],
                        "LeakyReLUModule(0.25).forward(x), backward(dout)")),
-    _check("linear.start", 0.5, "weights start from N(0, 0.0001²), biases at 0", M, _linear_start),
-    _check("linear.forward", 1, "the affine map", M, _linear("linear.forward", "out0")),
-    _check("linear.weight_gradient", 1, "gradient of the weight", M, _linear_gradient("weight")),
-    _check("linear.bias_gradient", 1, "gradient of the bias", M, _linear_gradient("bias")),
-    _check("linear.input_gradient", 1, "gradient of the input", M, _linear("linear.input_gradient", "dx0")),
-    _check("numpy.second_batch", 0.5, "nothing is left of the batch before", M, _second_batch),
-    _check("numpy.batch_of_one", 0.5, "a batch of 1", M, _batch_of_one),
-    _check("numpy.speed", 0.5, "matrix products, no loops over the batch", M, _speed),
-    _check("mlp_numpy.forward", 0.75, "probabilities with no, one and three hidden layers", N, _mlp("mlp_numpy.forward", (), False)),
-    _check("mlp_numpy.backward", 0.75, "gradients of all layers", N, _mlp("mlp_numpy.backward", ("weight", "bias"), True)),
-    _check("numpy.batch_mean", 0.5, "the mean over the batch is taken once", N, _batch_mean),
-    _check("mlp_numpy.steps", 1, f"its weights after {N_STEPS} steps are the reference's", N, _steps),
+    _check("linear.start", 0.5, "weights start from N(0, 0.0001²), biases at 0", _linear_start),
+    _check("linear.forward", 1, "the affine map", _linear("linear.forward", "out0")),
+    _check("linear.weight_gradient", 1, "gradient of the weight", _linear_gradient("weight")),
+    _check("linear.bias_gradient", 1, "gradient of the bias", _linear_gradient("bias")),
+    _check("linear.input_gradient", 1, "gradient of the input", _linear("linear.input_gradient", "dx0")),
+    _check("numpy.second_batch", 0.5, "nothing is left of the batch before", _second_batch),
+    _check("numpy.batch_of_one", 0.5, "a batch of 1", _batch_of_one),
+    _check("numpy.speed", 0.5, "matrix products, no loops over the batch", _speed),
 ]  # fmt: skip

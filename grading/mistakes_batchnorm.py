@@ -1,131 +1,14 @@
-"""Known mistakes of the PyTorch parts, as `mistakes.py` has them of the NumPy ones."""
+"""Known mistakes of batch norm: by autograd, by hand, and of the module around that."""
 
 # ruff: noqa: E501, a row of a table stays on its line
 
-import functools
-
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from grading.mistakes import make, with_slope
+from grading.mistakes import make
 
 AUTOGRAD, FUNCTION = "CustomBatchNormAutograd", "CustomBatchNormManualFunction"
-MODULE, CONVNET = "CustomBatchNormManualModule", "ConvNet"
-
-
-# ---- MLP ---------------------------------------------------------------------------------------
-
-
-def _forward(wrong):
-    """Return a change of an `nn.Module`: its forward is `wrong(right, self, x)`."""
-    return lambda base: type(
-        base.__name__, (base,), {"forward": lambda self, x: wrong(functools.partial(base.forward, self), self, x)}
-    )
-
-
-def _activation_last(base):
-    class Wrong(base):
-        def __init__(self, n_inputs, n_hidden, n_classes, neg_slope):
-            super().__init__(n_inputs, n_hidden, n_classes, neg_slope)
-            self.neg_slope = neg_slope
-
-        def forward(self, x):
-            return F.leaky_relu(super().forward(x), self.neg_slope)
-
-    return Wrong
-
-
-def _detached(right, self, x):
-    return self.layers[-1](self.layers[:-1](x.flatten(1)).detach())
-
-
-def _first_activation_only(right, self, x):
-    is_first = True
-    for layer in self.layers:
-        if not isinstance(layer, nn.LeakyReLU) or is_first:
-            x = layer(x)
-        is_first = is_first and not isinstance(layer, nn.LeakyReLU)
-    return x
-
-
-def _built(change):
-    """Return a change of the MLP: `change(layers)` alters them once they are made."""
-
-    def put_into(base):
-        class Wrong(base):
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                change(self.layers)
-
-        return Wrong
-
-    return put_into
-
-
-def _activated(kind):
-    def change(layers):
-        for i, layer in enumerate(list(layers)):
-            if isinstance(layer, nn.LeakyReLU):
-                layers[i] = kind()
-
-    return _built(change)
-
-
-def _without_biases(layers):
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            layer.bias = None
-
-
-def _freezing(which):
-    def change(layers):
-        for q in which(layers):
-            q.requires_grad_(False)
-
-    return _built(change)
-
-
-def _registering(which):
-    return lambda base: type(base.__name__, (base,), {"parameters": lambda self, recurse=True: which(self.layers)})
-
-
-PLAIN_LIST = "are in a plain list, which PyTorch does not know, and are never trained: nn.ModuleList, or nn.Sequential"
-MLP_MISTAKES = [
-    *make("mlp_pytorch.parameters", "MLP",
-        ("the linear layers have no biases", _built(_without_biases)),
-        ("the hidden layers are frozen: their parameters want no gradient", _freezing(lambda layers: layers[:-1].parameters())),
-        ("the first layer is frozen: its parameters want no gradient", _freezing(lambda layers: layers[0].parameters())),
-        ("the biases are frozen: they want no gradient", _freezing(lambda layers: [m.bias for m in layers if isinstance(m, nn.Linear)])),
-        ("all layers are frozen: no parameter wants a gradient", _freezing(lambda layers: layers.parameters())),
-    ),
-    *make("mlp_pytorch.parameters", "MLP",
-        (f"all layers {PLAIN_LIST}", _registering(lambda layers: iter(()))),
-        (f"the hidden layers {PLAIN_LIST}", _registering(lambda layers: layers[-1].parameters())),
-        carried=False),
-    *make("mlp_pytorch.forward", "MLP",
-        ("the MLP returns probabilities, not logits: cross-entropy takes the softmax itself",
-         _forward(lambda right, self, x: right(x).softmax(dim=1))),
-        ("the MLP returns log-probabilities, not logits", _forward(lambda right, self, x: right(x).log_softmax(dim=1))),
-        ("an activation follows the last layer", _activation_last),
-        ("there are no activations between the linear layers", with_slope(lambda a: 1.0)),
-        ("the activations are tanh, not leaky ReLUs", _activated(nn.Tanh)),
-        ("the activations are sigmoids, not leaky ReLUs", _activated(nn.Sigmoid)),
-    ),
-    *make("mlp_pytorch.depth", "MLP", ("only the first hidden layer has an activation", _forward(_first_activation_only))),
-    *make("mlp_pytorch.slope", "MLP",
-        ("the MLP does not hand neg_slope on to its activations (0.01, PyTorch's own, acts)", with_slope(lambda a: 0.01)),
-        ("the MLP does not hand neg_slope on to its activations (0.02 acts)", with_slope(lambda a: 0.02)),
-        ("the MLP does not hand neg_slope on to its activations: they are plain ReLUs", with_slope(lambda a: 0.0)),
-        ("the MLP hands neg_slope on with the wrong sign", with_slope(lambda a: -a)),
-    ),
-    *make("mlp_pytorch.gradients", "MLP",
-        ("a detach (or .data, or no_grad) keeps the gradient from the layers before the last", _forward(_detached)),
-    ),
-]  # fmt: skip
-
-
-# ---- Batch norm --------------------------------------------------------------------------------
+MODULE = "CustomBatchNormManualModule"
 
 
 def _var(x):
@@ -294,7 +177,7 @@ def _gamma_zero(c):
     return c.gamma * c.inv * (c.dout - c.dbeta / c.B - x_hat * (c.dout * x_hat).sum(dim=0) / c.B)
 
 
-NORM_MISTAKES = [
+MISTAKES = [
     *make("bn_autograd.parameters", AUTOGRAD,
         ("gamma starts at 0; it starts at 1", _starting(gamma=0.0)),
         ("beta starts at 1; it starts at 0", _starting(beta=1.0)),
@@ -362,80 +245,3 @@ NORM_MISTAKES = [
             lambda x, g, b, eps: g.detach() * (x - x.mean(0)) / (_var(x) + eps).sqrt() + b.detach())),
     ),
 ]  # fmt: skip
-
-
-# ---- ConvNet -----------------------------------------------------------------------------------
-
-
-def _replaced(kind, new, only=None):
-    """Return a change of the ConvNet: `new(layer)` in place of each feature layer of that kind, or the `only`-th."""
-
-    def put_into(base):
-        class Wrong(base):
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                places = [i for i, layer in enumerate(self.features) if isinstance(layer, kind)]
-                for i in places if only is None else [places[only]]:
-                    self.features[i] = new(self.features[i])
-
-        return Wrong
-
-    return put_into
-
-
-def _always_batch(right, self, x):
-    training = self.training
-    self.train()
-    out = right(x)
-    self.train(training)
-    return out
-
-
-def _detached_features(right, self, x):
-    return self.classifier(self.features(x).flatten(1).detach())
-
-
-def _relu_first(base):
-    class Wrong(base):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            for i in [i for i, layer in enumerate(self.features) if isinstance(layer, nn.BatchNorm2d)]:
-                self.features[i], self.features[i + 1] = self.features[i + 1], self.features[i]
-
-    return Wrong
-
-
-def _without_norms(right, self, x):
-    for layer in self.features:
-        x = x if isinstance(layer, nn.BatchNorm2d) else layer(x)
-    return self.classifier(x.flatten(1))
-
-
-def _ten_classes(base):
-    return type(base.__name__, (base,), {"__init__": lambda self, n_channels, _: base.__init__(self, n_channels, 10)})
-
-
-CONVNET_MISTAKES = [
-    *make("convnet.forward", CONVNET,
-        ("pooling is 2x2 without padding; Table 1 says 3x3, stride 2, padding 1",
-         _replaced(nn.MaxPool2d, lambda m: nn.MaxPool2d(2, 2))),
-        ("pooling takes means; Table 1 says the largest",
-         _replaced(nn.MaxPool2d, lambda m: nn.AvgPool2d(3, 2, 1))),
-        ("there are no ReLUs behind the batch norms", _replaced(nn.ReLU, lambda m: nn.Identity())),
-        ("ReLU stands before batch norm; Table 1 has it behind", _relu_first),
-        ("the batch norms are made but not used", _forward(_without_norms)),
-        ("the last convolution has no ReLU", _replaced(nn.ReLU, lambda m: nn.Identity(), only=-1)),
-        ("the activations are leaky ReLUs, not ReLUs", _replaced(nn.ReLU, lambda m: nn.LeakyReLU(0.01))),
-        ("a ReLU follows the linear layer", _forward(lambda right, self, x: right(x).relu())),
-        ("the ConvNet returns probabilities, not logits", _forward(lambda right, self, x: right(x).softmax(dim=1))),
-    ),
-    *make("convnet.evaluation", CONVNET,
-        ("batch norm takes the batch's statistics in evaluation, too", _forward(_always_batch)),
-    ),
-    *make("convnet.sizes", CONVNET, ("n_classes is not handed on: there are always 10", _ten_classes)),
-    *make("convnet.gradients", CONVNET,
-        ("a detach (or .data, or no_grad) keeps the gradient from the convolutions", _forward(_detached_features)),
-    ),
-]  # fmt: skip
-
-TORCH_MISTAKES = [*MLP_MISTAKES, *NORM_MISTAKES, *CONVNET_MISTAKES]

@@ -1,0 +1,146 @@
+"""Question 3: batch norm, by autograd, by hand, and the module around that."""
+
+# ruff: noqa: E501, a row of a table stays on its line
+
+from grading.check import Check, Outcome
+from grading.inputs import norm_input
+from grading.reference import difference
+
+A, M = "CustomBatchNormAutograd", "CustomBatchNormManualModule"
+NORM, NORM_TWO = norm_input([6], 60), norm_input([6, 9], 61)
+NORM_ZERO = norm_input([6], 62, gamma=[1.5, 0.0, -0.5, 0.0])
+NORM_EPS = norm_input([6], 63, scale=0.1)  # of a variance beside which 1e-5 is seen
+WRONG_SHAPES = [[6, 5], [4], [6, 4, 2]]
+GRADIENT_CHECKS = {
+    "dx": "bn_function.input_gradient",
+    "dgamma": "bn_function.gamma_gradient",
+    "dbeta": "bn_function.beta_gradient",
+}
+
+
+def _function_input(arrays):
+    return {name.rstrip("0"): array for name, array in arrays.items()}
+
+
+FUNCTION, FUNCTION_ZERO, FUNCTION_EPS = map(_function_input, (NORM, NORM_ZERO, NORM_EPS))
+
+
+def _norm_parameters(check, name):
+    def run(g):
+        called = f"{name}(4), its parameters"
+        outcome = g.compare(
+            check, called, "norm_parameters", {"name": name, "n_neurons": 4}, {}, ["gamma", "beta", "trainable"]
+        )
+        if outcome.got.startswith("trainable"):
+            outcome.hint = "gamma and beta have to be nn.Parameter that want a gradient"
+        return outcome
+
+    return run
+
+
+def _norm(check, name, keys, arrays=NORM, eps=None, n_batches=1):
+    def run(g):
+        backward = any(key.startswith("d") for key in keys)
+        params = {"name": name, "eps": eps, "n_batches": n_batches, "backward": backward}
+        made = f"{name}(4)" if eps is None else f"{name}(4, eps={eps})"
+        called = f"{made}(x){', backward(dout)' if backward else ''}, batch of {6 if n_batches == 1 else '6, then 9'}"
+        return g.compare(check, called, "norm_module", params, arrays, keys)
+
+    return run
+
+
+def _norm_gradients(check, name, arrays, eps_check=None):
+    """Gradients with the default eps, and with a large one where it is known what becomes of it forward."""
+
+    def run(g):
+        keys = ["dx0", "dgamma0", "dbeta0"]
+        if name == M:  # of the function's gradients, those that have not been found wrong
+            keys = [f"{key}0" for key, own in GRADIENT_CHECKS.items() if own not in g.unexplained] or keys
+        outcome = _norm(check, name, keys, arrays)(g)
+        if outcome.passed and eps_check not in g.unexplained:
+            outcome = _norm(check, name, keys, NORM_EPS, eps=0.5)(g)
+        return outcome
+
+    return run
+
+
+def _norm_wrong_shape(check, name):
+    def run(g):
+        called = f"{name}(4) on inputs of shapes {', '.join(str(tuple(s)) for s in WRONG_SHAPES)}"
+        params, arrays = {"name": name, "shapes": WRONG_SHAPES}, {"x": NORM["x0"]}
+        answer = g.ask("norm_wrong_shape", params, arrays)
+        keys = ["refused"] if check.replace("wrong_shape", "forward") in g.unexplained else ["out", "refused"]
+        for mistakes in ((), tuple(g.carried)):
+            # What it makes of a right input has to be right, or refusing everything would do.
+            found = difference(answer.arrays, g.reference("norm_wrong_shape", params, arrays, mistakes), keys)
+            if found is None:
+                return Outcome(True)
+        outcome = g.failure(called, answer, found)
+        if found.name == "refused":
+            outcome.expected = "a ValueError for each (1; 0.5 is another error, 0 none)"
+            outcome.hint = "inputs of any shape but (n_batch, n_neurons) have to raise ValueError"
+        return outcome
+
+    return run
+
+
+def _function(check, keys, arrays=FUNCTION, eps=1e-5, how="class", needs=(True, True, True)):
+    def run(g):
+        params = {"eps": eps, "how": how, "backward": how == "class", "needs": list(needs)}
+        return g.compare(check, _called(params), "norm_function", params, arrays, keys)
+
+    return run
+
+
+def _called(params):
+    made = "CustomBatchNormManualFunction" + ("(4)" if params["how"] == "instance" else "")
+    return f"{made}.apply(x, gamma, beta, {params['eps']}){', backward(dout)' if params['backward'] else ''}"
+
+
+def _function_eps(g):
+    keys = ["out", *(k for k in ("dx", "dgamma") if GRADIENT_CHECKS[k] not in g.unexplained)]
+    return _function("bn_function.eps", keys, FUNCTION_EPS, eps=0.5)(g)
+
+
+def _needs_input_grad(g):
+    for needs in ([False, True, False], [False, False, True], [True, False, False]):
+        known = [name for name, check in GRADIENT_CHECKS.items() if check not in g.unexplained]
+        asked = [name for name, need in zip(GRADIENT_CHECKS, needs, strict=True) if need]
+        keys = [*(name for name in asked if name in known), "returned"]
+        outcome = _function("bn_function.needs_input_grad", keys, needs=needs)(g)
+        if not outcome.passed:
+            names = ", ".join(n for n, need in zip(("x", "gamma", "beta"), needs, strict=True) if need)
+            outcome.called += f", where only {names} asks for a gradient"
+            if outcome.got.startswith("returned"):
+                outcome.expected = f"{outcome.expected} (1: a gradient, 0: None, for x, gamma, beta)"
+            return outcome
+    return outcome
+
+
+def _checks_of(question):
+    return lambda name, points, title, run: Check(name, question, points, title, ("custom_batchnorm.py",), run)
+
+
+q31, q32b, q32c = _checks_of("3.1"), _checks_of("3.2b"), _checks_of("3.2c")
+CHECKS = [
+    q31("bn_autograd.parameters", 1.5, "gamma of 1, beta of 0, trainable", _norm_parameters("bn_autograd.parameters", A)),
+    q31("bn_autograd.forward", 3, "the batch normalised", _norm("bn_autograd.forward", A, ["out0"])),
+    q31("bn_autograd.eps", 1, "eps inside the root, as asked for", _norm("bn_autograd.eps", A, ["out0"], NORM_EPS, eps=0.5)),
+    q31("bn_autograd.gradients", 2.5, "gradients of x, gamma (0, too) and beta",
+        _norm_gradients("bn_autograd.gradients", A, NORM_ZERO, "bn_autograd.eps")),
+    q31("bn_autograd.second_batch", 1, "nothing is left of the batch before",
+        _norm("bn_autograd.second_batch", A, ["out1"], NORM_TWO, n_batches=2)),
+    q31("bn_autograd.wrong_shape", 1, "other shapes are a ValueError", _norm_wrong_shape("bn_autograd.wrong_shape", A)),
+    q32b("bn_function.forward", 0.25, "the batch normalised", _function("bn_function.forward", ["out"])),
+    q32b("bn_function.input_gradient", 0.75, "gradient of x", _function("bn_function.input_gradient", ["dx"])),
+    q32b("bn_function.gamma_gradient", 0.5, "gradient of gamma", _function("bn_function.gamma_gradient", ["dgamma"])),
+    q32b("bn_function.beta_gradient", 0.5, "gradient of beta", _function("bn_function.beta_gradient", ["dbeta"])),
+    q32b("bn_function.gamma_of_zero", 0.25, "gradient of x where gamma is 0", _function("bn_function.gamma_of_zero", ["dx"], FUNCTION_ZERO)),
+    q32b("bn_function.eps", 0.25, "eps inside the root, as asked for, forward and backward", _function_eps),
+    q32b("bn_function.needs_input_grad", 0.25, "None for gradients nobody asks for", _needs_input_grad),
+    q32b("bn_function.instance", 0.25, "apply on an instance", _function("bn_function.instance", ["out"], how="instance")),
+    q32c("bn_module.parameters", 0.25, "gamma of 1, beta of 0, trainable", _norm_parameters("bn_module.parameters", M)),
+    q32c("bn_module.forward", 0.25, "the batch normalised with the module's eps", _norm("bn_module.forward", M, ["out0"], NORM_EPS, eps=0.5)),
+    q32c("bn_module.gradients", 0.25, "gradients of x, gamma and beta", _norm_gradients("bn_module.gradients", M, NORM)),
+    q32c("bn_module.wrong_shape", 0.25, "other shapes are a ValueError", _norm_wrong_shape("bn_module.wrong_shape", M)),
+]  # fmt: skip

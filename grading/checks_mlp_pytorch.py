@@ -1,0 +1,101 @@
+"""Question 2: the MLP in PyTorch, all but its training on CIFAR-10."""
+
+# ruff: noqa: E501, a row of a table stays on its line
+
+from grading.check import Check, Outcome
+from grading.inputs import N_STEPS, mlp_input
+from grading.mistakes_mlp_pytorch import MISTAKES
+from grading.reference import difference
+
+MLPS = {tuple(h): mlp_input(h, 40 + len(h)) for h in ((), (5,), (9, 7, 5))}
+STEPS = {tuple(h): mlp_input(h, 50 + len(h), n_batch=16, n_steps=N_STEPS) for h in ((), (9,), (12, 9, 7))}
+
+
+def _mlp_parameters(g):
+    for n_hidden in ((5,), (), (9, 7, 5)):
+        params = {"n_inputs": 6, "n_hidden": list(n_hidden), "n_classes": 4, "neg_slope": 0.25}
+        called = f"MLP(6, {list(n_hidden)}, 4, 0.25).parameters()"
+        names = ["shapes", "trainable"]
+        outcome = g.compare("mlp_pytorch.parameters", called, "mlp_parameters", params, {}, names)
+        if not outcome.passed:
+            shapes = g.ask("mlp_parameters", params, {}).arrays.get("shapes", ())
+            n_right = 2 * len(n_hidden) + 2
+            if not outcome.hint and outcome.got.startswith("trainable"):
+                outcome.hint = "every layer's weight and bias has to want a gradient (1: it does, 0: it does not)"
+            elif not outcome.hint and len(shapes) and len(shapes) != n_right:
+                outcome.hint = (
+                    f"{len(shapes)} parameters are registered; a weight and a bias of each layer are {n_right}"
+                )
+            return outcome
+    return outcome
+
+
+def comparable(g, configurations):
+    """Return those hidden layers whose networks can be compared: one, where others fail in an unknown way."""
+    is_known = "mlp_pytorch.depth" not in g.unexplained
+    return [n_hidden for n_hidden in configurations if is_known or len(n_hidden) == 1]
+
+
+def _mlp(check, configurations, backward=False, slopes=(0.25,)):
+    def run(g):
+        for n_hidden in comparable(g, configurations):
+            for slope in slopes:
+                params, arrays = MLPS[n_hidden]
+                params = params | {"backward": backward, "neg_slope": slope}
+                layers = range(len(n_hidden) + 1)
+                keys = ["dx", *(f"{n}{l}" for l in layers for n in ("weight", "bias"))] if backward else ["out"]
+                then = ", cross_entropy(logits, y).backward()" if backward else ""
+                called = f"MLP(6, {list(n_hidden)}, 4, {slope})(x){then}"
+                # The reference goes through the slopes that the grader asked for before; a mistake of one is carried.
+                outcome = g.compare(check, called, "mlp_pytorch", params, arrays, keys)
+                if not outcome.passed:
+                    return outcome
+        return outcome
+
+    return run
+
+
+def _mlp_forward(g):
+    # With the default slope, and what a slope that is not handed on gives: that loses `mlp_pytorch.slope` alone.
+    outcome = _mlp("mlp_pytorch.forward", [(5,)], slopes=[0.02])(g)
+    if outcome.passed:
+        return outcome
+    params, arrays = MLPS[(5,)]
+    params = params | {"backward": False, "neg_slope": 0.02}
+    answer = g.ask("mlp_pytorch", params, arrays)
+    for mistake in MISTAKES:
+        if mistake.check == "mlp_pytorch.slope":
+            expected = g.reference("mlp_pytorch", params, arrays, (mistake,))
+            if difference(answer.arrays, expected, ["out"]) is None:
+                return Outcome(True)
+    return outcome
+
+
+def _mlp_steps(g):
+    for n_hidden in comparable(g, STEPS):
+        params, arrays = STEPS[n_hidden]
+        params = params | {"learning_rate": 0.005 if len(n_hidden) > 1 else 0.05}
+        keys = [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in ("weight", "bias")]
+        right = g.reference("steps_pytorch", params, arrays)
+        exact = g.reference("steps_pytorch", params | {"float64": True}, arrays)
+        rounding = 10 * max(float(abs(right[k] - exact[k]).max()) for k in keys)
+        called = f"MLP(6, {list(n_hidden)}, 4, 0.25) trained for {N_STEPS} steps from given weights on given batches"
+        allowance = dict.fromkeys(keys, rounding)
+        outcome = g.compare("mlp_pytorch.steps", called, "steps_pytorch", params, arrays, keys, allowance)
+        if not outcome.passed:
+            return outcome
+    return outcome
+
+
+def _check(name, points, title, run):
+    return Check(name, "2", points, title, ("mlp_pytorch.py",), run)
+
+
+CHECKS = [
+    _check("mlp_pytorch.parameters", 3, "all layers are registered and trainable", _mlp_parameters),
+    _check("mlp_pytorch.forward", 4, "logits with one hidden layer", _mlp_forward),
+    _check("mlp_pytorch.slope", 2, "neg_slope is handed on", _mlp("mlp_pytorch.slope", [(5,)], slopes=(0.25, 0.0))),
+    _check("mlp_pytorch.depth", 2, "no hidden layer, and three", _mlp("mlp_pytorch.depth", [(), (9, 7, 5)], slopes=(0.25,))),
+    _check("mlp_pytorch.gradients", 4, "gradients of all parameters and of the input", _mlp("mlp_pytorch.gradients", [(5,), (9, 7, 5)], backward=True)),
+    _check("mlp_pytorch.steps", 3, f"its weights after {N_STEPS} steps are the reference's", _mlp_steps),
+]  # fmt: skip
