@@ -35,6 +35,8 @@ def main(control_fd, base):
     control = socket.socket(fileno=control_fd)
     os.setsid()  # Ctrl-C is the grader's affair
     if isolation.IS_LINUX:  # elsewhere system libraries do not survive a fork
+        import torch.fx.experimental.symbolic_shapes  # noqa: F401, which backward(dout) takes half a second to import
+
         from . import worker  # noqa: F401, PyTorch with it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # wardens are nobody's to wait for
     isolation.prctl(isolation.PR_SET_DUMPABLE, 0)  # nobody reads this process's memory or steps through it
