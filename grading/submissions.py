@@ -73,7 +73,7 @@ def grade_all(folders, args, out_dir=None):
                     for path in todo:
                         future = pool.submit(grade, todo[path], folders[path], keys[path], after_check, args.lenient)
                         futures[future] = path
-                    for n, future in enumerate(concurrent.futures.as_completed(futures), 1):
+                    for n, future in enumerate(_as_completed(futures), 1):
                         path = futures[future]
                         try:
                             results[path] = future.result()
@@ -104,6 +104,14 @@ def grade_all(folders, args, out_dir=None):
         print((folder / "table.txt").read_text())
         print(f"results: {folder / 'results.json'}, {folder / 'report.html'}")
     return list(graded.values())
+
+
+def _as_completed(futures):
+    """Yield futures as they end. Waits are short: a Ctrl-C that comes just as one begins is seen when it ends."""
+    waiting = set(futures)
+    while waiting:
+        done, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
+        yield from done
 
 
 def grade_one(server, reference, training, sessions, submission, folder, key, progress, lenient):
