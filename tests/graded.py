@@ -1,12 +1,18 @@
 """Grades submissions written for tests: the project's files with a part replaced, or files of their own."""
 
 import functools
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+from grade import main
 from grading.all_checks import ALL_CHECKS
 from grading.check import Grading
 from grading.checks_training import Training
 from grading.reference import Reference
+from grading.runs import read_runs
 from grading.sandbox import ROOT, Session
 from grading.scheme import FILES
 from grading.submission import Submission
@@ -15,6 +21,10 @@ PROJECT = {name: (ROOT / name).read_text() for name in FILES}
 NO_TRAINING = Training(None, "this is a test")
 CHECKS = [check for check in ALL_CHECKS if not check.name.endswith(".training")]
 MAX_POINTS = sum(check.points for check in CHECKS)
+TEMPLATES = {
+    name: re.sub(r'(    def \w+\(.*\):\n)(?:        .*\n|\n)*', r"\1        raise NotImplementedError\n\n", text)
+    for name, text in PROJECT.items()
+}  # fmt: skip
 reference = functools.cache(Reference)
 
 
@@ -29,7 +39,12 @@ def project_with(file, right, wrong):
     return PROJECT | {file: replaced(PROJECT[file], right, wrong)}
 
 
-def grade(server, files, lenient=False, total_seconds=600, least_seconds=2):
+def checks_of(file):
+    """Return the checks that `file` has a part in: a mistake in it can cost no other."""
+    return [check for check in CHECKS if file in check.files]
+
+
+def grade(server, files, checks=CHECKS, lenient=False, total_seconds=600, least_seconds=2):
     """Return `{check name: outcome}` of a submission's files, all checks but the training ones, and the `Grading`."""
     found = {name: name for name in FILES if name in files}
     raw = {name: text if isinstance(text, bytes) else text.encode() for name, text in files.items()}
@@ -37,7 +52,7 @@ def grade(server, files, lenient=False, total_seconds=600, least_seconds=2):
     with Session(server, raw, ["."], lenient, total_seconds, least_seconds=least_seconds) as session:
         grading = Grading(session, reference(), submission, NO_TRAINING)
         grading.import_all()
-        outcomes = {check.name: grading.run(check) for check in CHECKS}
+        outcomes = {check.name: grading.run(check) for check in checks}
     return outcomes, grading
 
 
@@ -48,3 +63,38 @@ def lost(outcomes):
 
 def points(outcomes):
     return sum(check.points for check in CHECKS if outcomes[check.name].passed)
+
+
+def write(folder, files):
+    """Write `{name: text}` into a new folder and return it."""
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def run_grade(*args):
+    """Run grade.py as a user does, and return the finished process."""
+    command = [sys.executable, str(ROOT / "grade.py"), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def call_grade(*args):
+    """Call grade.py's `main` in this process and return its exit status."""
+    try:
+        return main([str(arg) for arg in args])
+    except SystemExit as end:
+        return end.code
+
+
+def write_run(folder, config, metrics):
+    """Write a run folder with its config.json and metrics.jsonl and return it."""
+    files = {"config.json": json.dumps(config), "metrics.jsonl": "".join(json.dumps(m) + "\n" for m in metrics)}
+    return write(folder, files)
+
+
+def a_run(folder, change=lambda config, metrics: None, experiment="fig01_mlp_numpy"):
+    """Write a recorded run as a run folder. `change(config, metrics)` alters them, or returns other metrics."""
+    run = read_runs(experiment)[0]
+    config, metrics = json.loads(json.dumps(run.config)), [dict(m) for m in run.metrics]
+    return write_run(folder, config, change(config, metrics) or metrics)

@@ -131,6 +131,12 @@ ONLY_BEHIND_WALLS = {
     "deletes what it finds", "writes into the grader's folder", "kills whomever it may", "fills the disk",
     "fills the disk with small files", "forks without end", "eats memory", "leaves a daemon", "looks for the reference",
 }  # fmt: skip
+# Those that take a second or more: their process is waited for, or started anew for most checks.
+SLOW = {
+    "hangs", "hangs in a loop that nothing interrupts", "prints without end", "writes into the grader's channel",
+    "answers ahead of the question", "eats memory", "forks without end", "fills the disk",
+    "fills the disk with small files", "leaves a daemon", "kills whomever it may", "crashes the interpreter",
+}  # fmt: skip
 CLASSES = (
     """
 
@@ -183,7 +189,7 @@ def has_walls(server):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", [pytest.param(a, marks=pytest.mark.slow) if a in SLOW else a for a in ATTACKS])
 def test_hostile_submission_gains_nothing_and_leaves_nothing(server, has_walls, attack):
     if attack in ONLY_BEHIND_WALLS and not has_walls:
         pytest.skip("there are no namespaces here: the attack would hit this machine, not a sandbox")
@@ -316,6 +322,7 @@ def test_ordinary_user_has_walls_wherever_the_kernel_allows_them(server):
     assert "'namespaces': True" in run(sys.executable, "-c", SAY_PROTECTION).stdout
 
 
+@pytest.mark.slow
 def test_root_of_a_namespace_without_other_users_keeps_its_own():
     command = ["unshare", "--user", "--map-root-user"]
     if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode:

@@ -5,7 +5,7 @@
 import functools
 
 import pytest
-from graded import PROJECT, grade, lost, project_with, replaced
+from graded import CHECKS, PROJECT, checks_of, grade, lost, project_with, replaced
 
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
 RSQRT = "torch.rsqrt((x - mean).square().mean(dim=0) + eps)"
@@ -172,12 +172,22 @@ def submission(file, right, wrong):
     return files
 
 
+# Of a mistake in a file only checks that go through that file can know. The slow tests run the others, too.
+SCOPES = pytest.mark.parametrize("scope", ["checks of its file", pytest.param("all checks", marks=pytest.mark.slow)])
+
+
+def grade_in(scope, server, files, file):
+    """Return the outcomes of the checks that `file` has a part in, or of all."""
+    return grade(server, files, CHECKS if scope == "all checks" else checks_of(file))[0]
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the reference makes the same mistakes, and overflows
+@SCOPES
 @pytest.mark.parametrize(("check", "sentence", "file", "right", "wrong"), MISTAKES, ids=[
     f"{m[0]}, {m[1]}, {i}" for i, m in enumerate(MISTAKES)
 ])  # fmt: skip
-def test_mistake_costs_the_one_check_that_names_it(server, check, sentence, file, right, wrong):
-    outcomes, _ = grade(server, submission(file, right, wrong))
+def test_mistake_costs_the_one_check_that_names_it(server, scope, check, sentence, file, right, wrong):
+    outcomes = grade_in(scope, server, submission(file, right, wrong), file)
     assert lost(outcomes) == [check], {name: outcomes[name] for name in lost(outcomes)}
     assert sentence in outcomes[check].hint
     assert outcomes[check].hint
@@ -192,13 +202,14 @@ def test_the_project_loses_nothing(server):
     assert grading.carried == []
 
 
-def test_what_came_before_an_error_counts(server):
+@SCOPES
+def test_what_came_before_an_error_counts(server, scope):
     """Gradients that were written, or returned, before PyTorch or NumPy refused a wrong shape."""
     files = project_with(M, 'return dout @ self.params["weight"] if', 'return dout @ self.params["weight"].T if')
-    outcomes, _ = grade(server, files)
+    outcomes = grade_in(scope, server, files, M)
     assert lost(outcomes) == ["linear.input_gradient"]
     files = project_with(B, "dgamma if needs_dgamma", "(dout * x_hat).sum(dim=1) if needs_dgamma")
-    outcomes, _ = grade(server, files)
+    outcomes = grade_in(scope, server, files, B)
     assert lost(outcomes) == ["bn_function.gamma_gradient", "bn_module.gradients"]
     assert "dim 1" in outcomes["bn_function.gamma_gradient"].hint
 

@@ -1,0 +1,95 @@
+"""The grader interrupted or killed while it waits: it ends at once and leaves results that can be read."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from graded import PROJECT, call_grade, write
+
+from grading import submissions
+from grading.sandbox import ROOT, Server
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
+def test_interrupted_grader_ends_at_once(server, tmp_path):
+    folders = [write(tmp_path / f"s{i}", {"modules.py": "import time\ntime.sleep(1000)\n"}) for i in range(3)]
+    command = [sys.executable, str(ROOT / "grade.py"), *map(str, folders), "--no_training", "-j", "2"]
+    process = subprocess.Popen(
+        [*command, "--out_dir", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "out" / "s2" / "results.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(4)  # by now two are asleep
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=300)[1]
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130
+    assert said.endswith("interrupted; the same command goes on\n")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
+@pytest.mark.parametrize(
+    "when", [pytest.param("as the server begins", marks=pytest.mark.slow), "as submissions are handed in"]
+)
+def test_interrupted_grader_waits_for_no_process(server, tmp_path, monkeypatch, when):
+    """Neither for its server, which takes long to import PyTorch on a slow machine, nor for a submission."""
+
+    class Slow(Server):
+        def start(self, cpu_seconds):
+            if when == "as the server begins":
+                self._process.send_signal(signal.SIGSTOP)
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().start(cpu_seconds)
+
+    class Pool(submissions.concurrent.futures.ThreadPoolExecutor):
+        def submit(self, *args):
+            future = super().submit(*args)
+            if when == "as submissions are handed in":
+                while not asked:
+                    time.sleep(0.02)
+                os.kill(os.getpid(), signal.SIGINT)
+            return future
+
+    def ask(session, op, params, *rest, ask=submissions.Session.ask, **kwargs):
+        asked.append(op)
+        return ask(session, op, params, *rest, **kwargs)
+
+    asked = []
+    monkeypatch.setattr(submissions, "Server", Slow)
+    monkeypatch.setattr(submissions.concurrent.futures, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(submissions.Session, "ask", ask)
+    folder = write(tmp_path / "s", {"modules.py": "import time\ntime.sleep(1000)\n"})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    began = time.monotonic()
+    try:
+        assert call_grade(folder, "--no_training", "--out_dir", tmp_path / "out") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 9  # of 0.2; it would wait 10 s for its server, or 20 for the submission
+    assert asked == ["import_module"], "another question was asked: it had waited for the first one's end"
+
+
+@pytest.mark.slow
+def test_result_file_is_there_from_the_start_and_survives_the_grader(server, tmp_path):
+    folder = write(tmp_path / "slow", PROJECT | {"modules.py": "import time\ntime.sleep(1000)\n"})
+    command = [sys.executable, str(ROOT / "grade.py"), str(folder), "--no_training", "--out_dir", str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "out" / "results.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["score"] == 0
+    assert sum(test["max_score"] for test in results["tests"]) == 59

@@ -1,0 +1,190 @@
+"""What the grader writes: results of one submission and of many, where they lie, when they are used again."""
+
+import contextlib
+import csv
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from graded import MAX_POINTS, PROJECT, TEMPLATES, call_grade, reference, run_grade, write
+
+from grading import pages, submissions
+from grading.all_checks import ALL_CHECKS
+from grading.check import Outcome
+from grading.sandbox import SandboxError
+from grading.submission import read_submission
+
+
+@pytest.fixture
+def one_server(server, monkeypatch):
+    """Have grade.py's `main` take the tests' server and reference, which are there already."""
+    monkeypatch.setattr(submissions, "Server", lambda: contextlib.nullcontext(server))
+    monkeypatch.setattr(submissions, "Reference", reference)
+
+
+def test_files_of_a_submission_and_the_same_score_again(one_server, tmp_path, capsys):
+    folder = write(tmp_path / "one" / "deep", PROJECT | {"torch.py": "raise RuntimeError\n"})
+    command = (folder.parent, "--no_training", "--out_dir", tmp_path / "out")
+    assert call_grade(*command) == 0
+    printed = capsys.readouterr().out
+    assert f"{MAX_POINTS:g} of 59 points" in printed
+    assert "hides the module 'torch'" in printed
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["score"] == MAX_POINTS
+    assert sum(test["max_score"] for test in results["tests"]) == 59
+    assert {"name", "score", "max_score", "output", "visibility"} <= set(results["tests"][0])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert not (folder / "__pycache__").exists()
+    assert call_grade(*command, "--anew") == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["tests"] == results["tests"]
+
+
+@pytest.mark.slow
+def test_command_gives_what_main_gives(one_server, tmp_path, capsys):
+    folder = write(tmp_path / "one", PROJECT)
+    assert call_grade(folder, "--no_training", "--out_dir", tmp_path / "here") == 0
+    done = run_grade(folder, "--no_training", "--out_dir", tmp_path / "there")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.replace(str(tmp_path / "there"), str(tmp_path / "here")) == capsys.readouterr().out
+    for name in ("results.json", "table.txt", "report.html"):
+        assert (tmp_path / "there" / name).read_text() == (tmp_path / "here" / name).read_text()
+
+
+def status_of_command(*args):
+    return run_grade(*args).returncode
+
+
+@pytest.mark.parametrize("run", [call_grade, pytest.param(status_of_command, marks=pytest.mark.slow)])
+def test_many_submissions_are_graded_once(one_server, tmp_path, run):
+    folders = [write(tmp_path / f"s{i}", TEMPLATES) for i in range(4)]
+    command = (*folders, "-j", 2, "--no_training", "--out_dir", tmp_path / "out")
+    assert run(*command) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "grades.csv").open()))
+    assert [row["submission"] for row in rows] == ["s0", "s1", "s2", "s3"]
+    assert {row["score"] for row in rows} == {"0"}
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/s*/results.json")}
+    (folders[1] / "modules.py").write_text(PROJECT["modules.py"])
+    run(*command)
+    changed = [path.parent.name for path, time_ in written.items() if path.stat().st_mtime_ns != time_]
+    assert changed == ["s1"]
+
+
+def nothing_is_run(monkeypatch, grade_one):
+    """Have a function in place of the sandbox; it takes the submission and returns results as text."""
+    monkeypatch.setattr(submissions, "Server", contextlib.nullcontext)
+
+    def stub(server, reference, training, sessions, submission, folder, key, progress, lenient):
+        return json.loads(grade_one(submission))
+
+    monkeypatch.setattr(submissions, "grade_one", stub)
+
+
+def test_one_submission_stops_none_of_the_others(monkeypatch, tmp_path, capsys):
+    """Of any bytes in its names, unreadable, a link, or with no process to be had for it."""
+    folders = [
+        write(tmp_path / name, TEMPLATES) for name in ("bytes", "unreadable", "no_process", "right\x1b[2J\nnote")
+    ]
+    with contextlib.suppress(OSError):  # some systems have no such names
+        Path(os.fsdecode(bytes(folders[0]) + b"/r\xe9sum\xe9.txt")).touch()
+    (tmp_path / "link").symlink_to(folders[3])
+
+    def read(path):
+        if path.name == "unreadable":
+            raise RecursionError("by this file\nof two lines")
+        return read_submission(path)
+
+    def grade_one(submission):
+        if submission.path.name == "no_process":
+            raise SandboxError("no process")
+        return submissions._no_results()
+
+    monkeypatch.setattr(submissions, "read_submission", read)
+    nothing_is_run(monkeypatch, grade_one)
+    paths = (*folders, tmp_path / "link", folders[0])
+    assert call_grade(*paths, "--no_training", "--out_dir", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert said.err.count("could not be graded: ") == said.err.count("\n") - 1 == 3
+    assert "it is a link" in said.err
+    assert "is given twice" in said.err
+    assert said.out.endswith("beside it\n")
+    assert "could not be graded: unreadable, no_process, link" in said.out
+    rows = list(csv.DictReader((tmp_path / "out" / "grades.csv").open()))
+    assert {row["submission"] for row in rows} == {"bytes", "unreadable", "no_process", "link", "right__2J_note"}
+    results = json.loads((tmp_path / "out" / "no_process" / "results.json").read_text())
+    assert (results["score"], sum(test["max_score"] for test in results["tests"])) == (0, 59)
+    assert results["extra_data"]["notes"] == ["could not be graded: no process"]
+
+
+def test_text_of_a_submission_cannot_say_that_a_check_was_not_run(tmp_path):
+    check = ALL_CHECKS[0]
+    text = pages.results_json([(check, Outcome(False, got="RuntimeError: not run"))], [], {"notes": ["\udce9"]})
+    row = list(csv.reader(pages.grades_csv({"one": json.loads(text)}).splitlines()))[1]
+    assert row[-2:] == ["0", "1"]
+    pages.write_text(tmp_path / "notes", "\udce9")
+    assert (tmp_path / "notes").read_text() == "\\udce9"
+
+
+def test_results_have_folders_of_their_own(tmp_path):
+    a, b, c = (tmp_path / name for name in ("x/same", "y/same", "Grades.csv"))
+    assert [folder.name for folder in pages.result_folders([a, b, c], "out").values()] == [
+        "same", "same-2", "Grades.csv-2",
+    ]  # fmt: skip
+    assert pages.result_folders([a], "out") == {a: Path("out")}
+
+
+@pytest.mark.parametrize("out_dir", ["in/s", "in/s/results", "in", "in/link"])
+def test_results_never_lie_where_a_submission_could_have_written_them(tmp_path, monkeypatch, capsys, out_dir):
+    write(tmp_path / "in" / "s", {"modules.py": "", "results.json": "{}"})
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "s")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "in" / "far").symlink_to(tmp_path / "far")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert call_grade("in/far" if out_dir == "in" else "in/s", "--out_dir", out_dir) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "name a folder apart with --out_dir" in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_result_is_used_again_only_where_it_would_come_out_the_same(tmp_path):
+    folder = tmp_path / "out"
+    extra = {"finished": True, "key": "k", "was_cut_off": False}
+
+    def finish(**changed):
+        submissions._begin(folder, submissions._no_results())
+        for name in ("table.txt", "report.html"):
+            (folder / name).touch()
+        (folder / "results.json").write_text(submissions._no_results(**extra | changed))
+
+    finish()
+    assert submissions._finished(folder, "k")
+    assert not submissions._finished(folder, "another")
+    (folder / "report.html").unlink()
+    assert not submissions._finished(folder, "k")
+    finish(was_cut_off=True)
+    assert not submissions._finished(folder, "k")
+    finish(finished=False)
+    assert not submissions._finished(folder, "k")
+
+
+def test_key_of_a_result_knows_the_training_images_and_the_recorded_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(submissions, "ROOT", tmp_path)
+    args = SimpleNamespace(no_training=False, full=False, lenient=False, data_dir=tmp_path / "data")
+    keys = {submissions._graders_own(args).digest()}
+    for name in ("data/data_batch_1", "report/results/fig01_mlp_numpy.jsonl"):
+        write((tmp_path / name).parent, {Path(name).name: ""})
+        keys.add(submissions._graders_own(args).digest())
+    assert len(keys) == 3
+
+
+def test_wrong_use_ends_with_one_line_and_status_2(tmp_path, capsys):
+    for args in ([], [tmp_path / "nowhere"], [tmp_path, "--jobs", "0"], [tmp_path, "--nonsense"]):
+        assert call_grade(*args) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1, said
+    done = run_grade()
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)

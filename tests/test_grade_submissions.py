@@ -1,0 +1,159 @@
+"""What a submission gets: right ones in any style, empty and broken ones, folders of any kind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from graded import CHECKS, PROJECT, TEMPLATES, a_run, checks_of, grade, lost, points, write
+
+from grading.all_checks import ALL_CHECKS
+from grading.check import MISTAKES
+from grading.sandbox import Server, Session
+from grading.scheme import BY_HAND_POINTS, FILES
+from grading.submission import SubmissionError, read_submission
+
+SUBMISSIONS = Path(__file__).parent / "submissions"
+STYLES = {
+    "in_out, float32, column biases": (
+        "in_out_numpy",
+        "in_out_mlp",
+        "functional_mlp",
+        "named_batchnorm",
+        "plain_convnet",
+    ),
+    "Jacobians, rows of biases": ("lists_numpy", "lists_mlp", "module_list_mlp", "named_batchnorm", "plain_convnet"),
+    "output layer first, np.matrix, names of one letter": (
+        "matrix_numpy",
+        "out_first_numpy_mlp",
+        "out_first_mlp",
+        "short_names_batchnorm",
+        "plain_convnet",
+    ),
+    "the project's in part": ("in_out_numpy", "lists_mlp", "module_list_mlp", None, None),
+}
+
+
+def test_points_are_the_courses():
+    points = {}
+    for check in ALL_CHECKS:
+        points[check.question] = points.get(check.question, 0) + check.points
+    assert points == {"1.2": 15, "2": 20, "3.1": 10, "3.2b": 3, "3.2c": 1, "4": 10}
+    assert sum(points.values()) + BY_HAND_POINTS == 100
+
+
+def test_every_known_mistake_belongs_to_a_check():
+    names = {check.name for check in CHECKS}
+    assert {m.check for m in MISTAKES if not m.is_harmless} <= names
+    assert len({m.name for m in MISTAKES}) == len(MISTAKES)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_right_submission_in_another_style_loses_nothing(server, style):
+    files = {file: (SUBMISSIONS / f"{source}.py").read_text() if source else PROJECT[file]
+             for file, source in zip(FILES, STYLES[style], strict=True)}  # fmt: skip
+    outcomes, _ = grade(server, files)
+    assert lost(outcomes) == [], {name: outcomes[name] for name in lost(outcomes)}
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [({}, "there is no"), (TEMPLATES, "NotImplementedError"), (dict.fromkeys(FILES, "def broken(:\n"), "SyntaxError")],
+    ids=["empty", "template", "syntax errors"],
+)
+def test_submission_without_an_answer_gets_0_and_a_clear_text(server, files, says):
+    outcomes, _ = grade(server, files)
+    assert points(outcomes) == 0, [n for n in outcomes if n not in lost(outcomes)]
+    assert all(says in outcome.got for outcome in outcomes.values()), outcomes
+
+
+def test_old_numpy_is_named_and_lenient_brings_it_back(server):
+    old = PROJECT["modules.py"].replace("dtype=np.float64", "dtype=np.float")
+    outcomes, grading = grade(server, {"modules.py": old})
+    assert grading.old_code == {"module 'numpy' has no attribute 'float'"}
+    assert not outcomes["linear.forward"].passed
+    outcomes, grading = grade(server, {"modules.py": old}, lenient=True)
+    assert outcomes["linear.forward"].passed
+    assert grading.session.old_names == {"float"}
+
+
+def test_notes_name_what_a_failure_follows_from_and_what_is_not_written(server):
+    outcomes, _ = grade(server, {"modules.py": TEMPLATES["modules.py"]})
+    assert outcomes["linear.start"].hint == "this part is not written yet"
+    outcomes, _ = grade(server, {"modules.py": "class LinearModule(:\n    pass\n"})
+    assert outcomes["linear.start"].got == (
+        "modules.py cannot be imported: SyntaxError: invalid syntax (modules.py, line 1)"
+    )
+    wrong = PROJECT["modules.py"].replace('out += self.params["bias"]', 'out += 2 * self.params["bias"] + 1')
+    outcomes, _ = grade(server, PROJECT | {"modules.py": wrong}, checks_of("modules.py"))
+    assert "linear.start" not in outcomes["linear.forward"].hint
+    assert outcomes["mlp_numpy.forward"].hint.endswith("perhaps this follows from linear.forward, above")
+
+
+@pytest.mark.parametrize(
+    ("files", "found", "note"),
+    [
+        (["report/modules.py"], "report/modules.py", "found in report"),
+        (["modules.py", "tests/mlp_numpy.py"], "modules.py", ""),
+        (["Modules.py"], None, "found Modules.py, expected modules.py"),
+        (["code/mlp_numpy (1).py"], None, "found code/mlp_numpy (1).py, expected mlp_numpy.py"),
+        (["Copy of convnet_pytorch.ipynb"], None, "expected convnet_pytorch.py"),
+        (["answer.zip"], None, "there is answer.zip: unpack it"),
+        (["1/2/3/4/5/6/7/modules.py"], None, "1/2/3/4/5/6/7 was not searched"),
+        (["train_mlp_numpy.py"], None, "none of modules.py, mlp_numpy.py,"),
+    ],
+)
+def test_what_is_nearly_there_is_found_or_named(tmp_path, files, found, note):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    submission = read_submission(tmp_path)
+    assert list(submission.found.values()) == [found] * bool(found)
+    assert any(note in text for text in submission.notes) if note else submission.notes == []
+
+
+def test_link_in_a_submission_is_named(tmp_path):
+    (tmp_path / "other.py").touch()
+    (tmp_path / "modules.py").symlink_to("other.py")
+    assert read_submission(tmp_path).notes == ["modules.py was not read: it is a link, or no plain file"]
+
+
+def test_folder_of_submissions_or_of_runs_is_none_itself(tmp_path):
+    for name in "abc":
+        write(tmp_path / "all" / name, {"modules.py": ""})
+    with pytest.raises(SubmissionError, match=r"holds 3 folders with a modules.py: name each, as in .*all/\*"):
+        read_submission(tmp_path / "all")
+    assert read_submission(tmp_path / "all" / "a").found == {"modules.py": "modules.py"}
+    for name in ("seed42", "seed43"):
+        a_run(tmp_path / "runs" / name)
+    with pytest.raises(SubmissionError, match=r"holds runs, and no answer: name a run, as in .*runs/seed42"):
+        read_submission(tmp_path / "runs")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
+def test_without_namespaces_it_says_so_and_grades():
+    readable = os.geteuid() != 0 or all(p.stat().st_mode & 1 for p in Path(sys.base_prefix).resolve().parents)
+    if not readable:
+        pytest.skip("another user than root cannot read this Python")
+    with Server(namespaces=False) as server:
+        outcomes, grading = grade(server, {"modules.py": PROJECT["modules.py"]})
+    assert outcomes["linear.forward"].passed
+    assert grading.session.protection["namespaces"] is False
+
+
+@pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
+def test_other_processes_of_its_user_cost_a_submission_nothing():
+    """The kernel counts them where a submission cannot have a user of its own."""
+    if os.geteuid() == 0:
+        pytest.skip("a submission has a user of its own here")
+    threads = b"import threading\nfor _ in range(8):\n    threading.Thread(target=print).start()\n"
+    with Server(namespaces=False) as server, Session(server, {"first.py": b"", "second.py": threads}, ["."]) as session:
+        assert session.ask("import_module", {"module": "first"}).error is None
+        others = [subprocess.Popen(["sleep", "100"]) for _ in range(60)]
+        try:
+            assert session.ask("import_module", {"module": "second"}).error is None
+        finally:
+            for process in others:
+                process.kill()
+                process.wait()
