@@ -1,4 +1,4 @@
-"""Grade submissions, and hold runs against the report (README, "Grade").
+"""Grade submissions, and hold runs against the report (grading/README.md).
 
 python grade.py .
 python grade.py submissions/* -j 2 --out_dir results/grade/2026

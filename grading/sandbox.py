@@ -47,7 +47,7 @@ class Server:
         if not hasattr(os, "fork") or not hasattr(socket, "send_fds"):
             raise SandboxError(
                 f"submissions cannot be graded on {sys.platform}, which has neither fork nor limits: "
-                "grade them under WSL or in a container (README); a run folder can be graded here"
+                "grade them under WSL or in a container (grading/README.md); a run folder can be graded here"
             )
         self.namespaces = namespaces
         self._lock, self._n_started = threading.Lock(), 0
@@ -206,7 +206,7 @@ class Session:
             self.close()
             raise SandboxError(
                 "root has to become another user to run a submission, and that user cannot read this Python "
-                f"({sys.prefix}): run grade.py as an ordinary user, or in a container (README)"
+                f"({sys.prefix}): run grade.py as an ordinary user, or in a container (grading/README.md)"
             )
         files = {name: np.frombuffer(raw, np.uint8) for name, raw in self.files.items()}
         request = {"op": "files", "folders": self.folders, "lenient": self.lenient, "course": COURSE_FILE.read_text()}

@@ -168,7 +168,7 @@ def protection_note(protection):
         return f"it ran without a network, in a file system of its own, under limits{own}"
     return (
         f"it ran under limits only ({protection.get('why', 'no namespaces')}){own}: it could reach the network, and "
-        "what its user may read or write; for submissions that you do not trust, use a container (README)"
+        "what its user may read or write; for submissions that you do not trust, use a container (grading/README.md)"
     )
 
 
