@@ -1,5 +1,7 @@
 """The operations of `operations.py` on what is written in PyTorch: MLP, batch norm, ConvNet."""
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -243,14 +245,18 @@ def _by_kind(model):
     }
 
 
+@functools.cache  # a submission's ConvNet is filled four times: 0.1 s each
+def _drawn(seed, low, high, shape):
+    return torch.from_numpy(np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32))
+
+
 @torch.no_grad()
 def _fill(model, seed, conv_bias):
     """Give the model weights that depend on seed, kind and place alone, whatever it calls them."""
     kinds = _by_kind(model)
 
     def draw(kind, i, like, low, high):
-        rng = np.random.default_rng([seed, kind, i])
-        like.copy_(torch.from_numpy(rng.uniform(low, high, tuple(like.shape)).astype(np.float32)))
+        like.copy_(_drawn((seed, kind, i), low, high, tuple(like.shape)))
 
     for kind, name in enumerate(("conv", "linear")):
         for i, weight in enumerate(kinds[name]):
@@ -306,7 +312,12 @@ def _two_numbers(grad):
     if grad is None:
         return 0.0, 0.0
     grad = numbers(grad).astype(np.float64).ravel()
-    return np.linalg.norm(grad), grad @ np.cos(np.arange(grad.size)) / grad.size**0.5
+    return np.linalg.norm(grad), grad @ _wave(grad.size) / grad.size**0.5
+
+
+@functools.cache
+def _wave(n):
+    return np.cos(np.arange(n))
 
 
 def convnet_train(load, p, a, out):
