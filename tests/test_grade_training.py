@@ -29,8 +29,8 @@ def test_threads_are_shared_among_jobs_and_never_too_many_for_the_sandbox(offici
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert load_training(official_folder, True, False).threads == MAX_THREADS
     assert load_training(official_folder, True, False, jobs=32).threads == 2
-    _, arrays = next(parts(small_data(), 1, 20, 1))
-    params = {"learning_rate": 1e-4, "batch_size": 20, "threads": MAX_THREADS, "seed": 1, "is_first": True}
+    _, arrays = next(parts(small_data(), 1, 8, 1))
+    params = {"learning_rate": 1e-4, "batch_size": 8, "threads": MAX_THREADS, "seed": 1, "is_first": True}
     with Session(server, {"convnet_pytorch.py": PROJECT["convnet_pytorch.py"].encode()}, ["."]) as session:
         assert session.ask("convnet_train", params, arrays, 120).error is None
 
