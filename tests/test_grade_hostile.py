@@ -131,7 +131,8 @@ ONLY_BEHIND_WALLS = {
     "deletes what it finds", "writes into the grader's folder", "kills whomever it may", "fills the disk",
     "fills the disk with small files", "forks without end", "eats memory", "leaves a daemon", "looks for the reference",
 }  # fmt: skip
-# Those that take a second or more: their process is waited for, or started anew for most checks.
+# Those that take a second or more: their process is waited for, or started anew for most checks. One whose process
+# dies is not among them, so that it is tried in the quick tests, too: "exits with success".
 SLOW = {
     "hangs", "hangs in a loop that nothing interrupts", "prints without end", "writes into the grader's channel",
     "answers ahead of the question", "eats memory", "forks without end", "fills the disk",
