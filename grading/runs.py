@@ -8,7 +8,6 @@ import numpy as np
 
 from report import records
 
-RESULTS = records.RESULTS
 # Two-sided 99% quantiles of Student's t for 1, 2, … degrees of freedom.
 # fmt: off
 T_99 = (63.66, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012, 2.977, 2.947,

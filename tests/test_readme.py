@@ -53,16 +53,45 @@ def test_readme_has_the_two_commands_that_ci_runs():
     assert len(re.findall(r"^pip install ", README, re.MULTILINE)) == 2
 
 
-def test_files_that_the_readme_names_exist():
-    names = re.findall(r"`([\w/]+\.(?:py|txt))`|\]\(([\w/.]+)\)", README)
-    assert len(names) >= 8
-    for name in filter(None, (a or b for a, b in names)):
-        assert (ROOT / name).exists() or name == "my_flags.txt", name
+DOCUMENTS = ["README.md", "runs.md", "tests/README.md", "report/README.md", "grading/README.md"]
 
 
-def test_speed_table_is_of_the_recorded_benchmarks():
+def anchors(document):
+    """Return what a link may name behind #: the headings, as GitHub turns them into names."""
+    headings = re.findall(r"(?m)^#+ (.+)$", re.sub(r"(?s)```.*?```", "", document.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_files_and_headings_that_a_document_names_exist(name):
+    path = ROOT / name
+    text = path.read_text(encoding="utf-8")
+    files = re.findall(r"`((?:\w+/)*\w+\.(?:py|txt|tex|bib|pdf|md))`", text)
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    assert links
+    # A submission's or a run's own files, and one that a reader may write.
+    files = set(files) - {"my_flags.txt", "Modules.py", "table.txt"}
+    assert [file for file in files if not ((path.parent / file).exists() or (ROOT / file).exists())] == []
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_document_is_linked_from_the_readme():
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README)}
+    assert set(DOCUMENTS[1:]) <= links
+
+
+def test_every_python_file_at_the_top_is_in_the_readmes_table():
+    assert {path.name for path in ROOT.glob("*.py")} <= set(re.findall(r"`(\w+\.py)`", README))
+
+
+def test_speed_tables_are_of_the_recorded_benchmarks():
     recorded = (ROOT / "tests" / "benchmarks" / "recorded.txt").read_text()
-    rows = re.findall(r"^\| .*? \| (.*\d.*) \|$", README.split("\n## Speed\n")[1], re.MULTILINE)
+    benchmarks = (ROOT / "tests" / "README.md").read_text(encoding="utf-8").split("\n## Benchmarks\n")[1]
+    rows = re.findall(r"^\| .*? \| (.*\d.*) \|$", benchmarks, re.MULTILINE)
     quoted = [number for row in rows for number in re.findall(r"\d+\.?\d*(?= (?:times|MB|s\b))", row)]
     assert len(quoted) == 12
     assert [number for number in quoted if not re.search(rf"\b{re.escape(number)} (?:times|MB|s\b)", recorded)] == []

@@ -75,13 +75,13 @@ def serve(connection, protection):
 def _write_files(submission, request, arrays):
     course = Path("course").absolute()
     files = {submission.root / name: raw.tobytes() for name, raw in arrays.items()}
-    files[course / "cifar10_utils.py"] = request["course"].encode()
+    files |= {course / name: text.encode() for name, text in request["course"].items()}
     for path, raw in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(raw)
     submission.folders = request["folders"]
     sys.path[:0] = [str(submission.root / folder) for folder in submission.folders]
-    # Last, for code that is a package in the folder, or in a folder of it; and for the course's own module.
+    # Last, for code that is a package in the folder, or in a folder of it; and for the course's own modules.
     sys.path += [str(path) for path in (submission.root, submission.root.parent, course)]
     sys.dont_write_bytecode = True
     os.chdir(submission.root / submission.folders[0])
