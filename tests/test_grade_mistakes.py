@@ -172,22 +172,17 @@ def submission(file, right, wrong):
     return files
 
 
-# Of a mistake in a file only checks that go through that file can know. The slow tests run the others, too.
-SCOPES = pytest.mark.parametrize("scope", ["checks of its file", pytest.param("all checks", marks=pytest.mark.slow)])
+# A ConvNet's mistake takes some seconds: the first that each check finds is tried in the quick tests, all in the slow.
+QUICK = [m for i, m in enumerate(MISTAKES) if m[2] != V or m[0] not in {other[0] for other in MISTAKES[:i]}]
 
 
-def grade_in(scope, server, files, file):
-    """Return the outcomes of the checks that `file` has a part in, or of all."""
-    return grade(server, files, CHECKS if scope == "all checks" else checks_of(file))[0]
+def each(mistakes):
+    ids = [f"{m[0]}, {m[1]}, {MISTAKES.index(m)}" for m in mistakes]
+    return pytest.mark.parametrize(("check", "sentence", "file", "right", "wrong"), mistakes, ids=ids)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the reference makes the same mistakes, and overflows
-@SCOPES
-@pytest.mark.parametrize(("check", "sentence", "file", "right", "wrong"), MISTAKES, ids=[
-    f"{m[0]}, {m[1]}, {i}" for i, m in enumerate(MISTAKES)
-])  # fmt: skip
-def test_mistake_costs_the_one_check_that_names_it(server, scope, check, sentence, file, right, wrong):
-    outcomes = grade_in(scope, server, submission(file, right, wrong), file)
+def costs_one_check(outcomes, check, sentence):
+    """Assert that `check` alone is lost, and says what was called, what came back, and which mistake it is."""
     assert lost(outcomes) == [check], {name: outcomes[name] for name in lost(outcomes)}
     assert sentence in outcomes[check].hint
     assert outcomes[check].hint
@@ -196,20 +191,36 @@ def test_mistake_costs_the_one_check_that_names_it(server, scope, check, sentenc
     assert outcomes[check].expected
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the reference makes the same mistakes, and overflows
+@each(QUICK)
+def test_mistake_costs_the_one_check_that_names_it(server, check, sentence, file, right, wrong):
+    """Of the checks that its file has a part in."""
+    outcomes, _ = grade(server, submission(file, right, wrong), checks_of(file))
+    costs_one_check(outcomes, check, sentence)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@each(MISTAKES)
+def test_mistake_costs_one_of_all_checks(server, check, sentence, file, right, wrong):
+    outcomes, _ = grade(server, submission(file, right, wrong))
+    costs_one_check(outcomes, check, sentence)
+
+
 def test_the_project_loses_nothing(server):
     outcomes, grading = grade(server, PROJECT)
     assert lost(outcomes) == []
     assert grading.carried == []
 
 
-@SCOPES
-def test_what_came_before_an_error_counts(server, scope):
+@pytest.mark.parametrize("which", ["checks of its file", pytest.param("all checks", marks=pytest.mark.slow)])
+def test_what_came_before_an_error_counts(server, which):
     """Gradients that were written, or returned, before PyTorch or NumPy refused a wrong shape."""
     files = project_with(M, 'return dout @ self.params["weight"] if', 'return dout @ self.params["weight"].T if')
-    outcomes = grade_in(scope, server, files, M)
+    outcomes, _ = grade(server, files, CHECKS if which == "all checks" else checks_of(M))
     assert lost(outcomes) == ["linear.input_gradient"]
     files = project_with(B, "dgamma if needs_dgamma", "(dout * x_hat).sum(dim=1) if needs_dgamma")
-    outcomes = grade_in(scope, server, files, B)
+    outcomes, _ = grade(server, files, CHECKS if which == "all checks" else checks_of(B))
     assert lost(outcomes) == ["bn_function.gamma_gradient", "bn_module.gradients"]
     assert "dim 1" in outcomes["bn_function.gamma_gradient"].hint
 
