@@ -15,7 +15,6 @@ from runs import (
     MLP,
     NUMPY,
     ROOT,
-    SCRIPTS,
     SMALL,
     assert_same_run,
     checkpoint,
@@ -77,8 +76,10 @@ def test_interrupted_run_ends_cleanly_and_the_command_that_it_prints_resumes_it(
     assert_same_run(folder, reference(NUMPY))
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    ("script", "stop"),
+    [(NUMPY, "SIGINT"), (NUMPY, "SIGTERM"), (NUMPY, "SIGHUP"), (MLP, "SIGINT"), (MLP, "SIGHUP"), (CONVNET, "SIGTERM")],
+)
 def test_signal_ends_a_run_after_its_step_with_a_checkpoint_from_which_it_ends_as_one_left_alone(
     synthetic_flags, reference, tmp_path, monkeypatch, script, stop
 ):
@@ -88,7 +89,10 @@ def test_signal_ends_a_run_after_its_step_with_a_checkpoint_from_which_it_ends_a
         if name == "training loss" and run.step == 5 and run.args.resume is None:
             os.kill(os.getpid(), stop)
 
-    folder = tmp_path / "run"
+    if not hasattr(signal, stop):
+        pytest.skip(f"there is no {stop} here")
+    stop = getattr(signal, stop)
+    folder, left_alone = tmp_path / "run", reference(script)
     monkeypatch.setattr(Run, "_check_finite", signal_in_step_5)
     monkeypatch.setattr(sys, "argv", [f"{script}.py"])
     before = signal.signal(stop, signal.SIG_DFL)  # a shell's background job ignores SIGINT
@@ -102,7 +106,19 @@ def test_signal_ends_a_run_after_its_step_with_a_checkpoint_from_which_it_ends_a
     assert int(checkpoint(folder)["step"]) == 5
     assert not (folder / "summary.json").exists()
     assert run(script, "--resume", folder).status == 0
-    assert_same_run(folder, reference(script))
+    assert_same_run(folder, left_alone)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_run_under_nohup_outlives_its_terminal(synthetic_flags, reference, tmp_path, monkeypatch):
+    folder, left_alone = tmp_path / "run", reference(NUMPY)
+    monkeypatch.setattr(Run, "_check_finite", lambda *_: os.kill(os.getpid(), signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert run(NUMPY, *synthetic_flags, *SMALL[NUMPY], "--out_dir", folder).status == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert_same_run(folder, left_alone)
 
 
 @pytest.mark.parametrize(("n_processes", "ended"), [(1, 1), (2, 0)])
