@@ -14,7 +14,13 @@ from pathlib import Path
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads flags from the command line and from `@FILE`s, and reports a wrong one in one line, exit status 2."""
+    """Reads flags from the command line and from `@FILE`s, and reports a wrong one in one line, exit status 2.
+
+    Attributes:
+        speaks: whether it does; not so all but one of several processes that have the same flags.
+    """
+
+    speaks = True
 
     def convert_arg_line_to_args(self, line):
         line = line.removeprefix("\ufeff")  # some editors begin a file with this mark
@@ -37,7 +43,7 @@ class Parser(argparse.ArgumentParser):
             self.error("a flag file names itself")
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (flags: {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {message} (flags: {self.prog} --help)\n" if self.speaks else None)
 
 
 def _home_of_flag_file(arg):

@@ -25,6 +25,7 @@ from torch_run import Processes, TorchRun
 
 def add_torch_flags(parser, *, optimizer):
     """Add the flags of both PyTorch scripts, with the default `optimizer` of this one."""
+    parser.speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     add = parser.add_argument
     add("--optimizer", choices=("sgd", "adam", "adamw"), default=optimizer, help="how to step along a gradient")
     add("--momentum", type=real_number(0, below=1), default=0.0, help="of sgd; the others have moments of their own")
@@ -75,7 +76,11 @@ def check_torch_flags(parser, args):
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++", "cl"]
     if args.compile and not any(map(shutil.which, compilers)):
         parser.error(f"argument --compile: needs a C++ compiler, and none of {', '.join(compilers)} is here")
-    n_processes, n_here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    try:
+        processes = Processes()
+    except ValueError as error:
+        parser.error(str(error))
+    n_processes, n_here = processes.size, processes.local_size
     if args.device == "mps" and n_processes > 1:
         parser.error("argument --device: got 'mps' with several processes, which only cpu and cuda can do")
     if args.device in ("auto", "cuda") and torch.cuda.is_available() and n_here > torch.cuda.device_count():

@@ -11,6 +11,7 @@ import sys
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
 from convnet_pytorch import ConvNet
 from flags import make_parser
+from torch_run import after_restart
 from torch_utils import add_torch_flags, check_torch_flags, train_network
 from train_utils import run_script
 
@@ -35,7 +36,7 @@ def make_flags():
 
 
 def main(argv=None):
-    return run_script(train, make_flags(), argv, expected=(DataError,), check=check_torch_flags)
+    return run_script(train, make_flags(), argv, expected=(DataError,), check=check_torch_flags, before=after_restart)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
 from flags import make_mlp_parser, real_number
 from mlp_pytorch import BATCH_NORMS, INITS, MLP
+from torch_run import after_restart
 from torch_utils import add_torch_flags, check_torch_flags, train_network
 from train_utils import run_script
 
@@ -52,7 +53,7 @@ def make_flags():
 
 
 def main(argv=None):
-    return run_script(train, make_flags(), argv, expected=(DataError,), check=check_torch_flags)
+    return run_script(train, make_flags(), argv, expected=(DataError,), check=check_torch_flags, before=after_restart)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ from run_folder import RunError, RunFolder, describe_setup, make_folder, peak_me
 from streams import lasting_output
 
 
-def run_script(train, parser, argv=None, *, expected=(), check=None):
+def run_script(train, parser, argv=None, *, expected=(), check=None, before=None):
     """Parse flags, `check(parser, args)` them, call `train(args)` and return the exit status.
+
+    The command line is what `before(parser, argv)` makes of it, where that is given.
 
     0 after a whole run, 1 with one line on standard error for a `RunError`, an `OSError`, a lack of
     memory or one of `expected`, 130 for a run that Ctrl-C ended, 143 for SIGTERM, 129 for SIGHUP (a
@@ -32,7 +34,7 @@ def run_script(train, parser, argv=None, *, expected=(), check=None):
     """
     warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
     with lasting_output():
-        args = parse_args(parser, argv)
+        args = parse_args(parser, argv if before is None else before(parser, argv))
         if check is not None:
             check(parser, args)
         try:
@@ -56,7 +58,8 @@ class Run:
         args: flags from `parse_args`. Without `args.resume` a new folder is made.
         data: splits from `get_cifar10`; where they come from is recorded, and those that are not empty are
             evaluated.
-        device, precision, n_processes: recorded; a run is resumed by as many processes as it was begun by.
+        device, precision, n_processes, launch: recorded; a run is resumed by as many processes as it was begun by,
+            and a group of processes that is started again knows its own run by `launch`.
         is_main: False where another process writes the folder of this run.
 
     Attributes:
@@ -75,7 +78,7 @@ class Run:
     folder_type = RunFolder
     launcher = ("python",)
 
-    def __init__(self, args, data, *, device="cpu", precision="float32", is_main=True, n_processes=1):
+    def __init__(self, args, data, *, device="cpu", precision="float32", is_main=True, n_processes=1, launch=None):
         self.args = args
         self.n_processes = n_processes
         self.dataset = data["train"].origin
@@ -91,26 +94,25 @@ class Run:
         if args.resume is not None:
             self._reopen()
         else:
-            self._begin(device, precision)
+            self._begin(device=device, precision=precision, processes=n_processes, launch=launch)
         self._started = time.perf_counter()
         n_train, n_test = data["train"].num_examples, data["test"].num_examples
         self.say(f"{self.dataset['name']}: {n_train} training and {n_test} test images; run folder {self.folder}")
         self._warn_if_synthetic()
 
-    def _begin(self, device, precision):
+    def _begin(self, **recorded):
+        config = {
+            "script": self.args.script,
+            "flags": vars(self.args),
+            "dataset": self.dataset,
+            "seed": self.args.seed,
+            **recorded,
+            **describe_setup(),
+        }
         path = make_folder(self.args.out_dir, self.args.script) if self.is_main else None
         self.folder = self.folder_type(self._from_main(path))
         if self.is_main:
-            config = {
-                "script": self.args.script,
-                "flags": vars(self.args),
-                "dataset": self.dataset,
-                "seed": self.args.seed,
-                "device": device,
-                "precision": precision,
-                "processes": self.n_processes,
-            }
-            self.folder.begin(config | describe_setup())
+            self.folder.begin(config)
 
     def _reopen(self):
         self.folder = self.folder_type(self.args.resume)

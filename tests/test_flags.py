@@ -159,9 +159,15 @@ def test_flags_that_this_machine_or_each_other_contradict_are_refused(refused, m
     assert "needs a C++ compiler" in refused(script, "--compile")
 
 
-def test_processes_that_this_machine_cannot_serve_are_refused(refused, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+@pytest.fixture
+def two_processes(monkeypatch):
+    """The environment of the first of two processes that torchrun starts."""
+    torchruns = {"WORLD_SIZE": 2, "RANK": 0, "LOCAL_WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (torchruns | {"MASTER_PORT": 29500}).items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_processes_that_this_machine_cannot_serve_are_refused(refused, two_processes, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert "only cpu and cuda can do" in refused(MLP, "--device=mps")
     assert torch_utils.choose_device("auto", 0, n_processes=2).type != "mps"
@@ -171,9 +177,39 @@ def test_processes_that_this_machine_cannot_serve_are_refused(refused, monkeypat
     assert "2 processes for 1 GPUs" in refused(MLP)
 
 
-def test_batch_that_processes_cannot_share_is_refused(refused, monkeypatch):
+def test_batch_that_processes_cannot_share_is_refused(refused, two_processes, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert "got 200, expected a multiple of the 3 processes" in refused(MLP, "--batch_size=200")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"RANK": None}, "WORLD_SIZE=2 without RANK; start several processes with torchrun, or unset WORLD_SIZE"),
+        ({"MASTER_ADDR": None, "MASTER_PORT": ""}, "WORLD_SIZE=2 without MASTER_ADDR, MASTER_PORT;"),
+        ({"WORLD_SIZE": ""}, "got WORLD_SIZE='', expected a whole number at least 1"),
+        ({"WORLD_SIZE": "0"}, "got WORLD_SIZE='0', expected a whole number at least 1"),
+        ({"WORLD_SIZE": "two"}, "got WORLD_SIZE='two'"),
+        ({"RANK": "2"}, "got RANK='2', expected a whole number from 0 to 1"),
+        ({"RANK": "-1"}, "got RANK='-1'"),
+        ({"WORLD_SIZE": None, "RANK": "1"}, "got RANK='1', expected a whole number from 0 to 0"),
+        ({"LOCAL_RANK": "7", "RANK": "1"}, None),  # the second process says nothing: the first has the same flags
+        ({"LOCAL_WORLD_SIZE": ""}, "got LOCAL_WORLD_SIZE=''"),
+        ({"MASTER_PORT": "70000"}, "got MASTER_PORT='70000', expected a whole number from 1 to 65535"),
+        ({"MASTER_PORT": "http"}, "got MASTER_PORT='http'"),
+    ],
+    ids=str,
+)
+def test_environment_of_torchrun_that_contradicts_itself_is_refused(
+    refused, two_processes, monkeypatch, changed, message
+):
+    for name, value in changed.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    if message is None:
+        done = run(MLP, "--device=cpu")
+        assert (done.status, done.out, done.err) == (2, "", "")
+    else:
+        assert message in refused(MLP, "--device=cpu")
 
 
 SHARED_DEFAULTS = {"seed": 42, "data_dir": "./cifar10/cifar-10-batches-py", "dataset": "auto"}
