@@ -91,7 +91,7 @@ def real_number(minimum, *, exclusive=False, below=math.inf):
     return parse
 
 
-def path(text):
+def file_path(text):
     """Argparse type: a path, in which ~ means home and ~NAME that of another user."""
     if "\0" in text:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a path, which has no NUL in it")
@@ -147,7 +147,7 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
     )
     add(
         "--data_dir",
-        type=path,
+        type=file_path,
         default="./cifar10/cifar-10-batches-py",
         help="folder of CIFAR-10, downloaded where missing",
     )
@@ -157,8 +157,10 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
         default=50_000,
         help="synthetic training images, with a fifth as many for the test",
     )
-    add("--out_dir", type=path, help="run folder to make (default: results/SCRIPT/TIME)")
-    add("--resume", type=path, metavar="DIR", help="go on with the run in DIR, under the flags it was started with")
+    add("--out_dir", type=file_path, help="run folder to make (default: results/SCRIPT/TIME)")
+    add(
+        "--resume", type=file_path, metavar="DIR", help="go on with the run in DIR, under the flags it was started with"
+    )
     add("--quiet", action="store_true", help="print only warnings and errors")
     parser.set_defaults(script=script)
     return parser

@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from flags import Parser, whole_number
+from flags import Parser, file_path, whole_number
+from run_folder import RunError, only_process_in
 
 
 def make_flags():
@@ -22,19 +23,29 @@ def make_flags():
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("paths", nargs="+", metavar="PATH", help="folder of a submission or of a run")
-    add("--out_dir", help="where results go: of one PATH itself, of several NAME in it (default: results/grade/NAME)")
+    add("paths", nargs="+", type=file_path, metavar="PATH", help="folder of a submission or of a run")
+    where = "where results go: of one PATH itself, of several NAME in it (default: results/grade/NAME)"
+    add("--out_dir", type=file_path, help=where)
     add("-j", "--jobs", type=whole_number(1, 64), default=1, metavar="N", help="submissions at once (default: 1)")
     add("--no_training", action="store_true", help="leave the training checks out: seconds, not a minute, a submission")
     add("--full", action="store_true", help="train the ConvNet for all of its 5,000 steps, which takes up to an hour")
     add("--lenient", action="store_true", help="bring back names that NumPy has dropped, and say which were used")
     add("--anew", action="store_true", help="grade again what --out_dir has results of")
-    add("--data_dir", default="./cifar10/cifar-10-batches-py", help="folder of CIFAR-10, for the training checks")
+    images = "./cifar10/cifar-10-batches-py"
+    add("--data_dir", type=file_path, default=images, help="folder of CIFAR-10, for the training checks")
     return parser
 
 
 def main(argv=None):
-    parser = make_flags()
+    try:
+        return grade(make_flags(), argv)
+    except KeyboardInterrupt:
+        print("grade.py: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def grade(parser, argv):
+    """Grade what the command line names, and return the exit status."""
     args = parser.parse_args(argv)
     from grading.claims import hold_run, is_run
     from grading.pages import DEFAULT_OUT_DIR, printable, result_folders
@@ -60,17 +71,15 @@ def main(argv=None):
             )
     folders = result_folders(paths, args.out_dir)
     try:
-        runs = [path for path in paths if is_run(path)]
-        graded = [hold_run(path, folders[path]) for path in runs]
-        others = {path: folders[path] for path in paths if path not in runs}
-        if others:
-            from grading.submissions import grade_all  # PyTorch with it, which a run does not need
+        with only_process_in(out_dir if len(paths) > 1 else folders[paths[0]]):
+            runs = [path for path in paths if is_run(path)]
+            graded = [hold_run(path, folders[path]) for path in runs]
+            others = {path: folders[path] for path in paths if path not in runs}
+            if others:
+                from grading.submissions import grade_all  # PyTorch with it, which a run does not need
 
-            graded += grade_all(others, args, out_dir if len(paths) > 1 else None)
-    except KeyboardInterrupt:
-        print("grade.py: interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    except (SandboxError, OSError) as error:
+                graded += grade_all(others, args, out_dir if len(paths) > 1 else None)
+    except (SandboxError, RunError, OSError) as error:
         print(f"grade.py: error: {printable(error)}", file=sys.stderr)
         return 1
     return 0 if all(graded) else 1

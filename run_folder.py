@@ -4,9 +4,6 @@ import contextlib
 import errno
 import json
 import os
-import platform
-import subprocess
-import sys
 import time
 import uuid
 from pathlib import Path
@@ -55,15 +52,9 @@ class RunFolder:
         Raises:
             RunError: another process has it.
         """
-        if fcntl is None:
-            return
         self._lock = open(self.path / "config.json", "rb")  # noqa: SIM115, held until `unlock`
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{self} is in use by a process that trains in it; wait for that, or stop it") from None
-        except OSError:  # a file system without locks
-            pass
+        if not _lock(self._lock):
+            raise RunError(f"{self} is in use by a process that trains in it; wait for that, or stop it")
 
     def unlock(self):
         if self._lock is not None:
@@ -206,6 +197,37 @@ def make_folder(out_dir, script):
             folder = base.with_name(f"{base.name}-{n}")
 
 
+def _lock(file):
+    """Keep an open file to this process, until it is closed or the process ends; return whether nobody else has it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def only_process_in(folder):
+    """Make a folder, and keep it in this block to this process among those that ask so.
+
+    Raises:
+        RunError: another process has it; the message says which.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".in_use", "a+") as file:
+        if not _lock(file):
+            file.seek(0)
+            raise RunError(f"{folder} is in use by process {file.read().strip()}; wait for it, or stop it")
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
 def read_metrics(folder):
     """Return the evaluations of a run folder, a list of dicts, without a last line that a crash cut off.
 
@@ -258,56 +280,3 @@ def write_atomically(path, write):
 
 def write_json(path, content):
     write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
-
-
-# ---- What a record says of where a run was made ------------------------------------------------
-
-
-def describe_setup():
-    """Return date, versions, machine and commit of this process, for config.json."""
-    modules = ("numpy", "torch", "torchvision")
-    return {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {"python": platform.python_version()}
-        | {name: sys.modules[name].__version__ for name in modules if name in sys.modules},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_processor()}",
-        "git_commit": git_commit(Path(__file__).parent),
-    }
-
-
-def git_commit(folder):
-    """Return the commit that `folder` has checked out, with '-dirty' where Python files differ, or None without one.
-
-    Other files, such as a report's numbers, change with each run that is recorded, and do not change what it computes.
-    """
-
-    def git(*command):
-        done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _processor():
-    """Return the processor's name, on which the last digits of a run depend."""
-    with contextlib.suppress(OSError, IndexError):
-        return Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1].split("\n")[0].strip()
-    return platform.processor()
-
-
-def peak_memory_mb():
-    """Return the process's peak resident memory in MB (10⁶ bytes), or None on Windows."""
-    # Linux, where getrusage's figure includes the process that started this one.
-    with contextlib.suppress(OSError, IndexError):
-        status = Path("/proc/self/status").read_text()
-        return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)

@@ -4,7 +4,7 @@
 """
 
 import contextlib
-import importlib.util
+import importlib
 import os
 import shutil
 
@@ -71,8 +71,11 @@ def check_torch_flags(parser, args):
     is_there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if args.device in is_there and not is_there[args.device]():
         parser.error(f"argument --device: got {args.device!r}, which this machine or its PyTorch lacks; try auto")
-    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        parser.error("argument --tensorboard: needs a package that is not here: pip install tensorboard")
+    if args.tensorboard:
+        try:
+            importlib.import_module("torch.utils.tensorboard")  # to find it is not enough: a folder may have its name
+        except ImportError as error:
+            parser.error(f"argument --tensorboard: its package is not here ({error}): pip install tensorboard")
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++", "cl"]
     if args.compile and not any(map(shutil.which, compilers)):
         parser.error(f"argument --compile: needs a C++ compiler, and none of {', '.join(compilers)} is here")

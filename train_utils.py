@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from figures import draw_curve
 from flags import parse_args
-from run_folder import RunError, RunFolder, describe_setup, make_folder, peak_memory_mb
+from machine import describe_setup, peak_memory_mb
+from run_folder import RunError, RunFolder, make_folder
 from streams import lasting_output
 
 

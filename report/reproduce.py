@@ -20,12 +20,14 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
+    # Not a traceback of what is being imported.
+    signal.signal(signal.SIGINT, lambda *_: (print("reproduce.py: interrupted", file=sys.stderr), sys.exit(130)))
 
 from flags import Parser, whole_number
 from report.draw import figures, fingerprint
 from report.records import EXPERIMENTS, FLAG_FILES, REPORT, SEED, add_run, is_recorded, read_records
 from report.tables import README_RUNS, claims_markdown, report_numbers, results_markdown, results_tex
-from run_folder import write_atomically
+from run_folder import RunError, only_process_in, write_atomically
 
 ROOT = REPORT.parent
 RUNS = ROOT / "results" / "report"  # of runs that are not recorded yet
@@ -223,6 +225,30 @@ def stop(*_):
     raise KeyboardInterrupt
 
 
+def reproduce(args, names):
+    """Run what is missing of the experiments `names`, unless the flags leave that out; draw, write, build."""
+    if not (args.figures or args.pdf):
+        record_finished_runs(names)
+        runs = missing_runs(names, args.seeds)
+        for i, (name, seed) in enumerate(runs, 1):
+            print(f"run {i} of {len(runs)}: {name}, seed {seed}", flush=True)
+            run(name, seed)
+    write_figures()
+    lacking = experiments_lacking()
+    if lacking:
+        message = (
+            f"results.tex and README.md are left as they are: no whole run of {', '.join(lacking)} is recorded; "
+            "to run what is missing: python report/reproduce.py"
+        )
+        if args.pdf:
+            raise ReproduceError(message)
+        print(message)
+        return
+    write_numbers()
+    if args.pdf:
+        write_pdf()
+
+
 def main(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
@@ -236,27 +262,9 @@ def main(argv=None):
             print_list(names, args.seeds)
             return 0
         signal.signal(signal.SIGTERM, stop)
-        if not (args.figures or args.pdf):
-            record_finished_runs(names)
-            runs = missing_runs(names, args.seeds)
-            for i, (name, seed) in enumerate(runs, 1):
-                print(f"run {i} of {len(runs)}: {name}, seed {seed}", flush=True)
-                run(name, seed)
-        write_figures()
-        lacking = experiments_lacking()
-        if lacking:
-            message = (
-                f"results.tex and README.md are left as they are: no whole run of {', '.join(lacking)} is recorded; "
-                "to run what is missing: python report/reproduce.py"
-            )
-            if args.pdf:
-                raise ReproduceError(message)
-            print(message)
-            return 0
-        write_numbers()
-        if args.pdf:
-            write_pdf()
-    except (ReproduceError, OSError, ValueError) as error:
+        with only_process_in(RUNS):
+            reproduce(args, names)
+    except (ReproduceError, RunError, OSError, ValueError) as error:
         print(f"reproduce.py: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -266,4 +274,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

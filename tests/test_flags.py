@@ -153,7 +153,7 @@ def test_flags_that_this_machine_or_each_other_contradict_are_refused(refused, m
     assert "'cuda', which this machine" in refused(script, "--device=cuda")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert "'mps', which this machine" in refused(script, "--device=mps")
-    monkeypatch.setattr(torch_utils.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # no such package, whatever a folder is called
     assert "pip install tensorboard" in refused(script, "--tensorboard")
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert "needs a C++ compiler" in refused(script, "--compile")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from graded import MAX_POINTS, PROJECT, TEMPLATES, call_grade, reference, run_grade, write
 
+import run_folder
 from grading import pages, submissions
 from grading.all_checks import ALL_CHECKS
 from grading.check import Outcome
@@ -188,3 +189,29 @@ def test_wrong_use_ends_with_one_line_and_status_2(tmp_path, capsys):
         assert said.count("\n") == 1, said
     done = run_grade()
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.skipif(run_folder.fcntl is None, reason="file locks need fcntl, which Windows lacks")
+def test_second_grader_in_a_folder_says_that_the_first_is_there(tmp_path, capsys):
+    folder = write(tmp_path / "one", {"modules.py": ""})
+    with run_folder.only_process_in(tmp_path / "out"):
+        assert call_grade(folder, "--no_training", "--out_dir", tmp_path / "out") == 1
+    assert f"out is in use by process {os.getpid()}; wait for it, or stop it\n" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".in_use"]
+
+
+def test_interrupt_at_any_time_is_one_line_and_status_130(monkeypatch, tmp_path, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    folder = write(tmp_path / "one", {"modules.py": ""})
+    monkeypatch.setattr("grading.pages.result_folders", interrupted)
+    assert call_grade(folder, "--out_dir", tmp_path / "out") == 130
+    assert capsys.readouterr().err == "grade.py: interrupted; the same command goes on\n"
+
+
+def test_tilde_means_home(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert call_grade("~/nowhere") == 2
+    assert f"{tmp_path / 'nowhere'} is not a folder" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import sys
 import pytest
 from runs import ROOT, wait_for
 
+import run_folder
 from report import records, reproduce, tables
 
 SMALL = "--data_dir {data_dir}\n--dnn_hidden_units 10\n--max_steps 6\n--eval_freq 2\n--train_eval_size 1000\n"
@@ -312,3 +313,24 @@ def test_unknown_experiment_ends_with_one_line_and_status_2(capsys):
         reproduce.main(["--only", "fig99*"])
     assert stopped.value.code == 2
     assert "no experiment matches 'fig99*'; --list shows them" in capsys.readouterr().err
+
+
+# ---- Two at once, and Ctrl-C -----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(run_folder.fcntl is None, reason="file locks need fcntl, which Windows lacks")
+def test_second_reproduce_says_that_the_first_is_there(small, capsys):
+    with run_folder.only_process_in(reproduce.RUNS):
+        assert reproduce.main(["--only", "small"]) == 1
+    error = f"reproduce.py: error: {reproduce.RUNS} is in use by process {os.getpid()}; wait for it, or stop it\n"
+    assert capsys.readouterr().err == error
+    assert not (small / "results").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+def test_interrupt_while_reproduce_is_imported_is_one_line_and_status_130(tmp_path):
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [sys.executable, ROOT / "report" / "reproduce.py", "--list"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (130, "reproduce.py: interrupted\n")

@@ -1,6 +1,7 @@
 """A run's folder: what is in it, that nothing of it is overwritten or half written, and what is resumed from it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from runs import (
     run,
 )
 
+import machine
 import run_folder
 import torch_utils
 import train_mlp_numpy
@@ -136,18 +138,18 @@ def test_commit_is_dirty_where_code_differs_and_nothing_else(tmp_path):
         settings = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
         subprocess.run(["git", *settings, *command], cwd=tmp_path, check=True, capture_output=True)
 
-    assert run_folder.git_commit(tmp_path) is None
+    assert machine.git_commit(tmp_path) is None
     git("init")
     (tmp_path / "code.py").write_text("x = 1\n")
     (tmp_path / "numbers.tex").write_text("1\n")
     git("add", ".")
     git("commit", "-m", "first")
-    commit = run_folder.git_commit(tmp_path)
+    commit = machine.git_commit(tmp_path)
     assert len(commit) == 40
     (tmp_path / "numbers.tex").write_text("2\n")
-    assert run_folder.git_commit(tmp_path) == commit
+    assert machine.git_commit(tmp_path) == commit
     (tmp_path / "code.py").write_text("x = 2\n")
-    assert run_folder.git_commit(tmp_path) == f"{commit}-dirty"
+    assert machine.git_commit(tmp_path) == f"{commit}-dirty"
 
 
 # ---- No run writes over another ----------------------------------------------------------------
@@ -187,3 +189,15 @@ def test_folder_that_another_run_took_meanwhile_is_left_to_it(synthetic_flags, t
     assert done.status == 1
     assert "is taken by a run that has just begun" in done.err
     assert contents(tmp_path / "run") == {"config.json": b"of the other"}
+
+
+@pytest.mark.skipif(run_folder.fcntl is None, reason="file locks need fcntl, which Windows lacks")
+def test_folder_that_another_process_works_in_is_refused_with_its_number(tmp_path):
+    with (
+        run_folder.only_process_in(tmp_path / "out"),
+        pytest.raises(run_folder.RunError, match=rf"out is in use by process {os.getpid()}; wait for it, or stop it"),
+        run_folder.only_process_in(tmp_path / "out"),
+    ):
+        pytest.fail("two were let in")
+    with run_folder.only_process_in(tmp_path / "out"):
+        pass
