@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flags import Parser, file_path, whole_number
 from run_folder import RunError, only_process_in
+from streams import lasting_output
 
 
 def make_flags():
@@ -38,7 +39,8 @@ def make_flags():
 
 def main(argv=None):
     try:
-        return grade(make_flags(), argv)
+        with lasting_output():
+            return grade(make_flags(), argv)
     except KeyboardInterrupt:
         print("grade.py: interrupted; the same command goes on", file=sys.stderr)
         return 130

@@ -1,9 +1,9 @@
 """A run by PyTorch: the processes that train together, and a run folder with PyTorch's checkpoint."""
 
+import argparse
 import contextlib
 import datetime
 import json
-import math
 import os
 import signal
 import sys
@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
+from flags import whole_number
 from run_folder import RunError, RunFolder
 from train_utils import Run
 
@@ -36,10 +37,10 @@ class Processes:
     """
 
     def __init__(self):
-        self.size = _whole_number("WORLD_SIZE", 1, at_least=1)
-        self.rank = _whole_number("RANK", 0, below=self.size)
-        self.local_size = _whole_number("LOCAL_WORLD_SIZE", 1, at_least=1)
-        self.local_rank = _whole_number("LOCAL_RANK", 0, below=self.size)
+        self.size = _number("WORLD_SIZE", 1, 1)
+        self.rank = _number("RANK", 0, 0, self.size - 1)
+        self.local_size = _number("LOCAL_WORLD_SIZE", 1, 1)
+        self.local_rank = _number("LOCAL_RANK", 0, 0, self.size - 1)
         if self.size > 1:
             missing = [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(n)]
             if missing:
@@ -47,7 +48,7 @@ class Processes:
                     f"environment: WORLD_SIZE={self.size} without {', '.join(missing)}; start several processes with "
                     "torchrun, or unset WORLD_SIZE"
                 )
-            _whole_number("MASTER_PORT", None, at_least=1, below=2**16)
+            _number("MASTER_PORT", None, 1, 2**16 - 1)
 
     def __enter__(self):
         if self.size > 1:
@@ -67,9 +68,11 @@ class Processes:
         waiting = threading.Timer(SAY_AFTER, print, [message], {"file": sys.stderr, "flush": True})
         waiting.start()
         try:
-            self._store, *_ = next(rendezvous("env://", timeout=WAIT))
+            store, *_ = next(rendezvous("env://", timeout=WAIT))
         finally:
             waiting.cancel()
+        # torchrun's store outlives a group that it starts again, and what that one left in it must not be read.
+        self._store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         self._store.set_timeout(datetime.timedelta(minutes=30))  # PyTorch's default: the first may have to download
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.size)
@@ -127,15 +130,18 @@ class Processes:
         return network if self.size == 1 else nn.parallel.DistributedDataParallel(network)
 
 
-def _whole_number(name, default, *, at_least=0, below=math.inf):
-    """Return what the environment says of a number."""
-    text = os.environ.get(name)
-    if text is None:
+def _number(name, default, minimum=0, maximum=None):
+    """Return the whole number that the environment has under a name.
+
+    Raises:
+        ValueError: it is another, or none.
+    """
+    if name not in os.environ:
         return default
-    if not text.isdecimal() or not at_least <= int(text) < below:
-        expected = f"at least {at_least}" if below == math.inf else f"from {at_least} to {below - 1}"
-        raise ValueError(f"environment: got {name}={text!r}, expected a whole number {expected}; torchrun sets it")
-    return int(text)
+    try:
+        return whole_number(minimum, maximum)(os.environ[name])
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"environment: {name}: {error}; torchrun sets it") from None
 
 
 def _address():
@@ -150,9 +156,12 @@ def _first_line(error):
 
 
 def launch():
-    """Return what tells this group of processes, and those that torchrun starts in its place, from others, or None."""
+    """Return what tells this group of processes, and those that torchrun starts in its place, from others, or None.
+
+    It is the id that torchrun has or was given; without one, torchrun's own process and its start on this machine.
+    """
     run_id = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{run_id} {_address()}" if run_id == "none" else run_id
+    return f"{_address()}, process {os.getppid()}, {_start(os.getppid())}" if run_id == "none" else run_id
 
 
 def after_restart(parser, argv):
@@ -166,18 +175,17 @@ def after_restart(parser, argv):
     for folder in folders:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             config = json.loads((folder / "config.json").read_text())
-            # torchrun is this process's parent: what was begun before it did is another's, even under the same name.
-            if config["launch"] == launch() and (folder / "config.json").stat().st_mtime >= _began(os.getppid()):
+            if config["launch"] == launch():
                 return ["--resume", str(folder)]
     return argv
 
 
-def _began(process):
-    """Return when a process began, in seconds since 1970, or 0 where this system does not say."""
+def _start(process):
+    """Return when a process began, in the kernel's clock ticks, or None where this system does not say."""
     try:
-        return Path("/proc", str(process)).stat().st_ctime
+        return int(Path("/proc", str(process), "stat").read_text().rsplit(")", 1)[1].split()[19])
     except OSError:
-        return 0.0
+        return None
 
 
 # ---- The run -----------------------------------------------------------------------------------

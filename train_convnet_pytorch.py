@@ -11,8 +11,9 @@ import sys
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
 from convnet_pytorch import ConvNet
 from flags import make_parser
+from torch_flags import add_torch_flags, check_torch_flags
 from torch_run import after_restart
-from torch_utils import add_torch_flags, check_torch_flags, train_network
+from torch_utils import train_network
 from train_utils import run_script
 
 

@@ -14,8 +14,9 @@ import torch
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
 from flags import make_mlp_parser, real_number
 from mlp_pytorch import BATCH_NORMS, INITS, MLP
+from torch_flags import add_torch_flags, check_torch_flags
 from torch_run import after_restart
-from torch_utils import add_torch_flags, check_torch_flags, train_network
+from torch_utils import train_network
 from train_utils import run_script
 
 

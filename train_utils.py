@@ -52,6 +52,9 @@ def run_script(train, parser, argv=None, *, expected=(), check=None, before=None
             return 130
 
 
+DIVERGED = "the run has diverged"  # what a `RunError` says then
+
+
 class Run:
     """A training run: its loop, and the folder that it fills.
 
@@ -65,10 +68,10 @@ class Run:
 
     Attributes:
         folder: its `RunFolder`.
-        step: how many training steps the network has had.
-        loss: the script sets it to the training loss of its last batch.
         metrics: the evaluations so far, a list of dicts.
-        is_complete: whether that was the last one; not so after Ctrl-C or SIGTERM.
+        loss: the script sets it to the training loss of its last batch.
+        step: how many training steps the network has had.
+        is_complete: whether that was the last one; not so where a signal has ended the run.
         stopped_by: number of the signal that ended the run early, or None.
 
     Raises:
@@ -324,6 +327,6 @@ class Run:
             if self.step == 0:
                 raise RunError(message + "the network overflows before it is trained; start anew with other flags")
             raise RunError(
-                f"{message}the run has diverged; start anew with a --learning_rate below {self.args.learning_rate}. "
+                f"{message}{DIVERGED}; start anew with a --learning_rate below {self.args.learning_rate}. "
                 f"The last good checkpoint stays in {self.folder.checkpoint}"
             )

@@ -78,6 +78,7 @@ class Grading:
         training: what the training checks need, `checks_training.Training`.
         carried: mistakes found so far, which later checks take into account.
         measured: `{operation: [(step, test accuracy), …]}` of the training checks, for the record.
+        failed: the checks that did not pass.
         old_code: what Python said to code that is older than NumPy and PyTorch are here.
         unexplained: names of failed checks whose mistake is not carried: what goes through the same code cannot be
             compared, and where a check asks for several things, it asks for the others.

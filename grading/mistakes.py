@@ -15,7 +15,7 @@ class Mistake:
     """One mistake.
 
     Attributes:
-        name: short, unique.
+        name: unique, by which what is computed for it is remembered.
         check: name of the check that finds it.
         target: the class that it changes.
         sentence: what a student is told.

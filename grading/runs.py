@@ -2,7 +2,6 @@
 
 import functools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,20 +15,10 @@ T_99 = (63.66, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.
 MIN_RUNS = 3  # of fewer, the quantile of t says next to nothing
 
 
-@dataclass(frozen=True)
-class RecordedRun:
-    """A run of `report/results`: its name, as in seed42, what config.json says of it, and its evaluations."""
-
-    name: str
-    config: dict
-    metrics: tuple
-
-
 @functools.cache
 def read_runs(experiment):
-    """Return the `RecordedRun`s of an experiment that did not diverge, one a seed, in the order of their seeds."""
-    whole = [record for record in records.read_records(experiment) if record.summary is not None]
-    return tuple(RecordedRun(f"seed{record.seed}", record.config, tuple(record.metrics)) for record in whole)
+    """Return the `records.Record`s of an experiment that did not diverge, in the order of their seeds."""
+    return tuple(record for record in records.read_records(experiment) if record.summary is not None)
 
 
 def interval(values, late=()):

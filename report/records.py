@@ -49,11 +49,12 @@ EXPERIMENTS = {
 
 # ---- The file of an experiment -------------------------------------------------------------------
 
-# What each kind of line has at least.
-SHARED_KEYS = {"experiment", "script", "flags", "dataset"}
-RUN_KEYS = {"seed", "date"}
-SUMMARY_KEYS = {"seconds"}
-EVALUATION_KEYS = {"step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"}
+# What each kind of line has at least, and of which types.
+NUMBER = (int, float)
+SHARED_KEYS = {"experiment": str, "script": str, "flags": dict, "dataset": dict}
+RUN_KEYS = {"seed": int, "date": str}
+SUMMARY_KEYS = {"seconds": NUMBER}
+EVALUATION_KEYS = {"step": int} | dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), NUMBER)
 
 ITS_OWN = ("seed", "date", "git_commit", "id")  # of each run, even where several are of one commit
 # Flags that change nothing of what a run computes, or that its seed and data set say.
@@ -101,12 +102,14 @@ def read_records(name):
     for number, line in enumerate(lines, 2):
         where = f"{path}, line {number}"
         if not records or "seed" in line:
-            check_keys(line, RUN_KEYS, where, remedy)
+            check_keys({"flags": {}} | line, RUN_KEYS | {"flags": dict}, where, remedy)
+            if records and line["seed"] <= records[-1].seed:
+                raise ValueError(f"{where}, is damaged, expected a seed above {records[-1].seed}; {remedy}")
             summary, diverged = line.pop("summary", None), line.pop("diverged", None)
             if diverged is None:
                 check_keys(summary, SUMMARY_KEYS, where, remedy)
             config = shared | line | {"flags": shared["flags"] | line.get("flags", {})}
-            check_images(config, where)
+            check_images(config, where, remedy)
             records.append(Record(line["seed"], config, [], summary, diverged))
         else:
             check_keys(line, EVALUATION_KEYS, where, remedy)
@@ -126,15 +129,14 @@ def is_recorded(name, seed):
 def write_records(name, records):
     """Write the file of an experiment, whole or not at all."""
     records = sorted(records, key=lambda record: record.seed)
-    shared = common_items([record.config for record in records])
+    shared = usual_items([record.config for record in records])
     shared = {key: value for key, value in shared.items() if key not in ITS_OWN}
-    shared["flags"] = common_items([record.config["flags"] for record in records])
+    shared["flags"] = usual_items([record.config["flags"] for record in records])
     lines = [{"experiment": name, **shared}]
     for record in records:
         own = {key: record.config[key] for key in ITS_OWN if key in record.config}
-        own |= {key: value for key, value in record.config.items() if key not in shared}
-        flags = {key: value for key, value in record.config["flags"].items() if key not in shared["flags"]}
-        if flags:
+        own |= unusual_items(record.config, shared | own | {"flags": record.config["flags"]})
+        if flags := unusual_items(record.config["flags"], shared["flags"]):
             own["flags"] = flags
         ended = {"diverged": record.diverged} if record.summary is None else {"summary": record.summary}
         lines += [own | ended, *record.metrics]
@@ -143,10 +145,16 @@ def write_records(name, records):
     write_atomically(record_file(name), lambda file: file.write(text.encode()))
 
 
-def common_items(dicts):
-    """Return the items that all of several dicts have."""
-    first, *others = dicts
-    return {key: value for key, value in first.items() if all(key in d and d[key] == value for d in others)}
+def usual_items(dicts):
+    """Return of each key that all of several dicts have the value that most have; of several such, the first."""
+    keys = [key for key in dicts[0] if all(key in d for d in dicts)]
+    values = {key: [d[key] for d in dicts] for key in keys}
+    return {key: max(values[key], key=values[key].count) for key in keys}
+
+
+def unusual_items(found, usual):
+    """Return the items of a dict that another has not."""
+    return {key: value for key, value in found.items() if key not in usual or usual[key] != value}
 
 
 # ---- From a run's folder ---------------------------------------------------------------------------
@@ -175,8 +183,8 @@ def read_run(folder, diverged=None):
             check_keys(found, keys, folder / file, remedy)
         return objects
 
-    (config,) = read("config.json", {"script", "flags", "dataset", *RUN_KEYS})
-    check_images(config, folder)
+    (config,) = read("config.json", {key: SHARED_KEYS[key] for key in ("script", "flags", "dataset")} | RUN_KEYS)
+    check_images(config, folder / "config.json", remedy)
     flags = {flag: value for flag, value in config["flags"].items() if flag not in UNRECORDED_FLAGS}
     metrics, summary = read("metrics.jsonl", EVALUATION_KEYS), None
     if diverged is None:
@@ -210,10 +218,11 @@ def read_objects(path, remedy):
 
 
 def check_keys(found, keys, where, remedy):
-    if not isinstance(found, dict) or not keys <= found.keys():
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in keys.items()):
         raise ValueError(f"{where}, is damaged, expected JSON with {', '.join(sorted(keys))}; {remedy}")
 
 
-def check_images(config, where):
+def check_images(config, where, remedy):
+    check_keys(config["dataset"], {"is_synthetic": bool}, where, remedy)
     if config["dataset"]["is_synthetic"]:
         raise ValueError(f"{where}, is a run on synthetic images, expected CIFAR-10; remove it")

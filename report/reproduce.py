@@ -21,13 +21,16 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
     # Not a traceback of what is being imported.
-    signal.signal(signal.SIGINT, lambda *_: (print("reproduce.py: interrupted", file=sys.stderr), sys.exit(130)))
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: (print("reproduce.py: interrupted", file=sys.stderr), sys.exit(130)))
 
 from flags import Parser, whole_number
 from report.draw import figures, fingerprint
 from report.records import EXPERIMENTS, FLAG_FILES, REPORT, SEED, add_run, is_recorded, read_records
 from report.tables import README_RUNS, claims_markdown, report_numbers, results_markdown, results_tex
 from run_folder import RunError, only_process_in, write_atomically
+from streams import lasting_output
+from train_utils import DIVERGED
 
 ROOT = REPORT.parent
 RUNS = ROOT / "results" / "report"  # of runs that are not recorded yet
@@ -70,10 +73,11 @@ def record(name, seed, diverged=None):
 def record_finished_runs(names):
     """Record the runs that were killed between their end and that, and remove what is left of recorded ones."""
     for name in names:
-        for folder in (RUNS / name).glob("seed*"):
-            seed = int(folder.name.removeprefix("seed"))
-            if (folder / "summary.json").exists() or is_recorded(name, seed):
-                record(name, seed)
+        seeds = [folder.name.removeprefix("seed") for folder in (RUNS / name).glob("seed*")]
+        for seed in map(int, filter(str.isdecimal, seeds)):  # not of somebody's copy
+            with only_process_in(RUNS / name):
+                if (folder_of(name, seed) / "summary.json").exists() or is_recorded(name, seed):
+                    record(name, seed)
 
 
 def run(name, seed):
@@ -106,8 +110,8 @@ def run(name, seed):
         child.communicate()
         raise
     diverged = None
-    if child.returncode == 1 and "the run has diverged" in message:
-        diverged = message.split(": error: ")[1].split(": the run has diverged")[0]
+    if child.returncode == 1 and DIVERGED in message:
+        diverged = message.split(": error: ")[1].split(f": {DIVERGED}")[0]
         print(f"it diverged, which is recorded: {diverged}")
     elif child.returncode:
         raise ReproduceError(f"{script}.py ended with status {child.returncode}: {message}")
@@ -159,7 +163,9 @@ def write_numbers():
     changed = readme
     for name, table in README_TABLES.items():
         marked = rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)"
-        changed = re.sub(marked, lambda _, table=table: table(), changed, flags=re.DOTALL)
+        changed, n_tables = re.subn(marked, lambda _, table=table: table(), changed, flags=re.DOTALL)
+        if n_tables != 1:
+            raise ReproduceError(f"README.md has {n_tables} places between <!-- {name} --> and its end, expected 1")
     write_atomically(REPORT / "results.tex", lambda file: file.write(tex.encode()))
     if changed != readme:
         write_atomically(ROOT / "README.md", lambda file: file.write(changed.encode()))
@@ -232,7 +238,9 @@ def reproduce(args, names):
         runs = missing_runs(names, args.seeds)
         for i, (name, seed) in enumerate(runs, 1):
             print(f"run {i} of {len(runs)}: {name}, seed {seed}", flush=True)
-            run(name, seed)
+            with only_process_in(RUNS / name):
+                if not is_recorded(name, seed):  # by another process, since
+                    run(name, seed)
     write_figures()
     lacking = experiments_lacking()
     if lacking:
@@ -262,8 +270,7 @@ def main(argv=None):
             print_list(names, args.seeds)
             return 0
         signal.signal(signal.SIGTERM, stop)
-        with only_process_in(RUNS):
-            reproduce(args, names)
+        reproduce(args, names)
     except (ReproduceError, RunError, OSError, ValueError) as error:
         print(f"reproduce.py: error: {error}", file=sys.stderr)
         return 1
@@ -274,5 +281,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(main())
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background job
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with lasting_output():
+        sys.exit(main())

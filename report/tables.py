@@ -95,7 +95,7 @@ def format_number(quantity, value):
 
 
 def all_numbers():
-    """Return `{'fig05_adam.test_accuracy.mean': '0.351', …}` for every experiment that has a record.
+    """Return `{'fig05_adam.test_accuracy.mean': '0.347', …}` for every experiment that has a record.
 
     The original report's claims are `claim.fig01_mlp_numpy.test_accuracy` and so on.
     """
@@ -160,7 +160,10 @@ def plus_minus(name, quantity):
 
 
 def about(name, quantity, label):
-    """Return a claim of `CLAIMS`: true to its last digit, within two standard deviations of our runs' mean?"""
+    """Return a claim of `CLAIMS` as `Row.claims` has it: what it says, what our runs gave, whether that is the same.
+
+    It is where the claim, to half of its last digit, lies within two standard deviations of our mean.
+    """
     claim, values = CLAIMS[name][quantity], numbers(name)[quantity]
     half_a_digit = 0.5 * 10 ** -len(str(claim).split(".")[1])
     is_same = abs(claim - values["mean"]) <= 2 * values.get("sd", 0) + half_a_digit

@@ -1,4 +1,4 @@
-"""Small CIFAR-10 folders in the official format, and a cache for the synthetic images, made once for all tests."""
+"""What many tests need, made once: files in CIFAR-10's format, small runs, the grader's server; what is left out."""
 
 import collections
 import functools

@@ -8,7 +8,6 @@ import pytest
 from graded import CHECKS, PROJECT, checks_of, grade, lost, project_with, replaced
 
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
-RSQRT = "torch.rsqrt((x - mean).square().mean(dim=0) + eps)"
 DX = "torch.addcmul(dout - dbeta / len(dout), x_hat, dgamma / -len(dout)) * (gamma[0] * inverse_std)"
 AUTOGRAD_NORMALIZE = "mean, inverse_std = statistics(input, self.eps)"
 FUNCTION_STATISTICS = "mean, inverse_std = statistics(input, eps)"

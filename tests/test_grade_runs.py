@@ -16,7 +16,7 @@ def test_recorded_runs_hold_the_reports_claims(tmp_path):
     rows = []
     for experiment in CLAIMS:
         for run in read_runs(experiment):
-            rows += grade_run(write_run(tmp_path / experiment / run.name, run.config, run.metrics))[2]
+            rows += grade_run(write_run(tmp_path / experiment / str(run.seed), run.config, run.metrics))[2]
     decided = [row for row in rows if row.decides]
     assert len(decided) > 30
     assert np.mean([row.passed for row in decided]) > 0.97

@@ -1,5 +1,6 @@
 """What the README says is what recorded runs gave."""
 
+import fnmatch
 import importlib
 import json
 import re
@@ -86,6 +87,12 @@ def test_every_document_is_linked_from_the_readme():
 
 def test_every_python_file_at_the_top_is_in_the_readmes_table():
     assert {path.name for path in ROOT.glob("*.py")} <= set(re.findall(r"`(\w+\.py)`", README))
+
+
+def test_every_test_file_is_in_the_table_of_tests():
+    patterns = re.findall(r"`(test_[\w*]+\.py)`", (ROOT / "tests" / "README.md").read_text(encoding="utf-8"))
+    files = [path.name for path in (ROOT / "tests").glob("test_*.py")]
+    assert [name for name in files if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
 
 
 def test_speed_tables_are_of_the_recorded_benchmarks():

@@ -162,13 +162,29 @@ def test_what_differs_between_seeds_stands_with_each(monkeypatch, tmp_path):
     records.add_run("fig05_adam", write_run(tmp_path / "run", second))
     assert records.read_records("fig05_adam") == [first, second]
     shared, *others = map(json.loads, lines_of("fig05_adam"))
-    assert "machine" not in shared
-    assert "precision" not in shared["flags"]
+    assert (shared["machine"], shared["flags"]["precision"]) == (first.config["machine"], "auto")
     own = [line for line in others if "seed" in line]
-    assert [(line["machine"], line["flags"]) for line in own] == [
-        (first.config["machine"], {"precision": "auto"}),
-        ("another", {"precision": "fp32"}),
-    ]
+    assert not {"machine", "flags"} & set(own[0])
+    assert (own[1]["machine"], own[1]["flags"]) == ("another", {"precision": "fp32"})
+
+
+def test_run_of_another_machine_changes_no_line_of_the_others(monkeypatch, tmp_path):
+    *found, last = records.read_records("fig05_adam")
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    records.write_records("fig05_adam", found)
+    before = lines_of("fig05_adam")
+    another = last._replace(config=last.config | {"machine": "another", "versions": {"python": "4"}})
+    records.add_run("fig05_adam", write_run(tmp_path / "run", another))
+    assert lines_of("fig05_adam")[: len(before)] == before
+    assert records.read_records("fig05_adam") == [*found, another]
+
+
+def test_what_one_run_lacks_is_not_taken_from_the_others(monkeypatch, tmp_path):
+    first, second, *_ = records.read_records("fig05_adam")
+    del second.config["processes"], second.config["flags"]["compile"]
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    records.write_records("fig05_adam", [first, second])
+    assert records.read_records("fig05_adam") == [first, second]
 
 
 def test_readme_shows_a_record_file_as_it_is_and_names_what_exists():

@@ -73,7 +73,7 @@ def test_run_that_is_missing_is_run_and_recorded_as_text_and_no_other(small, cap
     assert reproduce.main(["--only", "small", "--seeds", "1"]) == 0
     assert "run 1 of 1: small, seed 42\n" in capsys.readouterr().out
     assert files_in(small / "results") == {"small.jsonl"}
-    assert files_in(small / "runs" / "small") == set()
+    assert files_in(small / "runs" / "small") == {".in_use"}
     (record,) = records.read_records("small")
     assert record.seed == 42
     assert record.config["flags"]["dnn_hidden_units"] == [10]
@@ -248,6 +248,13 @@ def test_list_shows_the_minutes_of_the_latest_run(monkeypatch, tmp_path, capsys)
         (1, 1, ""),
         (1, 1, '{"seed": 42}\n'),
         (1, 1, '{"experiment": "fig05_adam", "scr\n'),
+        (1, 1, '{"experiment": "fig05_adam", "script": "x", "flags": {}, "dataset": null}\n'),
+        (1, 1, '{"experiment": "fig05_adam", "script": "x", "flags": {}, "dataset": {}}\n'),
+        (1, 1, '{"experiment": "fig05_adam", "script": "x", "flags": [], "dataset": {}}\n'),
+        (19, 19, '{"seed": 42, "date": "2026-11-24T09:01:47Z", "summary": {"seconds": 1}}\n'),  # a second time
+        (19, 19, '{"seed": 43, "date": "2026-11-24T09:01:47Z", "summary": {"seconds": 1}, "flags": []}\n'),
+        (20, 20, '{"step": "0", "train_loss": 2, "train_accuracy": 0, "test_loss": 2, "test_accuracy": 0}\n'),
+        (20, 20, '{"step": 0, "train_loss": null, "train_accuracy": 0, "test_loss": 2, "test_accuracy": 0}\n'),
         (18, 19, ""),  # of seed 43: it follows the 16 evaluations of seed 42
         (19, 19, '{"seed": 43}\n'),
         (19, 19, '{"seed": 43, "date": "2026-11-24T09:01:47Z", "summary": []}\n'),
@@ -320,11 +327,17 @@ def test_unknown_experiment_ends_with_one_line_and_status_2(capsys):
 
 @pytest.mark.skipif(run_folder.fcntl is None, reason="file locks need fcntl, which Windows lacks")
 def test_second_reproduce_says_that_the_first_is_there(small, capsys):
-    with run_folder.only_process_in(reproduce.RUNS):
+    with run_folder.only_process_in(reproduce.RUNS / "small"):
         assert reproduce.main(["--only", "small"]) == 1
-    error = f"reproduce.py: error: {reproduce.RUNS} is in use by process {os.getpid()}; wait for it, or stop it\n"
-    assert capsys.readouterr().err == error
-    assert not (small / "results").exists()
+        assert reproduce.main(["--list", "--only", "small"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith("small ")
+        assert reproduce.main(["--only", "quick"]) == 0, "it has nothing to do with the first"
+        assert reproduce.main(["--only", "small"]) == 1
+    error = (
+        f"reproduce.py: error: {reproduce.RUNS / 'small'} is in use by process {os.getpid()}; wait for it, or stop it\n"
+    )
+    assert capsys.readouterr().err.endswith(error)
+    assert files_in(small / "results") == {"quick.jsonl"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")

@@ -88,11 +88,9 @@ def restarted(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this one")
 
 
-def begun(folder, launch, ago=0.0):
+def begun(folder, launch):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"launch": launch}))
-    then = time.time() - ago
-    os.utime(folder / "config.json", (then, then))
     return str(folder)
 
 
@@ -101,7 +99,6 @@ def test_group_that_is_started_again_goes_on_with_its_own_run_only(restarted, mo
     flags = ["--max_steps=7"]
     assert torch_run.after_restart(parser, flags) == flags, "there is no run"
     results = Path("results", MLP)
-    begun(results / "2026-01-01", "this one", ago=1e9)  # before torchrun did
     begun(results / "2026-01-03", "another")
     (results / "2026-01-04").mkdir()
     assert torch_run.after_restart(parser, flags) == flags
@@ -112,6 +109,15 @@ def test_group_that_is_started_again_goes_on_with_its_own_run_only(restarted, mo
     assert torch_run.after_restart(parser, ["--resume=mine"]) == ["--resume=mine"]
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert torch_run.after_restart(parser, flags) == flags
+
+
+def test_launch_without_an_id_is_known_by_torchruns_process(monkeypatch):
+    for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500"), ("TORCHELASTIC_RUN_ID", "none")):
+        monkeypatch.setenv(name, value)
+    ours = torch_run.launch()
+    assert ours == torch_run.launch()
+    monkeypatch.setattr(torch_run.os, "getppid", os.getpid)
+    assert ours != torch_run.launch()
 
 
 def children(pid):
@@ -135,7 +141,7 @@ def test_group_whose_worker_is_killed_goes_on_from_its_checkpoint_to_the_bit(syn
     done = run_process(*torchrun(MLP, *small, "--out_dir", tmp_path / "left alone"))
     assert done.status == 0, done.err
     command = torchrun(MLP, *small, *(["--out_dir", tmp_path / "run"] if with_out_dir else []))
-    command.insert(3, "--max_restarts=2")
+    command.insert(3, "--max_restarts=1")
     log = tmp_path / "log"
     with open(log, "w") as file:
         process = subprocess.Popen(this_python(command), cwd=tmp_path, stdout=file, stderr=file)

@@ -1,0 +1,92 @@
+"""The flags that the two PyTorch scripts share, and what contradicts each other or this machine."""
+
+import importlib
+import os
+import shutil
+
+import torch
+
+from flags import n_training_images, real_number, whole_number
+from torch_run import Processes
+
+
+def add_torch_flags(parser, *, optimizer):
+    """Add the flags of both PyTorch scripts, with the default `optimizer` of this one."""
+    parser.speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+    add = parser.add_argument
+    add("--optimizer", choices=("sgd", "adam", "adamw"), default=optimizer, help="how to step along a gradient")
+    add("--momentum", type=real_number(0, below=1), default=0.0, help="of sgd; the others have moments of their own")
+    add("--weight_decay", type=real_number(0), default=0.0, help="L2 penalty; adamw's is decoupled from the gradient")
+    add(
+        "--lr_schedule",
+        choices=("constant", "cosine", "onecycle"),
+        default="constant",
+        help="of the learning rate: as it is; down to 0 by a half cosine; up to it and down again",
+    )
+    add(
+        "--label_smoothing", type=real_number(0, below=1), default=0.0, help="share of a target spread over all classes"
+    )
+    add(
+        "--augment",
+        choices=("none", "flip", "flip_crop"),
+        default="none",
+        help="mirror half of the training images; also shift each by up to 4 pixels",
+    )
+    add(
+        "--preprocess",
+        choices=("mean_image", "standardize"),
+        default="mean_image",
+        help="take off the mean image, as the course does; or each channel's mean, and divide by its deviation",
+    )
+    add("--validation_size", type=whole_number(0, 49_999), default=0, help="last training images to hold out")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto takes a GPU where there is one")
+    add(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="of matrix products and convolutions; auto takes bf16 where the device has it and it is faster",
+    )
+    add("--compile", action="store_true", help="compile the training step's network with torch.compile")
+    add("--tensorboard", action="store_true", help="log to the run folder for TensorBoard, too")
+    add("--pictures", action="store_true", help="after the run, draw the first layer's weights and the worst mistakes")
+
+
+def check_torch_flags(parser, args):
+    """End with one line and exit status 2 where flags contradict each other or this machine."""
+    if args.momentum and args.optimizer != "sgd":
+        parser.error(f"argument --momentum: got {args.momentum} with --optimizer {args.optimizer}, expected sgd")
+    is_there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if args.device in is_there and not is_there[args.device]():
+        parser.error(f"argument --device: got {args.device!r}, which this machine or its PyTorch lacks; try auto")
+    if args.tensorboard:
+        try:
+            importlib.import_module("torch.utils.tensorboard")  # to find it is not enough: a folder may have its name
+        except ImportError as error:
+            parser.error(f"argument --tensorboard: its package is not here ({error}): pip install tensorboard")
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++", "cl"]
+    if args.compile and not any(map(shutil.which, compilers)):
+        parser.error(f"argument --compile: needs a C++ compiler, and none of {', '.join(compilers)} is here")
+    try:
+        processes = Processes()
+    except ValueError as error:
+        parser.error(str(error))
+    n_processes, n_here = processes.size, processes.local_size
+    if args.device == "mps" and n_processes > 1:
+        parser.error("argument --device: got 'mps' with several processes, which only cpu and cuda can do")
+    if args.device in ("auto", "cuda") and torch.cuda.is_available() and n_here > torch.cuda.device_count():
+        parser.error(
+            f"argument --device: {n_here} processes for {torch.cuda.device_count()} GPUs, expected no more than those; "
+            "or pass --device cpu"
+        )
+    if args.batch_size % n_processes:
+        parser.error(
+            f"argument --batch_size: got {args.batch_size}, expected a multiple of the {n_processes} processes"
+        )
+    if getattr(args, "batch_norm", "none") != "none" and args.batch_size < 2 * n_processes:
+        parser.error(f"argument --batch_size: got {args.batch_size}, expected 2 a process at least for batch norm")
+    n_train = n_training_images(args) - args.validation_size
+    if n_train < args.batch_size:
+        parser.error(
+            f"argument --validation_size: got {args.validation_size}, which leaves {n_train} training images for "
+            f"batches of {args.batch_size}"
+        )
