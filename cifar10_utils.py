@@ -10,16 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar10_files import (
-    CLASSES,
-    IMAGE_SHAPE,
-    N_TEST,
-    DataError,
-    DataUnavailableError,
-    download,
-    holds_files,
-    read_cifar10,
-)
+from cifar10_download import find_cifar10
+from cifar10_files import CLASSES, IMAGE_SHAPE, N_TEST, DataError, DataUnavailableError, read_cifar10
 from synthetic_data import cached_synthetic_images
 
 __all__ = ["CLASSES", "IMAGE_SHAPE", "DataError", "DataSet", "DataUnavailableError", "get_cifar10"]
@@ -29,16 +21,16 @@ def get_cifar10(data_dir, one_hot=True, validation_size=0, *, dataset="cifar10",
     """Return CIFAR-10 as `{'train': DataSet, 'validation': DataSet, 'test': DataSet}`.
 
     Args:
-        data_dir: folder of `data_batch_1` … `test_batch`; downloaded into where it is not there.
+        data_dir: folder of `data_batch_1` … `test_batch`; downloaded into where it is empty or not there.
         one_hot: labels as float32 rows of 10, else as int64 class numbers.
         validation_size: how many of the last training examples to set aside as `'validation'`.
         dataset: 'cifar10'; 'synthetic' for the stand-in, cached beside `data_dir`; 'auto' for
-            CIFAR-10 where it can be had and the stand-in, with a warning, where it cannot.
+            CIFAR-10, and the stand-in, with a warning, where nothing is there and nothing can be downloaded.
         seed: of the order in which training batches are drawn.
         synthetic_size: training images of the stand-in; it has a fifth as many test images.
 
     Raises:
-        DataError: a file is damaged, missing or foreign; 'auto' does not hide that.
+        DataError: a file is damaged, missing or foreign, or the disk says no; 'auto' does not hide that.
         DataUnavailableError: not on disk, and the download failed.
         ValueError: an argument is out of range.
     """
@@ -49,9 +41,7 @@ def get_cifar10(data_dir, one_hot=True, validation_size=0, *, dataset="cifar10",
         raise ValueError(f"synthetic_size is {synthetic_size}, expected at least 10")
     if dataset != "synthetic":
         try:
-            if not holds_files(data_dir):
-                download(data_dir)
-            images, labels, fingerprint = read_cifar10(data_dir)
+            images, labels, fingerprint = read_cifar10(find_cifar10(data_dir))
             n_test = N_TEST
         except DataUnavailableError as error:
             if dataset == "cifar10":

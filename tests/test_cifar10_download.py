@@ -1,24 +1,25 @@
 """A download puts the whole data set in place or nothing, over https only, and says what to do where it fails."""
 
 import hashlib
-import http.server
 import io
 import os
 import shutil
 import socket
 import ssl
 import tarfile
-import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import py2_files
+from web_server import Server
 
-import cifar10_files
-import cifar10_utils
+import cifar10_download
 from cifar10_utils import DataError, DataUnavailableError, get_cifar10
+
+pytest_plugins = "archives"
 
 # The test files have the official format, not the official content, which the loader is right to say.
 unofficial = pytest.mark.filterwarnings("ignore:not the official CIFAR-10 files")
@@ -28,72 +29,6 @@ unofficial = pytest.mark.filterwarnings("ignore:not the official CIFAR-10 files"
 def no_proxy(monkeypatch):
     """Have no proxy of this machine's settings asked for what is on this machine."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-class Server:
-    """A web server on this machine that has one file, or behaves badly."""
-
-    def __init__(self, body=b"", status=200, cut=None):
-        self.requests = []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.requests.append(self.command)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(body[:cut])
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/cifar-10-python.tar.gz"
-        threading.Thread(target=self.server.serve_forever, args=[0.01], daemon=True).start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def images_per_file(request, monkeypatch):
-    """Have files of 10 images taken for whole ones, but in the test that asks for 10,000."""
-    n = getattr(request, "param", 10)
-    monkeypatch.setattr(cifar10_files, "IMAGES_PER_FILE", n)
-    monkeypatch.setattr(cifar10_utils, "N_TEST", n)
-    return n
-
-
-@pytest.fixture
-def archive(images_per_file):
-    """The bytes of a `cifar-10-python.tar.gz`."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
-        for name, raw in py2_files(images_per_file).items():
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            member.size = len(raw)
-            tar.addfile(member, io.BytesIO(raw))
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def download_from(monkeypatch, archive):
-    """Point the download at a server over plain http, which only this fixture lets through."""
-
-    def point(server):
-        monkeypatch.setattr(cifar10_files, "ARCHIVE_URL", server.url)
-        monkeypatch.setattr(cifar10_files, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
-        monkeypatch.setattr(cifar10_files, "_NoPlainHTTP", urllib.request.HTTPHandler)
-
-    return point
 
 
 @unofficial
@@ -131,7 +66,7 @@ def test_failed_download_leaves_nothing_and_names_three_next_steps(tmp_path, arc
     assert "\n" not in message
     for step in (
         "try again",
-        f"put cifar-10-python.tar.gz (md5 {cifar10_files.ARCHIVE_MD5}) into",
+        f"put cifar-10-python.tar.gz (md5 {cifar10_download.ARCHIVE_MD5}) into",
         "--dataset synthetic",
     ):
         assert step in message
@@ -147,10 +82,10 @@ def test_auto_falls_back_to_synthetic_images_with_a_warning(tmp_path, download_f
 
 
 def test_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
-    assert cifar10_files.TIMEOUT_SECONDS == 15
-    monkeypatch.setattr(cifar10_files, "TIMEOUT_SECONDS", 0.2)
+    assert cifar10_download.TIMEOUT_SECONDS == 15
+    monkeypatch.setattr(cifar10_download, "TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(cifar10_files, "ARCHIVE_URL", f"https://127.0.0.1:{silent.getsockname()[1]}/x.tar.gz")
+        monkeypatch.setattr(cifar10_download, "ARCHIVE_URL", f"https://127.0.0.1:{silent.getsockname()[1]}/x.tar.gz")
         began = time.perf_counter()
         with pytest.raises(DataUnavailableError, match="timed out"):
             get_cifar10(tmp_path / "new" / "cifar-10-batches-py")
@@ -161,7 +96,7 @@ def test_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
 def test_plain_http_is_refused_during_a_download_and_works_again_after_it():
     with Server(b"ok") as server:
         before = socket.getdefaulttimeout()
-        with cifar10_files._https_with_timeout():
+        with cifar10_download._https_with_timeout():
             assert socket.getdefaulttimeout() == 15
             with pytest.raises(urllib.error.URLError, match="plain http is refused"):
                 urllib.request.urlopen(server.url)
@@ -172,16 +107,16 @@ def test_plain_http_is_refused_during_a_download_and_works_again_after_it():
 
 def test_download_never_goes_over_plain_http(tmp_path, monkeypatch):
     with Server(b"ok") as server:
-        monkeypatch.setattr(cifar10_files, "ARCHIVE_URL", server.url)
+        monkeypatch.setattr(cifar10_download, "ARCHIVE_URL", server.url)
         with pytest.raises(DataUnavailableError, match="plain http is refused"):
             get_cifar10(tmp_path / "cifar-10-batches-py")
 
 
 @unofficial
 def test_archive_placed_by_hand_is_used_without_a_network(tmp_path, archive, monkeypatch):
-    monkeypatch.setattr(cifar10_files, "ARCHIVE_URL", "https://127.0.0.1:9/nobody-listens")
+    monkeypatch.setattr(cifar10_download, "ARCHIVE_URL", "https://127.0.0.1:9/nobody-listens")
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive)
-    monkeypatch.setattr(cifar10_files, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
+    monkeypatch.setattr(cifar10_download, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
     assert get_cifar10(tmp_path / "cifar-10-batches-py")["test"].num_examples == 10
     assert (tmp_path / "cifar-10-python.tar.gz").exists()
 
@@ -191,9 +126,10 @@ def test_archive_without_all_files_is_no_data_set(tmp_path, archive, monkeypatch
         member = whole.getmember("cifar-10-batches-py/test_batch")
         half.addfile(member, whole.extractfile(member))
     path = (tmp_path / "half.tar.gz").rename(tmp_path / "cifar-10-python.tar.gz")
-    monkeypatch.setattr(cifar10_files, "ARCHIVE_MD5", hashlib.md5(path.read_bytes()).hexdigest())
-    with pytest.raises(DataUnavailableError, match="data_batch_1"):
-        get_cifar10(tmp_path / "cifar-10-batches-py")
+    monkeypatch.setattr(cifar10_download, "ARCHIVE_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    with pytest.raises(DataError, match="data_batch_1") as error:
+        get_cifar10(tmp_path / "cifar-10-batches-py", dataset="auto")
+    assert not isinstance(error.value, DataUnavailableError)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -201,14 +137,14 @@ def test_archive_without_all_files_is_no_data_set(tmp_path, archive, monkeypatch
 def test_data_set_that_another_process_put_in_place_meanwhile_is_taken(tmp_path, archive, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "cifar-10-python.tar.gz").write_bytes(archive)
-    monkeypatch.setattr(cifar10_files, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
+    monkeypatch.setattr(cifar10_download, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
     real_replace = os.replace
 
     def slower_than_the_other(source, target):
         shutil.copytree(source, target)
         real_replace(source, target)
 
-    monkeypatch.setattr(cifar10_files.os, "replace", slower_than_the_other)
+    monkeypatch.setattr(cifar10_download.os, "replace", slower_than_the_other)
     data = get_cifar10(tmp_path / "here" / "cifar-10-batches-py", dataset="auto")
     assert not data["train"].origin["is_synthetic"]
 
@@ -216,27 +152,40 @@ def test_data_set_that_another_process_put_in_place_meanwhile_is_taken(tmp_path,
 @unofficial
 @pytest.mark.parametrize("vanishes", ["stat", "rmdir"])
 def test_folder_that_another_process_removes_meanwhile_stops_no_download(tmp_path, archive, monkeypatch, vanishes):
-    """Its temporary one, between the listing and the look; or the empty one, where both want to put theirs."""
+    """Its temporary one, between the listing and the look; or ours, in the empty one that both want to fill."""
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive)
-    monkeypatch.setattr(cifar10_files, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
-    others = tmp_path / {"stat": ".cifar-10-download-other", "rmdir": "cifar-10-batches-py"}[vanishes]
-    others.mkdir()
-    real = getattr(type(tmp_path), vanishes)
+    monkeypatch.setattr(cifar10_download, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
+    data_dir = tmp_path / "cifar-10-batches-py"
+    others = tmp_path / ".cifar-10-download-other"
+    (data_dir if vanishes == "rmdir" else others).mkdir()
+    real_stat, real_replace = type(tmp_path).stat, os.replace
 
-    def slower_than_the_other(path, **kwargs):
-        if path == others and path.exists():
+    def vanishing_stat(path, **kwargs):
+        if path == others and os.path.exists(path):
             shutil.rmtree(path)
-        return real(path, **kwargs)
+        return real_stat(path, **kwargs)
+
+    def slower_than_the_other(source, target):
+        if Path(target).parent == data_dir and Path(source).exists():
+            for name, raw in py2_files(10).items():
+                (data_dir / name).write_bytes(raw)
+            (ours,) = data_dir.glob(".cifar-10-download-*")
+            shutil.rmtree(ours)
+        real_replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(tmp_path), vanishes, slower_than_the_other)
-        patch.setattr(type(tmp_path), "exists", lambda path: os.path.exists(path))
-        data = get_cifar10(tmp_path / "cifar-10-batches-py")
+        if vanishes == "stat":
+            patch.setattr(type(tmp_path), "stat", vanishing_stat)
+            patch.setattr(type(tmp_path), "exists", lambda path: os.path.exists(path))
+        else:
+            patch.setattr(os, "replace", slower_than_the_other)
+        data = get_cifar10(data_dir, dataset="auto")
     assert data["test"].num_examples == 10
+    assert vanishes == "stat" or not any(data_dir.glob(".cifar*"))
 
 
 def test_download_verifies_certificates():
-    with cifar10_files._https_with_timeout():
+    with cifar10_download._https_with_timeout():
         handlers = [h for h in urllib.request._opener.handlers if isinstance(h, urllib.request.HTTPSHandler)]
         assert len(handlers) == 1
         context = handlers[0]._context or ssl.create_default_context()

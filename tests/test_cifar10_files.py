@@ -32,8 +32,7 @@ def test_official_md5_sums_bring_no_warning(data_dir, monkeypatch):
     def with_own_md5(entry):
         return (*entry[:2], hashlib.md5((data_dir / entry[0]).read_bytes()).hexdigest())
 
-    monkeypatch.setattr(cifar10_files, "TRAIN_FILES", tuple(map(with_own_md5, cifar10_files.TRAIN_FILES)))
-    monkeypatch.setattr(cifar10_files, "TEST_FILE", with_own_md5(cifar10_files.TEST_FILE))
+    monkeypatch.setattr(cifar10_files, "FILES", tuple(map(with_own_md5, cifar10_files.FILES)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         get_cifar10(data_dir)
