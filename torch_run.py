@@ -82,6 +82,8 @@ class Processes:
             return
         with contextlib.suppress(RuntimeError) if error else contextlib.nullcontext():
             dist.destroy_process_group()
+        if error is None:
+            self._store = None  # a client that lives as long as Python ends now and then with SIGABRT
         if isinstance(error, Exception):
             self._let_one_tell()
             if isinstance(error, RuntimeError) and ("gloo" in str(error).lower() or isinstance(error, dist.DistError)):

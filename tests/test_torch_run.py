@@ -141,7 +141,8 @@ def test_group_whose_worker_is_killed_goes_on_from_its_checkpoint_to_the_bit(syn
     done = run_process(*torchrun(MLP, *small, "--out_dir", tmp_path / "left alone"))
     assert done.status == 0, done.err
     command = torchrun(MLP, *small, *(["--out_dir", tmp_path / "run"] if with_out_dir else []))
-    command.insert(3, "--max_restarts=1")
+    # One would do, but that PyTorch ends a worker with SIGABRT now and then as it exits (one of sixteen trials).
+    command.insert(3, "--max_restarts=3")
     log = tmp_path / "log"
     with open(log, "w") as file:
         process = subprocess.Popen(this_python(command), cwd=tmp_path, stdout=file, stderr=file)
