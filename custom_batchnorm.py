@@ -12,11 +12,23 @@ import torch
 from torch import nn
 
 
+def at_least_float32(x):
+    """Return x, in float32 where it has less: σ² of a deviation of 300 overflows float16, and bfloat16 has 8 bits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def statistics(x, eps):
     """Return μ and 1/√(σ² + ε) of each neuron, shape (n_neurons,), for x of shape (n_batch, n_neurons)."""
+    x = at_least_float32(x)
     mean = x.mean(dim=0)
     # torch.var_mean over a batch of (200, 500) takes eight times as long on a CPU.
     return mean, torch.rsqrt((x - mean).square().mean(dim=0) + eps)
+
+
+def normalized(x, eps):
+    """Return x̂, of the shape of x, and 1/√(σ² + ε)."""
+    mean, inverse_std = statistics(x, eps)
+    return (x - mean) * inverse_std, inverse_std
 
 
 def check_shapes(x, gamma, beta):
@@ -62,20 +74,21 @@ class CustomBatchNorm(nn.Module):
             self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, input):
-        """Return y, of the shape of `input`, (n_batch, n_neurons).
+        """Return y, of the shape of `input`, (n_batch, n_neurons), and of the dtype that it and γ promote to.
 
         Raises:
             ValueError: `input` of any other shape, or a batch of 1 whose statistics are asked for.
         """
         check_shapes(input, self.weight, self.bias)
-        # Statistics need more digits than bfloat16 has.
-        input = input.to(torch.promote_types(input.dtype, self.weight.dtype))
+        dtype = torch.promote_types(input.dtype, self.weight.dtype)
+        input = at_least_float32(input.to(dtype))
         if self.track_running_stats and not self.training:
-            return (input - self.running_mean) * (torch.rsqrt(self.running_var + self.eps) * self.weight) + self.bias
+            inverse_std = torch.rsqrt(at_least_float32(self.running_var) + self.eps)
+            return ((input - self.running_mean) * (inverse_std * self.weight) + self.bias).to(dtype)
         check_batch(input)
         if self.track_running_stats:
             self._track(input.detach())
-        return self.normalize(input)
+        return self.normalize(input).to(dtype)
 
     def normalize(self, input):
         """Return y by the statistics of the batch `input`."""
@@ -86,8 +99,8 @@ class CustomBatchNorm(nn.Module):
         # As in nn.BatchNorm1d, the running variance has Bessel's correction, unlike the one that normalises.
         n_batch, mean = len(input), input.mean(dim=0)
         variance = (input - mean).square().sum(dim=0) / (n_batch - 1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
+        for running, newest in ((self.running_mean, mean), (self.running_var, variance)):
+            running.copy_(torch.lerp(running.to(newest.dtype), newest, self.momentum))
         self.num_batches_tracked += 1
 
     def extra_repr(self):
@@ -106,36 +119,52 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
     """Batch norm with its backward pass written out (question 3.2 b). Use: `apply(input, gamma, beta, eps)`.
 
     Second derivatives are right as well: `backward` is made of operations that autograd can
-    differentiate, on tensors whose history it knows.
+    differentiate, on tensors whose history it knows. So are `torch.func.grad`, `vjp`, `jacrev`, `vmap`.
+    Forward mode (`torch.func.jvp`, `jacfwd`, `hessian`) is not written out and raises `NotImplementedError`;
+    `CustomBatchNormAutograd` has it.
     """
+
+    generate_vmap_rule = True
 
     def __init__(self, *args, **kwargs):
         """Take anything: the course calls `apply` on an instance, which PyTorch itself would warn of."""
 
-    @staticmethod
-    def forward(ctx, input, gamma, beta, eps=1e-5):
-        """Return y, of the shape of `input`.
+    @classmethod
+    def apply(cls, input, gamma, beta, eps=1e-5, *normalized_input):
+        """Return y, of the shape of `input` and of the dtype that it and γ promote to.
 
         Args:
             input: x, shape (n_batch, n_neurons), n_batch at least 2.
             gamma, beta: shape (n_neurons,).
             eps: ε.
+            normalized_input: x̂ and 1/√(σ² + ε), left to `apply`, which `torch.func` calls once more with all inputs.
 
         Raises:
             ValueError: any other shape.
         """
-        check_shapes(input, gamma, beta)
-        check_batch(input)
-        mean, inverse_std = statistics(input, eps)
-        ctx.eps = eps
+        if not normalized_input:
+            check_shapes(input, gamma, beta)
+            check_batch(input)
+            with torch.no_grad():  # `backward` gives the whole gradient of x
+                normalized_input = normalized(input, eps)
+        return super().apply(input, gamma, beta, eps, *normalized_input)
+
+    @staticmethod
+    def forward(input, gamma, beta, eps, x_hat, inverse_std):
+        """Return y. Both passes need x̂, and `setup_context` sees only inputs and outputs: so it is an input."""
+        return torch.addcmul(beta, x_hat, gamma).to(torch.promote_types(input.dtype, gamma.dtype))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Keep what `backward` needs, in the form that `torch.func` asks for: apart from `forward`."""
+        input, gamma, _, ctx.eps, x_hat, inverse_std = inputs
         needs_dx, needs_dgamma, *_ = ctx.needs_input_grad
         needs_x_hat = needs_dx or needs_dgamma
-        ctx.save_for_backward(*((input, mean, inverse_std) if needs_x_hat else ()), *((gamma,) if needs_dx else ()))
-        return torch.addcmul(beta, (input - mean).mul_(inverse_std), gamma)
+        ctx.save_for_backward(*((input, x_hat, inverse_std) if needs_x_hat else ()), *((gamma,) if needs_dx else ()))
 
     @staticmethod
     def backward(ctx, dout):
-        """Return dL/dx, dL/dγ and dL/dβ, each None where nobody asks for it, and None for ε (question 3.2 a).
+        """Return dL/dx, dL/dγ and dL/dβ, each None where nobody asks for it, and None for the rest (question 3.2 a).
 
             dL/dβᵢ = Σₛ dL/dyᵢˢ              Eq. (bn-beta)
             dL/dγᵢ = Σₛ dL/dyᵢˢ x̂ᵢˢ          Eq. (bn-gamma)
@@ -147,19 +176,19 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
         Args:
             dout: dL/dy, shape (n_batch, n_neurons).
         """
+        dout = at_least_float32(dout)
         needs_dx, needs_dgamma, needs_dbeta, *_ = ctx.needs_input_grad
         dx = dgamma = dbeta = None
         if needs_dx or needs_dbeta:
             dbeta = dout.sum(dim=0)
         if needs_dx or needs_dgamma:
-            input, mean, inverse_std, *gamma = ctx.saved_tensors
+            input, x_hat, inverse_std, *gamma = ctx.saved_tensors
             if torch.is_grad_enabled():  # for a second derivative, to which the statistics contribute
-                mean, inverse_std = statistics(input, ctx.eps)
-            x_hat = (input - mean) * inverse_std
+                x_hat, inverse_std = normalized(input, ctx.eps)
             dgamma = (dout * x_hat).sum(dim=0)
         if needs_dx:
             dx = torch.addcmul(dout - dbeta / len(dout), x_hat, dgamma / -len(dout)) * (gamma[0] * inverse_std)
-        return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None
+        return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None, None, None
 
 
 class CustomBatchNormManualModule(CustomBatchNorm):

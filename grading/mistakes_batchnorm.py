@@ -131,10 +131,14 @@ def _function(y=None, **gradients):
     def put_into(base):
         class Wrong(base):
             @staticmethod
-            def forward(ctx, x, gamma, beta, eps=1e-5):
-                out = base.forward(ctx, x, gamma, beta, eps)
-                ctx.seen = x, gamma, beta, eps
+            def forward(x, gamma, beta, eps, *normalized):
+                out = base.forward(x, gamma, beta, eps, *normalized)
                 return out if y is None else y(x, gamma, beta, eps)
+
+            @staticmethod
+            def setup_context(ctx, inputs, output):
+                base.setup_context(ctx, inputs, output)
+                ctx.seen = inputs[:4]
 
             @staticmethod
             def backward(ctx, dout):
@@ -145,7 +149,7 @@ def _function(y=None, **gradients):
                         grads = {n: torch.zeros_like(dout) if g is None else g for n, g in grads.items()}
                     elif grads[name] is not None:
                         grads[name] = f(c)
-                return *grads.values(), None
+                return *grads.values(), None, None, None
 
         return Wrong
 

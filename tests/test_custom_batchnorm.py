@@ -83,11 +83,12 @@ def test_every_combination_of_gradients_asked_for(needs):
 def test_backward_returns_only_the_gradients_asked_for(needs):
     x, gamma, _ = (t.detach() for t in tensors(7, 3))
     mean, inverse_std = custom_batchnorm.statistics(x, EPS)
-    saved = (x, mean, inverse_std, gamma) if needs[0] else (x, mean, inverse_std) if needs[1] else ()
-    ctx = SimpleNamespace(needs_input_grad=(*needs, False), saved_tensors=saved, eps=EPS)
+    kept = (x, (x - mean) * inverse_std, inverse_std)
+    saved = (*kept, gamma) if needs[0] else kept if needs[1] else ()
+    ctx = SimpleNamespace(needs_input_grad=(*needs, False, False, False), saved_tensors=saved, eps=EPS)
     with torch.no_grad():
         grads = CustomBatchNormManualFunction.backward(ctx, torch.ones_like(x))
-    assert [grad is not None for grad in grads] == [*needs, False]
+    assert [grad is not None for grad in grads] == [*needs, False, False, False]
 
 
 @pytest.mark.parametrize("custom", MODULES)
@@ -185,6 +186,204 @@ def test_bfloat16_input_is_normalised_in_the_parameters_precision(custom):
     torch.testing.assert_close(custom(4)(x), custom(4)(x.float()))
 
 
+# ---- Half precision ----------------------------------------------------------------------------
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+def is_exact_but_for_rounding(got, expected, dtype):
+    """Assert that `got` is of `dtype`, computed in float32 and rounded once, where `expected` is float64.
+
+    Then they part by one unit in the last place at most: where float32's own error, that of a sum, moved a
+    number across the border between two of them.
+    """
+    assert got.dtype == dtype
+    expected = expected.to(dtype).double()
+    float32_error = 50 * torch.finfo(torch.float32).eps * expected.abs().max().item()
+    eps = torch.finfo(dtype).eps
+    smallest = torch.finfo(dtype).tiny * eps  # below `tiny` the last place is no longer relative
+    torch.testing.assert_close(got.double(), expected, rtol=eps, atol=float32_error + smallest)
+
+
+def agrees_with_pytorch(got, expected, mean, deviation):
+    """Assert that `got` is what `nn.BatchNorm1d` gives in the same dtype.
+
+    On a CPU it rounds mean and deviation to the dtype, before x̂ is computed: x̂ is off by a unit in the last
+    place of itself and of mean / deviation. Twice that, for what is summed of it.
+    """
+    assert got.dtype == expected.dtype
+    atol = 2 * torch.finfo(got.dtype).eps * (1 + abs(mean) / deviation) * expected.abs().max().item()
+    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
+
+
+def outputs_and_gradients(norm, x, dout):
+    """Return y and the gradients of x, gamma and beta; `norm` is a module."""
+    x = x.clone().requires_grad_()
+    y = norm(x)
+    return y, *torch.autograd.grad(y, (x, norm.weight, norm.bias), dout.to(y.dtype))
+
+
+class FunctionOnly(nn.BatchNorm1d):
+    """The manual function itself on the parameters of a `BatchNorm1d`."""
+
+    def forward(self, input):
+        return CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps)
+
+
+def half_modules(custom, dtype, **options):
+    """Return a custom module, `nn.BatchNorm1d` of `dtype`, and it in float64, with one state."""
+    torch.manual_seed(0)
+    theirs = nn.BatchNorm1d(8, **options)
+    nn.init.normal_(theirs.weight)
+    nn.init.normal_(theirs.bias)
+    ours, exact = custom(8, **options), nn.BatchNorm1d(8, **options)
+    theirs.to(dtype)
+    for module in (ours.to(dtype), exact.double()):
+        module.load_state_dict(theirs.state_dict())
+    return ours, theirs, exact
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("custom", [*MODULES, FunctionOnly])
+@pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (0, 300), (1000, 300), (-3, 0.01)])
+def test_half_precision_agrees_with_batchnorm1d_and_with_float64(custom, dtype, mean, deviation):
+    ours, theirs, exact = half_modules(custom, dtype, track_running_stats=False)
+    x, dout = torch.randn(2, 64, 8)
+    x, dout = (mean + deviation * x).to(dtype), dout.to(dtype)
+    got, wanted = outputs_and_gradients(ours, x, dout), outputs_and_gradients(theirs, x, dout)
+    assert got[0].abs().max() > 0.5  # an overflow of the variance makes them all beta
+    for g, w, e in zip(got, wanted, outputs_and_gradients(exact, x.double(), dout), strict=True):
+        agrees_with_pytorch(g, w, mean, deviation)
+        is_exact_but_for_rounding(g, e, dtype)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("custom", MODULES)
+@pytest.mark.parametrize("deviation", [1, 300])
+def test_half_precision_agrees_with_batchnorm1d_in_evaluation(custom, dtype, deviation):
+    ours, theirs, exact = half_modules(custom, dtype, track_running_stats=True)
+    for _ in range(5):
+        x = (1 + deviation * torch.randn(64, 8)).to(dtype)
+        agrees_with_pytorch(ours(x), theirs(x), 1, deviation)
+    for name in ("running_mean", "running_var"):
+        agrees_with_pytorch(getattr(ours, name), getattr(theirs, name), 1, deviation)
+    for module in (theirs, exact):
+        module.load_state_dict(ours.state_dict())
+    for module in (ours, theirs, exact):
+        module.eval()
+    x, dout = (deviation * torch.randn(64, 8)).to(dtype), torch.randn(64, 8).to(dtype)
+    got, wanted = outputs_and_gradients(ours, x, dout), outputs_and_gradients(theirs, x, dout)
+    for g, w, e in zip(got, wanted, outputs_and_gradients(exact, x.double(), dout), strict=True):
+        agrees_with_pytorch(g, w, 1, deviation)
+        is_exact_but_for_rounding(g, e, dtype)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("custom", [*MODULES, FunctionOnly])
+def test_half_precision_input_with_float32_parameters_gives_float32(custom, dtype):
+    """As autocast has it; each gradient is of its input's dtype, and rounded once."""
+    ours, _, exact = half_modules(custom, torch.float32, track_running_stats=False)
+    x, dout = (300 * torch.randn(64, 8)).to(dtype), torch.randn(64, 8)
+    got, wanted = outputs_and_gradients(ours, x, dout), outputs_and_gradients(exact, x.double(), dout)
+    for g, w, expected_dtype in zip(got, wanted, [torch.float32, dtype, torch.float32, torch.float32], strict=True):
+        is_exact_but_for_rounding(g, w, expected_dtype)
+
+
+@pytest.mark.parametrize("custom", MODULES)
+def test_float64_input_is_tracked_by_float32_statistics(custom):
+    module, x = custom(4, track_running_stats=True), tensors(6, 4)[0]
+    module(x)
+    torch.testing.assert_close(module.running_mean, (0.1 * x.mean(dim=0)).float())
+    torch.testing.assert_close(module.running_var, (0.9 + 0.1 * x.var(dim=0)).float())
+
+
+# ---- torch.func ----------------------------------------------------------------------------------
+
+
+def plain_norm(x, gamma, beta):
+    """Batch norm as its formula reads."""
+    mean = x.mean(dim=0)
+    return gamma * (x - mean) / torch.sqrt(((x - mean) ** 2).mean(dim=0) + EPS) + beta
+
+
+def functional(custom):
+    """Return a module's `forward` as a function of x, gamma and beta."""
+    module = custom(3).double()  # made here: a transform lets no module change its dtype
+    return lambda x, gamma, beta: torch.func.functional_call(module, {"weight": gamma, "bias": beta}, x)
+
+
+def cost(norm):
+    """Return a scalar function of x, gamma and beta: a cube, since the sum of y does not depend on x."""
+    return lambda x, gamma, beta: (norm(x, gamma, beta) ** 3).sum()
+
+
+ALL = (0, 1, 2)
+FUNC_TRANSFORMS = {
+    "grad": lambda norm: torch.func.grad(cost(norm), ALL),
+    "jacrev": lambda norm: torch.func.jacrev(norm, ALL),
+    "vjp": lambda norm: lambda *args: torch.func.vjp(norm, *args)[1](torch.ones_like(args[0])),
+    "second derivatives": lambda norm: torch.func.jacrev(torch.func.grad(cost(norm), ALL), ALL),
+    "third derivatives": lambda norm: torch.func.grad(
+        lambda *args: sum((g**2).sum() for g in torch.func.jacrev(torch.func.grad(cost(norm)), ALL)(*args)), ALL
+    ),
+}
+# What each of x, gamma and beta is mapped over: None, or a dimension of several of them.
+IN_DIMS = [(0, None, None), (1, None, None), (None, 0, 0), (None, 0, None), (None, None, 1), (0, 0, 0), (2, 1, 0)]
+
+
+@pytest.mark.parametrize("custom", [None, *MODULES])
+@pytest.mark.parametrize("transform", FUNC_TRANSFORMS)
+def test_functional_transforms_agree_with_autograd(custom, transform):
+    """Of the manual function, and of the modules as functions of their parameters."""
+    args = [t.detach() for t in tensors(5, 3)]
+    norm, make = manual_norm if custom is None else functional(custom), FUNC_TRANSFORMS[transform]
+    torch.testing.assert_close(make(norm)(*args), make(plain_norm)(*args))
+
+
+@pytest.mark.parametrize("in_dims", IN_DIMS, ids=str)
+@pytest.mark.parametrize("transform", [None, "grad", "jacrev", "second derivatives"], ids=str)
+def test_vmap_agrees_with_autograd(transform, in_dims):
+    """Over batches, over parameters and over both, of y and of what each of these transforms gives."""
+    n = 4
+    args = [
+        t.detach() if dim is None else torch.stack([tensors(5, 3, seed=i)[k].detach() for i in range(n)], dim)
+        for k, (t, dim) in enumerate(zip(tensors(5, 3), in_dims, strict=True))
+    ]
+    make = FUNC_TRANSFORMS[transform] if transform else lambda norm: norm
+    got, wanted = (torch.func.vmap(make(norm), in_dims)(*args) for norm in (manual_norm, plain_norm))
+    torch.testing.assert_close(got, wanted)
+
+
+def test_vmap_inside_of_a_gradient_and_of_another_vmap():
+    x, gamma, beta = (t.detach() for t in tensors(5, 3))
+    batches = torch.stack([torch.stack([x, 2 * x**2]), torch.stack([x.exp(), x.sin()])])
+
+    def mapped(norm):
+        return torch.func.vmap(torch.func.vmap(norm, (0, None, None)), (0, None, None))
+
+    torch.testing.assert_close(mapped(manual_norm)(batches, gamma, beta), mapped(plain_norm)(batches, gamma, beta))
+    got, wanted = (
+        torch.func.jacrev(torch.func.grad(cost(mapped(norm)), ALL), ALL)(batches, gamma, beta)
+        for norm in (manual_norm, plain_norm)
+    )
+    torch.testing.assert_close(got, wanted)
+    args = [t.clone().requires_grad_() for t in (batches, gamma, beta)]
+    got, wanted = (torch.autograd.grad(cost(mapped(norm))(*args), args) for norm in (manual_norm, plain_norm))
+    torch.testing.assert_close(got, wanted)
+
+
+def test_forward_mode_is_refused_by_the_manual_function_and_works_by_autograd():
+    args = tuple(t.detach() for t in tensors(5, 3))
+    got = torch.func.jvp(functional(CustomBatchNormAutograd), args, args)
+    torch.testing.assert_close(got, torch.func.jvp(plain_norm, args, args))
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(manual_norm, args, args)
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jacfwd(manual_norm)(*args)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
+        manual_norm(torch.autograd.forward_ad.make_dual(args[0], args[0]), *args[1:])
+
+
 # ---- Wrong use ---------------------------------------------------------------------------------
 
 
@@ -227,6 +426,7 @@ def test_function_can_be_called_on_an_instance_as_the_course_does():
 
 SOURCE = inspect.getsource(custom_batchnorm)
 MEAN_TERM, X_HAT_TERM = "dout - dbeta / len(dout)", "dgamma / -len(dout)"
+KEPT_X_HAT = "(input, x_hat, inverse_std)"
 # What is wrong, what is right in the file, and what stands there instead.
 MISTAKES = [
     ("beta's gradient averaged over the batch", "dbeta = dout.sum(dim=0)", "dbeta = dout.mean(dim=0)"),
@@ -248,8 +448,9 @@ MISTAKES = [
     ("deviation forgotten in the input's gradient", "(gamma[0] * inverse_std)", "gamma[0]"),
     ("variance for deviation", "(gamma[0] * inverse_std)", "(gamma[0] * inverse_std**2)"),
     ("deviation times for divided by", "(gamma[0] * inverse_std)", "(gamma[0] / inverse_std)"),
-    ("x_hat of the uncentred input", "x_hat = (input - mean) * inverse_std", "x_hat = input * inverse_std"),
-    ("x_hat not scaled", "x_hat = (input - mean) * inverse_std", "x_hat = input - mean"),
+    ("x_hat of the uncentred input", KEPT_X_HAT, "(input, input * inverse_std, inverse_std)"),
+    ("x_hat not scaled", KEPT_X_HAT, "(input, x_hat / inverse_std, inverse_std)"),
+    ("statistics constants in the second derivative", "if torch.is_grad_enabled():", "if False:"),
     ("sum over neurons", "dbeta = dout.sum(dim=0)", "dbeta = dout.sum(dim=1)"),
     ("input's gradient not asked for", "if needs_dx:\n", "if False:\n"),
     ("gamma's gradient not handed on", "dgamma if needs_dgamma else None", "None"),
@@ -261,8 +462,10 @@ WRONG_VALUES = [
      "1 / ((x - mean).square().mean(dim=0).sqrt() + eps)"),
     ("eps left out", ".mean(dim=0) + eps)", ".mean(dim=0))"),
     ("statistics over neurons", "mean = x.mean(dim=0)", "mean = x.mean()"),
+    ("x not centred", "return (x - mean) * inverse_std", "return x * inverse_std"),
+    ("x not scaled", "return (x - mean) * inverse_std", "return (x - mean)"),
     ("beta left out", "torch.addcmul(beta, ", "torch.addcmul(0 * beta, "),
-    ("gamma left out", ".mul_(inverse_std), gamma)", ".mul_(inverse_std), torch.ones_like(gamma))"),
+    ("gamma left out", "x_hat, gamma)", "x_hat, torch.ones_like(gamma))"),
 ]  # fmt: skip
 
 
@@ -277,7 +480,7 @@ def is_right(source):
     args = tensors(6, 4)
     try:
         torch.testing.assert_close(norm(*args), F.batch_norm(args[0], None, None, *args[1:], True, eps=1e-2))
-        return gradcheck(norm, args, raise_exception=False)
+        return gradcheck(norm, args, raise_exception=False) and gradgradcheck(norm, args, raise_exception=False)
     except (AssertionError, RuntimeError):
         return False
 
