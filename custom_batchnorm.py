@@ -25,12 +25,6 @@ def statistics(x, eps):
     return mean, torch.rsqrt((x - mean).square().mean(dim=0) + eps)
 
 
-def normalized(x, eps):
-    """Return x̂, of the shape of x, and 1/√(σ² + ε)."""
-    mean, inverse_std = statistics(x, eps)
-    return (x - mean) * inverse_std, inverse_std
-
-
 def check_shapes(x, gamma, beta):
     """Raise `ValueError` where x is not (n_batch, n_neurons), or gamma or beta not (n_neurons,)."""
     if x.ndim != 2 or x.shape[1:] != gamma.shape:
@@ -146,7 +140,8 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
             check_shapes(input, gamma, beta)
             check_batch(input)
             with torch.no_grad():  # `backward` gives the whole gradient of x
-                normalized_input = normalized(input, eps)
+                mean, inverse_std = statistics(input, eps)
+                normalized_input = (input - mean).mul_(inverse_std), inverse_std
         return super().apply(input, gamma, beta, eps, *normalized_input)
 
     @staticmethod
@@ -184,7 +179,8 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
         if needs_dx or needs_dgamma:
             input, x_hat, inverse_std, *gamma = ctx.saved_tensors
             if torch.is_grad_enabled():  # for a second derivative, to which the statistics contribute
-                x_hat, inverse_std = normalized(input, ctx.eps)
+                mean, inverse_std = statistics(input, ctx.eps)
+                x_hat = (input - mean) * inverse_std
             dgamma = (dout * x_hat).sum(dim=0)
         if needs_dx:
             dx = torch.addcmul(dout - dbeta / len(dout), x_hat, dgamma / -len(dout)) * (gamma[0] * inverse_std)
