@@ -109,12 +109,12 @@ def synthetic_flags(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reference(synthetic_flags, tmp_path_factory):
-    """Call with a script's name: the run folder, without curves, of a small run that nobody disturbed."""
+    """Call with a script's name, and more flags: the folder, without curves, of a small run that nobody disturbed."""
 
     @functools.cache
-    def folder(script):
+    def folder(script, *more):
         folder = tmp_path_factory.mktemp("runs") / script
-        done = runs.run(script, *synthetic_flags, *runs.SMALL[script], "--out_dir", folder)
+        done = runs.run(script, *synthetic_flags, *runs.SMALL[script], *more, "--out_dir", folder)
         assert done.status == 0, done.err
         return folder
 

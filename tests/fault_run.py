@@ -92,7 +92,7 @@ def main(n_faults, seed=0):
         for script, folder in left_alone.items():
             assert run(script, *data, *SMALL[script], "--out_dir", folder).status == 0
         for i in range(n_faults):
-            script, kind = SCRIPTS[i % len(SCRIPTS)], KINDS[i // len(SCRIPTS) % len(KINDS)]
+            script, kind = SCRIPTS[i % len(SCRIPTS)], KINDS[i % len(KINDS)]  # 3 and 7: all pairs come
             place = root / f"fault{i}"
             place.mkdir()
             if kind == "space" and not can_mount(place):

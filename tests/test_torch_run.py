@@ -133,14 +133,24 @@ def children(pid):
     return sorted(found)
 
 
+LONGER = [*SMALL[MLP], "--max_steps=60", "--eval_freq=10"]
+
+
+@pytest.fixture(scope="module")
+def left_alone(synthetic_flags, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "two processes"
+    done = run_process(*torchrun(MLP, *synthetic_flags, *LONGER, "--out_dir", folder))
+    assert done.status == 0, done.err
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="without /proc this test cannot find a worker to kill")
 @pytest.mark.parametrize("with_out_dir", [True, False])
-def test_group_whose_worker_is_killed_goes_on_from_its_checkpoint_to_the_bit(synthetic_flags, tmp_path, with_out_dir):
-    small = [*synthetic_flags, *SMALL[MLP], "--max_steps=60", "--eval_freq=10"]
-    done = run_process(*torchrun(MLP, *small, "--out_dir", tmp_path / "left alone"))
-    assert done.status == 0, done.err
-    command = torchrun(MLP, *small, *(["--out_dir", tmp_path / "run"] if with_out_dir else []))
+def test_group_whose_worker_is_killed_goes_on_from_its_checkpoint_to_the_bit(
+    synthetic_flags, left_alone, tmp_path, with_out_dir
+):
+    command = torchrun(MLP, *synthetic_flags, *LONGER, *(["--out_dir", tmp_path / "run"] if with_out_dir else []))
     # One would do, but that PyTorch ends a worker with SIGABRT now and then as it exits (one of sixteen trials).
     command.insert(3, "--max_restarts=3")
     log = tmp_path / "log"
@@ -155,5 +165,5 @@ def test_group_whose_worker_is_killed_goes_on_from_its_checkpoint_to_the_bit(syn
     os.kill(children(process.pid)[-1], signal.SIGKILL)
     assert process.wait(timeout=300) == 0, log.read_text()
     assert f'{MLP}.py", line' not in log.read_text()
-    assert_same_run(found[0].parent, tmp_path / "left alone")
+    assert_same_run(found[0].parent, left_alone)
     assert len(list(tmp_path.glob(f"results/{MLP}/*"))) == (not with_out_dir)
