@@ -25,6 +25,12 @@ def statistics(x, eps):
     return mean, torch.rsqrt((x - mean).square().mean(dim=0) + eps)
 
 
+def normalized(x, eps):
+    """Return x̂, of the shape of x, and 1/√(σ² + ε)."""
+    mean, inverse_std = statistics(x, eps)
+    return (x - mean) * inverse_std, inverse_std
+
+
 def check_shapes(x, gamma, beta):
     """Raise `ValueError` where x is not (n_batch, n_neurons), or gamma or beta not (n_neurons,)."""
     if x.ndim != 2 or x.shape[1:] != gamma.shape:
@@ -123,38 +129,33 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
     def __init__(self, *args, **kwargs):
         """Take anything: the course calls `apply` on an instance, which PyTorch itself would warn of."""
 
-    @classmethod
-    def apply(cls, input, gamma, beta, eps=1e-5, *normalized_input):
+    @staticmethod
+    def forward(input, gamma, beta, eps=1e-5, x_hat=None, inverse_std=None):
         """Return y, of the shape of `input` and of the dtype that it and γ promote to.
 
         Args:
             input: x, shape (n_batch, n_neurons), n_batch at least 2.
             gamma, beta: shape (n_neurons,).
             eps: ε.
-            normalized_input: x̂ and 1/√(σ² + ε), left to `apply`, which `torch.func` calls once more with all inputs.
+            x_hat, inverse_std: what `normalized` returns, from a caller who lets both passes share it.
 
         Raises:
             ValueError: any other shape.
         """
-        if not normalized_input:
-            check_shapes(input, gamma, beta)
-            check_batch(input)
-            with torch.no_grad():  # `backward` gives the whole gradient of x
-                mean, inverse_std = statistics(input, eps)
-                normalized_input = (input - mean).mul_(inverse_std), inverse_std
-        return super().apply(input, gamma, beta, eps, *normalized_input)
-
-    @staticmethod
-    def forward(input, gamma, beta, eps, x_hat, inverse_std):
-        """Return y. Both passes need x̂, and `setup_context` sees only inputs and outputs: so it is an input."""
+        check_shapes(input, gamma, beta)
+        check_batch(input)
+        if x_hat is None:
+            x_hat, _ = normalized(input, eps)
         return torch.addcmul(beta, x_hat, gamma).to(torch.promote_types(input.dtype, gamma.dtype))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        """Keep what `backward` needs, in the form that `torch.func` asks for: apart from `forward`."""
+        """Keep what `backward` needs: apart from `forward`, of whose results `torch.func` lets only y be seen here."""
         input, gamma, _, ctx.eps, x_hat, inverse_std = inputs
         needs_dx, needs_dgamma, *_ = ctx.needs_input_grad
         needs_x_hat = needs_dx or needs_dgamma
+        if needs_x_hat and x_hat is None:
+            x_hat, inverse_std = normalized(input, ctx.eps)
         ctx.save_for_backward(*((input, x_hat, inverse_std) if needs_x_hat else ()), *((gamma,) if needs_dx else ()))
 
     @staticmethod
@@ -179,8 +180,7 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
         if needs_dx or needs_dgamma:
             input, x_hat, inverse_std, *gamma = ctx.saved_tensors
             if torch.is_grad_enabled():  # for a second derivative, to which the statistics contribute
-                mean, inverse_std = statistics(input, ctx.eps)
-                x_hat = (input - mean) * inverse_std
+                x_hat, inverse_std = normalized(input, ctx.eps)
             dgamma = (dout * x_hat).sum(dim=0)
         if needs_dx:
             dx = torch.addcmul(dout - dbeta / len(dout), x_hat, dgamma / -len(dout)) * (gamma[0] * inverse_std)
@@ -191,4 +191,6 @@ class CustomBatchNormManualModule(CustomBatchNorm):
     """Batch norm by `CustomBatchNormManualFunction` (question 3.2 c). Arguments: see `CustomBatchNorm`."""
 
     def normalize(self, input):
-        return CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps)
+        with torch.no_grad():  # the function's backward pass gives the whole gradient of x
+            x_hat, inverse_std = normalized(input, self.eps)
+        return CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps, x_hat, inverse_std)

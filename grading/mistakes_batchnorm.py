@@ -131,8 +131,8 @@ def _function(y=None, **gradients):
     def put_into(base):
         class Wrong(base):
             @staticmethod
-            def forward(x, gamma, beta, eps, *normalized):
-                out = base.forward(x, gamma, beta, eps, *normalized)
+            def forward(x, gamma, beta, eps=1e-5, x_hat=None, inverse_std=None):
+                out = base.forward(x, gamma, beta, eps, x_hat, inverse_std)
                 return out if y is None else y(x, gamma, beta, eps)
 
             @staticmethod

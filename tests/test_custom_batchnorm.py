@@ -462,8 +462,8 @@ WRONG_VALUES = [
      "1 / ((x - mean).square().mean(dim=0).sqrt() + eps)"),
     ("eps left out", ".mean(dim=0) + eps)", ".mean(dim=0))"),
     ("statistics over neurons", "mean = x.mean(dim=0)", "mean = x.mean()"),
-    ("x not centred", "(input - mean).mul_(inverse_std), inv", "input * inverse_std, inv"),
-    ("x not scaled", "(input - mean).mul_(inverse_std), inv", "input - mean, inv"),
+    ("x not centred", "return (x - mean) * inverse_std", "return x * inverse_std"),
+    ("x not scaled", "return (x - mean) * inverse_std", "return (x - mean)"),
     ("beta left out", "torch.addcmul(beta, ", "torch.addcmul(0 * beta, "),
     ("gamma left out", "x_hat, gamma)", "x_hat, torch.ones_like(gamma))"),
 ]  # fmt: skip

@@ -10,9 +10,9 @@ from graded import CHECKS, PROJECT, checks_of, grade, lost, project_with, replac
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
 DX = "torch.addcmul(dout - dbeta / len(dout), x_hat, dgamma / -len(dout)) * (gamma[0] * inverse_std)"
 AUTOGRAD_NORMALIZE = "mean, inverse_std = statistics(input, self.eps)"
-FUNCTION_STATISTICS = "mean, inverse_std = statistics(input, eps)"
-FUNCTION_KEPT = "input, gamma, _, ctx.eps, x_hat, inverse_std = inputs"
-MODULE_APPLY = "CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps)"
+FUNCTION_FORWARD = "x_hat, _ = normalized(input, eps)"
+FUNCTION_KEPT = "if needs_x_hat and x_hat is None:\n            x_hat, inverse_std = normalized(input, ctx.eps)"
+MODULE_APPLY = "CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps, x_hat, inverse_std)"
 
 # The check that is lost, a part of the sentence that names the mistake, and the mistake: what stands in which
 # file, and what in its place; or both in pairs of places.
@@ -115,7 +115,7 @@ MISTAKES = [
     ("bn_autograd.gradients", "numbers differ", B, AUTOGRAD_NORMALIZE,
      "right, wrong = statistics(input, self.eps), statistics(input, 1e-5)\n        mean, inverse_std = (w + (r - w).detach() for r, w in zip(right, wrong))"),
     # Batch norm by hand
-    ("bn_function.eps", "1e-5", B, FUNCTION_STATISTICS, "eps = 1e-5\n                mean, inverse_std = statistics(input, eps)"),
+    ("bn_function.eps", "1e-5", B, (FUNCTION_FORWARD, FUNCTION_KEPT), ("x_hat, _ = normalized(input, 1e-5)", FUNCTION_KEPT.replace("ctx.eps", "1e-5"))),
     ("bn_function.input_gradient", "mean as a constant", B, DX, DX.replace("dout - dbeta / len(dout)", "dout")),
     ("bn_function.input_gradient", "variance as a constant", B, DX, DX.replace("dgamma / -len(dout)", "0 * dgamma")),
     ("bn_function.input_gradient", "gamma is forgotten", B, DX, DX.replace("(gamma[0] * inverse_std)", "inverse_std")),
@@ -124,13 +124,13 @@ MISTAKES = [
     ("bn_function.needs_input_grad", "nobody asked", B,
      "return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None, None, None",
      "return dx, dgamma, dbeta, None, None, None"),
-    ("bn_function.eps", "1e-5 acts", B, FUNCTION_KEPT, f"{FUNCTION_KEPT}\n        mean, inverse_std = statistics(input, 1e-5)\n        x_hat = (input - mean) * inverse_std"),
-    ("bn_function.eps", "does not add eps", B, FUNCTION_KEPT, f"{FUNCTION_KEPT}\n        mean, inverse_std = statistics(input, 0)\n        x_hat = (input - mean) * inverse_std"),
+    ("bn_function.eps", "1e-5 acts", B, FUNCTION_KEPT, FUNCTION_KEPT.replace("ctx.eps", "1e-5")),
+    ("bn_function.eps", "does not add eps", B, FUNCTION_KEPT, FUNCTION_KEPT.replace("ctx.eps", "0")),
     # Its module
-    ("bn_module.forward", "handed on", B, MODULE_APPLY, MODULE_APPLY.replace("self.eps", "1e-5")),
+    ("bn_module.forward", "handed on", B, MODULE_APPLY, MODULE_APPLY.replace("self.eps, x_hat, inverse_std", "1e-5")),
     ("bn_module.gradients", "detached", B, MODULE_APPLY, MODULE_APPLY.replace("self.weight", "self.weight.data").replace("self.bias", "self.bias.data")),
     ("bn_module.gradients", "numbers differ", B, f"return {MODULE_APPLY}",
-     f"wrong = {MODULE_APPLY.replace('self.eps', '1e-5')}\n        return wrong + ({MODULE_APPLY} - wrong).detach()"),
+     f"wrong = {MODULE_APPLY.replace('self.eps, x_hat, inverse_std', '1e-5')}\n        return wrong + ({MODULE_APPLY} - wrong).detach()"),
     # ConvNet
     ("convnet.forward", "2x2", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.MaxPool2d(2)"),
     ("convnet.forward", "means", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.AvgPool2d(3, 2, 1)"),
