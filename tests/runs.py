@@ -12,6 +12,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 
 from run_folder import read_metrics
@@ -37,6 +38,9 @@ SMALL = {
 FILES = {"config.json", "metrics.jsonl", "accuracy.png", "loss.png", "summary.json"}  # and a checkpoint
 FOLDER_FILES = {NUMPY: FILES | {"checkpoint.npz"}}
 FOLDER_FILES |= dict.fromkeys((MLP, CONVNET), FILES | {"checkpoint.pt", "confusion_matrix.png"})
+
+
+slow_convnet = pytest.param(CONVNET, marks=pytest.mark.slow)  # eight convolutions and 50 MB of checkpoint
 
 
 class Finished(NamedTuple):

@@ -170,6 +170,7 @@ def test_synthetic_set_is_cached_and_drawn_again_where_the_cache_is_damaged(tmp_
     assert list(tmp_path.iterdir()) == [cache]
 
 
+@pytest.mark.slow
 def test_convolution_finds_in_synthetic_images_what_an_mlp_does_not():
     """One layer of 8x8 filters, each taken where it answers loudest; the default MLP ends below 0.55."""
     images, labels = synthetic_images(4000, seed=0)

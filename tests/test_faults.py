@@ -15,7 +15,11 @@ from torch_run import TorchRunFolder
 
 
 @pytest.mark.parametrize(
-    ("script", "n_written"), [*((script, n) for script in (NUMPY, MLP) for n in (0, 1, 2, 3, 6)), (CONVNET, 2)]
+    ("script", "n_written"),
+    [
+        *((script, n) for script in (NUMPY, MLP) for n in (0, 1, 2, 3, 6)),
+        pytest.param(CONVNET, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_run_on_a_full_disk_ends_in_one_line_and_goes_on_once_there_is_space(
     synthetic_flags, reference, tmp_path, monkeypatch, script, n_written

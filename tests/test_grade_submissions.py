@@ -49,7 +49,9 @@ def test_every_known_mistake_belongs_to_a_check():
     assert len({m.name for m in MISTAKES}) == len(MISTAKES)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "style", [next(iter(STYLES)), *(pytest.param(s, marks=pytest.mark.slow) for s in [*STYLES][1:])]
+)
 def test_right_submission_in_another_style_loses_nothing(server, style):
     files = {file: (SUBMISSIONS / f"{source}.py").read_text() if source else PROJECT[file]
              for file, source in zip(FILES, STYLES[style], strict=True)}  # fmt: skip

@@ -79,7 +79,14 @@ def test_interrupted_run_ends_cleanly_and_the_command_that_it_prints_resumes_it(
 
 @pytest.mark.parametrize(
     ("script", "stop"),
-    [(NUMPY, "SIGINT"), (NUMPY, "SIGTERM"), (NUMPY, "SIGHUP"), (MLP, "SIGINT"), (MLP, "SIGHUP"), (CONVNET, "SIGTERM")],
+    [
+        (NUMPY, "SIGINT"),
+        (NUMPY, "SIGTERM"),
+        (NUMPY, "SIGHUP"),
+        (MLP, "SIGINT"),
+        (MLP, "SIGHUP"),
+        pytest.param(CONVNET, "SIGTERM", marks=pytest.mark.slow),
+    ],
 )
 def test_signal_ends_a_run_after_its_step_with_a_checkpoint_from_which_it_ends_as_one_left_alone(
     synthetic_flags, reference, tmp_path, monkeypatch, script, stop

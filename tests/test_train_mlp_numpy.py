@@ -150,6 +150,7 @@ def test_default_run_on_synthetic_images_teaches_what_the_course_teaches(tmp_pat
     assert 0.40 <= last["test_accuracy"] <= 0.55
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CIFAR10.exists(), reason="CIFAR-10 is not in cifar10/cifar-10-batches-py")
 def test_default_run_on_cifar10_reaches_the_accuracy_of_the_report(tmp_path):
     last = last_of_default_run(tmp_path, "--dataset", "cifar10", "--data_dir", CIFAR10)

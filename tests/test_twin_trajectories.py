@@ -41,7 +41,8 @@ def torch_network(mlp, neg_slope):
 # one, which would stand still for all 200 steps on the course's weights, so it gets He et al.'s (2015),
 # the first layer's divided by the standard deviation of pixels, about 64.
 @pytest.mark.parametrize(
-    ("n_hidden", "learning_rate", "he_weights"), [([100], 2e-3, False), ([], 1e-6, False), ([60, 40, 20], 1e-5, True)]
+    ("n_hidden", "learning_rate", "he_weights"),
+    [pytest.param([100], 2e-3, False, marks=pytest.mark.slow), ([], 1e-6, False), ([60, 40, 20], 1e-5, True)],
 )
 def test_weights_and_losses_agree_over_200_steps(batches, n_hidden, learning_rate, he_weights):
     neg_slope = 0.02
