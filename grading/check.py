@@ -51,6 +51,7 @@ class Outcome:
 
     Attributes:
         was_run: False where there was nothing to run it on.
+        is_decided: False where a person has to look: the answer is of another kind than what it is compared with.
         is_written: False where what it asks for is not there yet.
         differs: how what came back differs, in a sentence, for where no mistake is known.
         mistake: the known `Mistake`, or None.
@@ -62,6 +63,7 @@ class Outcome:
     expected: str = ""
     hint: str = ""
     was_run: bool = True
+    is_decided: bool = True
     is_written: bool = True
     differs: str = ""
     mistake: object = None

@@ -17,6 +17,8 @@ from run_folder import write_atomically
 
 DEFAULT_OUT_DIR = Path("results", "grade")
 NOT_RUN_YET = "not run yet"
+# Of each status, its mark in the table and its class in the page.
+STATUSES = {"pass": (" ", "ok"), "fail": ("✗", "no"), "not run": ("-", "skip"), "not decided": ("?", "skip")}
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:1.6em}table{border-collapse:collapse;width:100%}
 td,th{padding:.3em .6em;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
@@ -61,15 +63,16 @@ def write_text(path, text):
 
 
 def status(outcome):
-    """Return 'pass', 'fail' or 'not run'."""
-    return "pass" if outcome.passed else "fail" if outcome.was_run else "not run"
+    """Return a key of `STATUSES`."""
+    if outcome.passed:
+        return "pass"
+    return "not run" if not outcome.was_run else "fail" if outcome.is_decided else "not decided"
 
 
 def lines_of(outcome):
-    """Return (label, text) of what a failed check has to say."""
-    if outcome.passed:
-        return []
-    rows = [("called", outcome.called), ("got", outcome.got), ("expected", outcome.expected), ("note", outcome.hint)]
+    """Return (label, text) of what a check has to say: one that passed, its note alone."""
+    rows = [("called", outcome.called), ("got", outcome.got), ("expected", outcome.expected)] * (not outcome.passed)
+    rows += [("note", outcome.hint)]
     return [(label, text) for label, text in rows if text]
 
 
@@ -113,7 +116,7 @@ def table(name, outcomes, notes):
         part = [(c, o) for c, o in outcomes if c.question == question]
         lines.append(f"{question:<5} {title:<42} {score(part):>5g} of {maximum(part):g}")
         for check, outcome in part:
-            mark = {"pass": " ", "fail": "✗", "not run": "-"}[status(outcome)]
+            mark = STATUSES[status(outcome)][0]
             earned = check.points if outcome.passed else 0
             lines.append(f"  {mark} {check.name:<30} {earned:>5g} of {check.points:<5g} {check.title}")
             lines += [f"        {label + ':':<10}{text}" for label, text in lines_of(outcome)]
@@ -130,7 +133,7 @@ def submission_page(name, outcomes, notes, pictures):
         part = [(c, o) for c, o in outcomes if c.question == question]
         parts.append(f"<h2>{question} {title}: {score(part):g} of {maximum(part):g}</h2><table>")
         for check, outcome in part:
-            kind = {"pass": "ok", "fail": "no", "not run": "skip"}[status(outcome)]
+            kind = STATUSES[status(outcome)][1]
             rows = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in lines_of(outcome))
             earned = check.points if outcome.passed else 0
             parts.append(
@@ -237,25 +240,27 @@ def _with_status(results):
 
 
 def grades_csv(rows):
-    """Return grades.csv: a line a submission, its points in all and by question, those not run, how many notes.
+    """Return grades.csv: a line a submission, its points in all and by question, those open, how many notes.
 
     Args:
         rows: `{name: results}`, each as results.json holds them.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["submission", "score", *QUESTIONS, "not_run", "notes"])
+    writer.writerow(["submission", "score", *QUESTIONS, "not_run", "not_decided", "notes"])
     for name, results in sorted(rows.items()):
         points = {q: sum(t["score"] for t in results["tests"] if t["name"].startswith(f"{q} ")) for q in QUESTIONS}
-        not_run = sum(t["max_score"] for t, status in _with_status(results) if status == "not run")
+        still_open = [
+            sum(t["max_score"] for t, status in _with_status(results) if status == kind)
+            for kind in ("not run", "not decided")
+        ]
         # A name that begins like a formula would be one in a spreadsheet.
         safe = f"'{name}" if name[:1] in "=+-@\t" else name
         writer.writerow(
             [
                 safe,
                 f"{results['score']:g}",
-                *(f"{p:g}" for p in points.values()),
-                f"{not_run:g}",
+                *(f"{p:g}" for p in (*points.values(), *still_open)),
                 len(results["extra_data"]["notes"]),
             ]
         )

@@ -119,11 +119,22 @@ def test_one_submission_stops_none_of_the_others(monkeypatch, tmp_path, capsys):
     assert results["extra_data"]["notes"] == ["could not be graded: no process"]
 
 
+def test_what_a_person_has_to_decide_is_listed_everywhere_and_counts_nowhere():
+    check = ALL_CHECKS[0]
+    outcomes = [(check, Outcome(False, got="a network of another kind", is_decided=False))]
+    results = json.loads(pages.results_json(outcomes, [], {"notes": []}))
+    (row,) = csv.DictReader(pages.grades_csv({"one": results}).splitlines())
+    assert (row["score"], row["not_run"], row["not_decided"]) == ("0", "0", f"{check.points:g}")
+    assert f"? {check.name}" in pages.table("one", outcomes, [])
+    assert "not decided" in pages.submission_page("one", outcomes, [], {})
+    assert check.name not in pages.summary([results], 1)
+
+
 def test_text_of_a_submission_cannot_say_that_a_check_was_not_run(tmp_path):
     check = ALL_CHECKS[0]
     text = pages.results_json([(check, Outcome(False, got="RuntimeError: not run"))], [], {"notes": ["\udce9"]})
     row = list(csv.reader(pages.grades_csv({"one": json.loads(text)}).splitlines()))[1]
-    assert row[-2:] == ["0", "1"]
+    assert row[-3:] == ["0", "0", "1"]
     pages.write_text(tmp_path / "notes", "\udce9")
     assert (tmp_path / "notes").read_text() == "\\udce9"
 
