@@ -7,6 +7,8 @@ An operation takes `load(module, name)`, which returns a class; `p`, numbers and
 """
 
 import contextlib
+import dis
+import sys
 import time
 
 import numpy as np
@@ -132,6 +134,16 @@ def noted_gradients(layers, shapes, suffixes, out):
             note(is_whole=False)
         raise
     note(is_whole=True)
+
+
+def is_own(error):
+    """Return whether a `raise` or `assert` of the submission's made an error, and no library."""
+    last = error.__traceback__
+    while last.tb_next:
+        last = last.tb_next
+    code, module = last.tb_frame.f_code.co_code, last.tb_frame.f_globals.get("__name__", "").split(".")[0]
+    is_raised = dis.opname[code[last.tb_lasti]] == "RAISE_VARARGS"
+    return is_raised and module not in {"torch", "numpy", *sys.stdlib_module_names}
 
 
 def import_module(load, p, a, out):

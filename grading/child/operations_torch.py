@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .operations import batches, match, numbers
+from .operations import batches, is_own, match, numbers
 
 
 def _tensor(array, requires_grad=False):
@@ -171,19 +171,18 @@ def norm_module(load, p, a, out):
 
 
 def norm_wrong_shape(load, p, a, out):
-    """A batch-norm module on a right batch, then on wrong ones: 1 for each that is a ValueError, else 0."""
+    """A batch-norm module on a right batch, then on wrong ones: 1 for each that it refuses, 0.5 where PyTorch does."""
     module = load("custom_batchnorm", p["name"])(a["x"].shape[1]).double()
     out["out"] = numbers(module(_tensor(a["x"])))
-    refused = []
-    for shape in p["shapes"]:
-        try:
-            module(torch.ones(shape, dtype=torch.float64))
-            refused.append(0.0)
-        except ValueError:
-            refused.append(1.0)
-        except Exception:
-            refused.append(0.5)
-    out["refused"] = np.array(refused)
+    for name in ("refused", "refused_too"):
+        found = []
+        for shape in p[name]:
+            try:
+                module(torch.ones(shape, dtype=torch.float64))
+                found.append(0.0)
+            except Exception as error:
+                found.append(1.0 if is_own(error) else 0.5)
+        out[name] = np.array(found)
 
 
 def norm_function(load, p, a, out):
