@@ -1,5 +1,7 @@
 """Right code in the ways in which it is handed in: as a package, in folders, without the course's own files."""
 
+from pathlib import Path
+
 import pytest
 from graded import CHECKS, NO_TRAINING, PROJECT, reference
 
@@ -13,6 +15,7 @@ LAYOUTS = {
     "relative imports": ("from .modules import", "mlp_numpy.py", "modules.py"),
     "relative imports in a package": ("from .modules import", "hand_in/mlp_numpy.py", "hand_in/modules.py"),
     "relative imports from a folder beside": ("from ..lib.modules import", "code/mlp_numpy.py", "lib/modules.py"),
+    "a package of a name of Python's": ("from code.modules import", "code/mlp_numpy.py", "code/modules.py"),
     "the package's name": ("from hand_in.modules import", "hand_in/mlp_numpy.py", "hand_in/modules.py"),
 }
 
@@ -22,7 +25,7 @@ def test_imports_of_any_layout_work(server, tmp_path, layout):
     line, mlp, modules = LAYOUTS[layout]
     files = {mlp: PROJECT["mlp_numpy.py"].replace("from modules import", line), modules: PROJECT["modules.py"]}
     if "package" in layout:
-        files["hand_in/__init__.py"] = ""
+        files[f"{Path(mlp).parent}/__init__.py"] = ""
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -83,6 +83,10 @@ def _write_files(submission, request, arrays):
     sys.path[:0] = [str(submission.root / folder) for folder in submission.folders]
     # Last, for code that is a package in the folder, or in a folder of it; and for the course's own modules.
     sys.path += [str(path) for path in (submission.root, submission.root.parent, course)]
+    for name in {Path(folder).parts[0] for folder in submission.folders if folder != "."} & sys.stdlib_module_names:
+        # PyTorch has imported the standard library's `code`; `code.modules` is then looked for in their folder as well.
+        module = importlib.import_module(name)
+        module.__path__ = [*getattr(module, "__path__", ()), str(submission.root / name)]
     sys.dont_write_bytecode = True
     os.chdir(submission.root / submission.folders[0])
 
