@@ -184,7 +184,7 @@ def undefined_references(log):
 
 
 def write_pdf():
-    """Build report.pdf from report.tex.
+    """Build report.pdf from report.tex, and write equations.json, on which page each equation is.
 
     Raises:
         ReproduceError: LaTeX is missing, or stops, or finds no label or entry for a reference.
@@ -208,6 +208,9 @@ def write_pdf():
             f"report.tex refers to what is not there, {', '.join(undefined[:3])}: give it a \\label, or an entry in "
             "references.bib"
         )
+    labels = (REPORT / "build" / "report.aux").read_text()
+    pages = {name: int(page) for name, page in re.findall(r"\\newlabel\{eq:([\w-]+)\}\{\{\d+\}\{(\d+)\}", labels)}
+    write_atomically(REPORT / "equations.json", lambda file: file.write((json.dumps(pages, indent=1) + "\n").encode()))
     shutil.copyfile(REPORT / "build" / "report.pdf", REPORT / "report.pdf")
 
 

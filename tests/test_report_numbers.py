@@ -269,6 +269,7 @@ def test_pdf_with_a_reference_to_nothing_replaces_none(monkeypatch, tmp_path):
     (build / "report.pdf").write_text("new")
     (tmp_path / "report.pdf").write_text("old")
     (build / "report.log").write_text(LOG)
+    (build / "report.aux").write_text(r"\newlabel{eq:bn-beta}{{28}{11}{Shift and scale}{equation.3.28}{}}")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0, stdout=""))
     with pytest.raises(reproduce.ReproduceError, match=r"not there, reference fig:fig15, citation knuth1984: give"):
         reproduce.write_pdf()
@@ -276,3 +277,4 @@ def test_pdf_with_a_reference_to_nothing_replaces_none(monkeypatch, tmp_path):
     (build / "report.log").write_text(LOG.replace("undefined", ""))
     reproduce.write_pdf()
     assert (tmp_path / "report.pdf").read_text() == "new"
+    assert json.loads((tmp_path / "equations.json").read_text()) == {"bn-beta": 11}
