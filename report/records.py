@@ -21,6 +21,12 @@ LADDER = ("0_start", "1_kaiming", "2_batch_norm", "3_onecycle", "4_augment", "5_
 # Gradients of the NumPy MLP that are wrong on purpose.
 WRONG_GRADIENTS = ("bias_averaged", "slope_of_wrong_sign", "cross_terms_lost")
 
+# Initial weights of the MLP; other configurations of figures 3 to 12 than the course's weights on pixels with the mean
+# image taken off; what is changed, one at a time, to see what makes figure 11's network collapse.
+INITS = ("normal", "kaiming", "pytorch")
+OTHER_CONFIGURATIONS = ("pytorch", "kaiming", "standardize")
+COLLAPSE_CONTROLS = ("eps_1e-16", "eps_1e-4", "rate_2e-4", "clip_1")
+
 # Name, which is that of the flag file in report/experiments: its script, and how many seeds it takes.
 # Five where a run takes up to 3 minutes on two cores, three where it takes up to 25; fifteen where bf16 is held
 # against fp32, whose difference is small against that between seeds.
@@ -36,8 +42,12 @@ EXPERIMENTS = {
     **{f"learning_rate_{rate}": ("train_mlp_pytorch", 5) for rate in ("5e-3", "1e-2", "2e-2", "5e-2", "1e-1")},
     **{f"momentum_{name}": ("train_mlp_pytorch", 5) for name in ("0.5", "0.9", "0.9_small_steps")},
     **{f"depth_{n}_normal": ("train_mlp_pytorch", 5) for n in range(5)},
-    **{f"depth_{n}_kaiming": ("train_mlp_pytorch", 5) for n in range(6)},
-    "depth_5_pytorch": ("train_mlp_pytorch", 5),
+    **{f"depth_{n}_{init}": ("train_mlp_pytorch", 5) for init in ("kaiming", "pytorch") for n in range(6)},
+    # Figures 3, 5 and 7 in other configurations; with other initial weights, figure 7 is at depth 5.
+    **{f"{name}_{figure}": ("train_mlp_pytorch", 5) for name in OTHER_CONFIGURATIONS for figure in ("fig03", "fig05")},
+    "standardize_fig07": ("train_mlp_pytorch", 5),
+    **{f"gradients_{init}_{by}": ("report/gradient_flow", 1) for init in INITS for by in ("sgd", "adam")},
+    **{f"gradients_adam_eps_{eps}": ("report/gradient_flow", 1) for eps in ("1e-4", "1e-16")},
     **{f"wrong_{mistake}": ("report/wrong_gradients", 5) for mistake in WRONG_GRADIENTS},
     "precision_mlp": ("train_mlp_pytorch", 15),
     "precision_five_layers": ("train_mlp_pytorch", 1),
@@ -46,6 +56,14 @@ EXPERIMENTS = {
     "best_mlp": ("train_mlp_pytorch", 3),
     "best_convnet": ("train_convnet_pytorch", 3),
 }
+
+# Those that take a quarter of an hour a seed, or a quarter of an hour for all; reproduce.py runs them only by name.
+LONG_EXPERIMENTS = {
+    **{f"{name}_{figure}": ("train_mlp_pytorch", 5) for name in OTHER_CONFIGURATIONS for figure in ("fig11", "fig09")},
+    "course_fig11": ("report/gradient_flow", 5),
+    **{f"collapses_{control}": ("report/gradient_flow", 5) for control in COLLAPSE_CONTROLS},
+}
+EXPERIMENTS |= LONG_EXPERIMENTS
 
 # ---- The file of an experiment -------------------------------------------------------------------
 

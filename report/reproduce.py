@@ -26,7 +26,16 @@ if __name__ == "__main__":
 
 from flags import Parser, whole_number
 from report.draw import figures, fingerprint
-from report.records import EXPERIMENTS, FLAG_FILES, REPORT, SEED, add_run, is_recorded, read_records
+from report.records import (
+    EXPERIMENTS,
+    FLAG_FILES,
+    LONG_EXPERIMENTS,
+    REPORT,
+    SEED,
+    add_run,
+    is_recorded,
+    read_records,
+)
 from report.tables import README_RUNS, claims_markdown, report_numbers, results_markdown, results_tex
 from run_folder import RunError, only_process_in, write_atomically
 from streams import lasting_output
@@ -219,7 +228,9 @@ def write_pdf():
 
 def make_parser():
     parser = Parser(prog="reproduce.py", description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--only", metavar="PATTERN", help="experiments, as in 'fig05*' (default: all)")
+    parser.add_argument(
+        "--only", metavar="PATTERN", help="experiments, as in 'fig05*' (default: all but the long ones)"
+    )
     parser.add_argument("--seeds", type=whole_number(1), help="seeds of each, from 42 (default: as --list shows)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="show what is recorded and how long it took; run nothing")
@@ -266,6 +277,8 @@ def main(argv=None):
     if (args.figures or args.pdf) and (args.only, args.seeds) != (None, None):
         parser.error("--figures and --pdf take all that is recorded: leave out --only and --seeds")
     names = fnmatch.filter(EXPERIMENTS, "*" if args.only is None else args.only)
+    if args.only is None and not args.list:
+        names = [name for name in names if name not in LONG_EXPERIMENTS]
     if not names:
         parser.error(f"argument --only: no experiment matches {args.only!r}; --list shows them")
     try:

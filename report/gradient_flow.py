@@ -1,0 +1,78 @@
+"""Train the PyTorch MLP, and record with each evaluation how large the gradient of each layer was in the step before.
+
+python report/gradient_flow.py --dnn_hidden_units 900,500,350,150,50 --optimizer adam --max_steps 2000 --eval_freq 20
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
+
+import torch
+from torch import nn
+
+import torch_utils
+import train_mlp_pytorch
+from cifar10_utils import DataError
+from flags import real_number
+from torch_flags import check_torch_flags
+from train_utils import run_script
+
+
+def train(args):
+    """Train as `train_mlp_pytorch` does; a line of metrics.jsonl has `weight_1_gradient`, `bias_1_gradient` and so on.
+
+    They are Euclidean norms, before they are clipped, and layers count from 1. Step 0 has none.
+    """
+    norms = {}
+
+    class Folder(torch_utils.TorchRun.folder_type):
+        def append_metrics(self, metrics):
+            super().append_metrics(metrics | norms)
+
+    class Run(torch_utils.TorchRun):
+        folder_type = Folder
+
+    def make_optimizer(network, args):
+        optimizer = plain_optimizer(network, args)
+        layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+
+        def before_step(*_):
+            for number, layer in enumerate(layers, 1):
+                for name, parameter in layer.named_parameters():
+                    norms[f"{name}_{number}_gradient"] = float(f"{parameter.grad.norm():.4g}")
+            if args.clip_norm:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip_norm)
+
+        optimizer.register_step_pre_hook(before_step)
+        if args.optimizer != "sgd":
+            optimizer.param_groups[0]["eps"] = args.adam_eps
+        return optimizer
+
+    plain_run, plain_optimizer = torch_utils.TorchRun, torch_utils.make_optimizer
+    torch_utils.TorchRun, torch_utils.make_optimizer = Run, make_optimizer
+    try:
+        return train_mlp_pytorch.train(args)
+    finally:
+        torch_utils.TorchRun, torch_utils.make_optimizer = plain_run, plain_optimizer
+
+
+def make_flags():
+    """Return the parser of this script's flags: those of train_mlp_pytorch.py and two more."""
+    parser = train_mlp_pytorch.make_flags()
+    parser.prog, parser.description = "gradient_flow.py", "Train the PyTorch MLP and record its gradients' norms."
+    parser.set_defaults(script="gradient_flow")
+    parser.add_argument(
+        "--adam_eps", type=real_number(0, exclusive=True), default=1e-8, help="what Adam adds to its denominator"
+    )
+    parser.add_argument("--clip_norm", type=real_number(0), default=0.0, help="of the whole gradient, at most; 0: any")
+    return parser
+
+
+def main(argv=None):
+    return run_script(train, make_flags(), argv, expected=(DataError,), check=check_torch_flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
