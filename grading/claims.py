@@ -1,170 +1,60 @@
-"""Holds a run that a training script wrote against the recorded runs of the same experiment."""
+"""Holds a run that a training script wrote against the report: its claims, and the recorded runs of the same flags."""
 
-import itertools
 import json
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from grading import pages
-from grading.runs import MIN_RUNS, interval, read_runs
+from grading.runs import interval, read_runs
 from grading.scheme import FILES
+from report.claims import CLAIMS, is_borne_out, judge, measures
 from run_folder import RunError, read_metrics
 
-# Flags that change no number that is compared, or that every run has of its own.
+# Flags that change no number that is compared, or that every run has of its own. How often a run is evaluated is none
+# of them: of more evaluations more dip, and one is the best by luck.
 FREE_FLAGS = {
-    "seed", "out_dir", "data_dir", "quiet", "dataset", "eval_freq", "train_eval_size", "device", "precision", "resume",
+    "seed", "out_dir", "data_dir", "quiet", "dataset", "train_eval_size", "device", "precision", "resume",
     "synthetic_size", "compile", "tensorboard", "pictures",
 }  # fmt: skip
 RUN_FILES = ("config.json", "metrics.jsonl")
 MAX_FILE_BYTES = 4 << 20  # 500 evaluations have 0.1 MB
-N_LATE = 10  # evaluations at a run's end
 
 
 class RunRefusedError(Exception):
     """The run cannot be held against the report; the message says why, and what to do."""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What the report says of a figure.
+@dataclass
+class Row:
+    """A claim of the original report held against a run.
 
     Attributes:
-        figure: its number.
-        says: the claim, in the report's words.
-        quantity: takes a run's evaluations, returns the number that it is about.
-        possible: the lowest and the highest that this can be.
-        guess: what it is where a network guesses, or None where the claim holds of that too.
-        side: 'at least' or 'at most', where the claim is about one side.
-        of: the experiment from whose runs the tolerance comes, where it is another.
-        is_ratio: whether the quantity spreads by factors, so that its logarithm is what is averaged.
-        least: half width of the tolerance at the least, where the recorded runs hardly differ; with its reason.
+        figure, says: of the claim.
+        expected: of this run, where the report bears the claim out.
+        tolerance: where that comes from.
+        decides: whether the recorded runs bear the claim out; a run can say nothing of one that they do not.
+        value: of this run.
+        is_met: whether that is as expected.
     """
 
     figure: int
     says: str
-    quantity: Callable
-    possible: tuple = (0, 1)
-    guess: float | None = 0.1
-    side: str = ""
-    of: str = ""
-    is_ratio: bool = False
-    least: float = 0.0
-    reason: str = ""
-
-
-@dataclass
-class Row:
-    """A claim held against a run: its number, and what was expected."""
-
-    figure: int
-    says: str
-    low: float
-    high: float
-    side: str
+    expected: str
     tolerance: str
     decides: bool
     value: float
+    is_met: bool
 
     @property
     def passed(self):
-        return self.decides and self.low <= self.value <= self.high
+        return self.decides and self.is_met
 
     @property
     def verdict(self):
         """'pass', 'fail' or 'undecided'."""
-        return "undecided" if not self.decides else "pass" if self.passed else "fail"
-
-    @property
-    def expected(self):
-        bounds = {"at least": f"at least {self.low:.4f}", "at most": f"at most {self.high:.4f}"}
-        return bounds.get(self.side, f"{self.low:.4f} to {self.high:.4f}")
-
-
-def last(key):
-    return lambda metrics: metrics[-1][key]
-
-
-def best(key):
-    return lambda metrics: max(m[key] for m in metrics)
-
-
-def gap(metrics):
-    return metrics[-1]["train_accuracy"] - metrics[-1]["test_accuracy"]
-
-
-def falls(metrics):
-    """All that test accuracy loses from one evaluation to the next, added up."""
-    return sum(max(0.0, a["test_accuracy"] - b["test_accuracy"]) for a, b in itertools.pairwise(metrics))
-
-
-def worst_loss(metrics):
-    """The highest test loss after the first step."""
-    return max(m["test_loss"] for m in metrics[1:])
-
-
-def gain_after_a_fifth(metrics):
-    """By how much the mean test accuracy of the last fifth exceeds that of the second tenth."""
-    n = len(metrics)
-    accuracy = [m["test_accuracy"] for m in metrics]
-    return float(np.mean(accuracy[-max(1, n // 5) :]) - np.mean(accuracy[n // 10 : max(n // 5, n // 10 + 1)]))
-
-
-def loss_moved(metrics):
-    return metrics[0]["test_loss"] - metrics[-1]["test_loss"]
-
-
-_GUESS = 3 * math.sqrt(0.1 * 0.9 / 10_000)
-_LOSS = {"possible": (0, math.inf), "guess": math.log(10)}
-_PART = {"possible": (-1, 1), "guess": 0, "side": "at least"}
-
-
-def _default_claims(figure):
-    return (
-        Claim(figure, "test accuracy about 0.46", last("test_accuracy")),
-        Claim(figure, "train and test accuracy part as steps grow", gap, **_PART),
-        Claim(figure + 1, "test loss about 1.6", last("test_loss"), **_LOSS),
-    )
-
-
-CLAIMS = {
-    "fig01_mlp_numpy": _default_claims(1),
-    "fig03_mlp_pytorch": _default_claims(3),
-    "fig05_adam": (
-        Claim(5, "accuracy dips at many evaluations (sum of its falls)", falls,
-              possible=(0, math.inf), guess=0, side="at least", is_ratio=True),
-        Claim(5, "test accuracy at the end", last("test_accuracy")),
-        Claim(6, "loss jumps (highest test loss)", worst_loss, **_LOSS, side="at least", is_ratio=True),
-    ),
-    "fig07_five_layers": (
-        Claim(7, "accuracy as good as random", last("test_accuracy"), guess=None, least=_GUESS,
-              reason="at least 3 standard errors of guessing 10,000 images"),
-        Claim(8, "loss barely moves (first less last)", loss_moved, possible=(-math.inf, math.inf), guess=None,
-              least=1e-3, reason="at least 0.001, which no figure shows"),
-    ),
-    "fig09_long": (
-        Claim(9, "no better test accuracy than figure 3", last("test_accuracy"),
-              guess=None, side="at most", of="fig03_mlp_pytorch"),
-        Claim(9, "it flattens early (last fifth less second tenth)", gain_after_a_fifth,
-              possible=(-1, 1), guess=None, side="at most"),
-        Claim(10, "test loss at the end", last("test_loss"), **_LOSS, is_ratio=True),
-    ),
-    "fig11_five_layers_adam_long": (
-        Claim(11, "test accuracy peaks at 0.54", best("test_accuracy")),
-        Claim(11, "and ends about 0.53", last("test_accuracy")),
-        Claim(11, "highest train accuracy over 0.95", best("train_accuracy"), side="at least"),
-        Claim(12, "test loss at the end", last("test_loss"), **_LOSS, is_ratio=True),
-    ),
-    "fig13_convnet": (
-        Claim(13, "test accuracy about 0.76", last("test_accuracy")),
-        Claim(13, "train and test accuracy part as steps grow", gap, **_PART),
-        Claim(14, "test loss about 0.75", last("test_loss"), **_LOSS),
-    ),
-}  # fmt: skip
+        return "undecided" if not self.decides else "pass" if self.is_met else "fail"
 
 
 def is_run(path):
@@ -223,33 +113,21 @@ def _grade_run(path):
         raise RunRefusedError(
             f"{path} is at step {step} of {flags.get('max_steps')}: go on with {flags.get('script')}.py --resume {path}"
         )
-    rows = []
-    for claim in CLAIMS[experiment]:
-        value = float(claim.quantity(metrics))
-        rows.append(Row(claim.figure, claim.says, *_tolerance(claim, read_runs(claim.of or experiment)), value))
-    return experiment, metrics, rows
+    found, recorded = measures(metrics), [measures(run.metrics) for run in read_runs(experiment)]
+    return experiment, metrics, [_row(claim, float(found[claim.quantity]), recorded) for claim in CLAIMS[experiment]]
 
 
-def _tolerance(claim, recorded):
-    """Return the lowest and the highest expected, the side, how that was found, and whether it decides anything."""
-    transform, back = (math.log, math.exp) if claim.is_ratio else (float, float)
-    values, late = [transform(claim.quantity(run.metrics)) for run in recorded], []
-    for run in recorded if len(recorded) < MIN_RUNS else ():
-        ends = range(max(3, len(run.metrics) - N_LATE + 1), len(run.metrics) + 1)
-        late.append([transform(claim.quantity(run.metrics[:end])) for end in ends])
-    low, high, text = interval(values, late)
-    middle = (low + high) / 2
-    if high - middle < claim.least:
-        low, high, text = middle - claim.least, middle + claim.least, f"{text}; {claim.reason}"
-    low, high, (lowest, highest) = back(low), back(high), claim.possible
-    low = lowest if claim.side == "at most" else max(low, lowest)
-    high = highest if claim.side == "at least" else min(high, highest)
-    text += ", of its logarithm" * claim.is_ratio + f", of {claim.of}" * bool(claim.of)
-    # Where a network that guesses would pass, a pass says nothing.
-    decides = (low, high) != claim.possible if claim.guess is None else not low <= claim.guess <= high
-    if not decides:
-        text += "; the recorded runs differ so much that this decides nothing"
-    return low, high, claim.side, text, decides
+def _row(claim, value, recorded):
+    """Return the `Row` of a claim for a run's value, and the `measures` of the recorded runs."""
+    verdict, decides = judge(claim, recorded), is_borne_out(claim, recorded)
+    if claim.relation == "about":
+        low, high, tolerance = interval([run[claim.quantity] for run in recorded], 0.95)
+        expected, is_met = f"{max(low, 0):.4f} to {high:.4f}", low <= value <= high
+        tolerance += "" if decides else f"; of what the original report says they say: {verdict}"
+    else:
+        expected, is_met = f"{claim.relation} {claim.bound:.4g}", claim.happens(value)
+        tolerance = f"{verdict} recorded runs"
+    return Row(claim.figure, claim.says, expected, tolerance, decides, value, is_met)
 
 
 def match(path, flags):

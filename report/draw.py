@@ -6,8 +6,9 @@ import math
 import numpy as np
 
 from figures import SPLIT_STYLES
+from report.claims import CLAIMS
 from report.records import EXPERIMENTS, LADDER, read_records
-from report.tables import CLAIMS, numbers
+from report.tables import numbers
 
 GREY = "#555555"
 # Hollow markers and filled ones: in grey the colours are nearly one.
@@ -94,15 +95,17 @@ def markers(n_steps, turn, n_turns):
 def draw_run(name, quantity, title):
     """Return a figure of accuracy or loss over the steps: mean and spread over seeds, claims dashed."""
     figure, axes = new_figure(3.3, 2.6)
-    for claimed, what, dashes in (
-        (f"test_{quantity}", "test", (6, 4)),
-        (f"best_test_{quantity}", "best test", (6, 2, 1, 2)),
-        (f"train_{quantity}", "train", (2, 2)),
+    claimed = {claim.quantity: claim.number for claim in CLAIMS[name]}
+    for of, what, dashes in (
+        (f"test_{quantity}", "test, original report", (6, 4)),
+        (f"best_test_{quantity}", "best test, original report", (6, 2, 1, 2)),
+        (f"best_train_{quantity}", "best train, original report", (2, 2)),
     ):
-        claim = CLAIMS.get(name, {}).get(claimed)
-        if claim is not None:
-            whose = "guessing" if claim == GUESSING[quantity] else f"{what}, original report"
-            axes.axhline(claim, color=GREY, ls=(0, dashes), lw=1, zorder=3, label=f"{whose}: {claim:.3g}")
+        if claimed.get(of) is not None:
+            axes.axhline(claimed[of], color=GREY, ls=(0, dashes), lw=1, zorder=3, label=f"{what}: {claimed[of]:.3g}")
+    if "off_chance" in claimed:
+        chance = GUESSING[quantity]
+        axes.axhline(chance, color=GREY, ls=(0, (6, 4)), lw=1, zorder=3, label=f"chance level: {chance:.3g}")
     for turn, split in enumerate(("train", "test")):
         steps, values = curves(name, f"{split}_{quantity}")
         style = STYLES[split] | markers(len(steps), turn, 2)

@@ -4,45 +4,13 @@ Numbers have names, `fig05_adam.test_accuracy.mean`, and `results.tex` defines a
 prints.
 """
 
-import math
 import re
 import statistics
-from itertools import pairwise
-from typing import NamedTuple
 
+from report.claims import CLAIMS, is_borne_out, judge, measured, measures, prediction_interval
 from report.records import EXPERIMENTS, REPORT, read_records
 
 # ---- Numbers -----------------------------------------------------------------------------------
-
-QUANTITIES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy")
-
-
-def gap(metrics):
-    """Return by how much train accuracy was above test accuracy at the end."""
-    return metrics[-1]["train_accuracy"] - metrics[-1]["test_accuracy"]
-
-
-def n_falls(metrics, least=0.02):
-    """Return at how many evaluations test accuracy was at least `least` below that of the one before."""
-    values = [m["test_accuracy"] for m in metrics]
-    return sum(before - after >= least for before, after in pairwise(values))
-
-
-def n_jumps(metrics, least=0.1):
-    """Return at how many evaluations test loss was at least `least` above that of the one before."""
-    values = [m["test_loss"] for m in metrics]
-    return sum(after - before >= least for before, after in pairwise(values))
-
-
-def flat_from(metrics, within=0.95):
-    """Return the first step at which test accuracy came to `within` of its highest value in the run."""
-    highest = max(m["test_accuracy"] for m in metrics)
-    return next(m["step"] for m in metrics if m["test_accuracy"] >= within * highest)
-
-
-def best_step(metrics):
-    """Return the first step at which test accuracy had its highest value in the run."""
-    return max(metrics, key=lambda m: m["test_accuracy"])["step"]
 
 
 def spread(values):
@@ -65,20 +33,10 @@ def numbers(name):
         "first_seed": records[0].seed,
         "last_seed": records[-1].seed,
     }
-    if not whole:
-        return found
-    for quantity in QUANTITIES:
-        if quantity in whole[0].metrics[-1]:
-            found[quantity] = spread([record.metrics[-1][quantity] for record in whole])
-    found["best_test_accuracy"] = spread([max(m["test_accuracy"] for m in record.metrics) for record in whole])
-    found["best_train_accuracy"] = spread([max(m["train_accuracy"] for m in record.metrics) for record in whole])
-    found["least_test_loss"] = spread([min(m["test_loss"] for m in record.metrics) for record in whole])
-    found["loss_change"] = spread(
-        [max(abs(m["test_loss"] - record.metrics[0]["test_loss"]) for m in record.metrics) for record in whole]
-    )
-    for measure in (gap, n_falls, n_jumps, flat_from, best_step):
-        found[measure.__name__] = spread([measure(record.metrics) for record in whole])
-    found["minutes"] = spread([record.summary["seconds"] / 60 for record in whole])
+    if whole:
+        runs = [measures(record.metrics) for record in whole]
+        found |= {quantity: spread([run[quantity] for run in runs]) for quantity in runs[0]}
+        found["minutes"] = spread([record.summary["seconds"] / 60 for record in whole])
     return found
 
 
@@ -99,7 +57,12 @@ def all_numbers():
 
     The original report's claims are `claim.fig01_mlp_numpy.test_accuracy` and so on.
     """
-    found = {f"claim.{name}.{of}": f"{value:.3g}" for name, claims in CLAIMS.items() for of, value in claims.items()}
+    found = {
+        f"claim.{name}.{claim.quantity}": f"{claim.number:.3g}"
+        for name, claims in CLAIMS.items()
+        for claim in claims
+        if claim.number is not None
+    }
     for name in EXPERIMENTS:
         if not read_records(name):
             continue
@@ -123,34 +86,29 @@ README_RUNS = {
 
 # ---- The original report's claims ---------------------------------------------------------------
 
-# What it says in numbers, for the dashed lines of the figures.
-CLAIMS = {
-    "fig01_mlp_numpy": {"test_accuracy": 0.46, "test_loss": 1.6},
-    "fig03_mlp_pytorch": {"test_accuracy": 0.46, "test_loss": 1.6},
-    "fig07_five_layers": {"test_accuracy": 0.1, "test_loss": math.log(10)},  # those of a uniform guess
-    "fig09_long": {"test_accuracy": 0.46},
-    "fig11_five_layers_adam_long": {"test_accuracy": 0.53, "best_test_accuracy": 0.54, "train_accuracy": 0.95},
-    "fig13_convnet": {"test_accuracy": 0.76, "test_loss": 0.75},
+RUNS = {  # figures, and what is run for them
+    "fig01_mlp_numpy": ("1, 2", "NumPy MLP, defaults"),
+    "fig03_mlp_pytorch": ("3, 4", "PyTorch MLP, defaults"),
+    "fig05_adam": ("5, 6", "Adam, else defaults"),
+    "fig07_five_layers": ("7, 8", "five hidden layers, SGD, else defaults"),
+    "fig09_long": ("9, 10", "50,000 steps, else defaults"),
+    "fig11_five_layers_adam_long": ("11, 12", "five hidden layers, Adam, 50,000 steps"),
+    "fig13_convnet": ("13, 14", "ConvNet, defaults"),
 }
-
-
-class Row(NamedTuple):
-    """One line of the table of claims.
-
-    Attributes:
-        figures: their numbers.
-        run: which one it is.
-        claims: (what the original report says, what our runs gave, whether that is the same), one or several.
-    """
-
-    figures: str
-    run: str
-    claims: list
-
-    @property
-    def verdict(self):
-        same = [is_same for _, _, is_same in self.claims]
-        return "same" if all(same) else "partly" if any(same) else "different"
+# What our runs gave, of the quantity that a claim is about.
+OURS = {
+    "test_accuracy": "test accuracy {pm}",
+    "test_loss": "loss {pm}",
+    "best_test_accuracy": "peak {pm}",
+    "best_train_accuracy": "highest {min} to {max}",
+    "gap": "{pm} apart at the end",
+    "n_falls": "{pm} of 15 evaluations dip",
+    "n_jumps": "{pm} of 15 evaluations jump",
+    "off_chance": "at most {max} from 0.1",
+    "loss_change": "by {max} at most",
+    "flat_from": "by step {max} at the latest",
+    "best_step": "at step {min} to {max}",
+}
 
 
 def plus_minus(name, quantity):
@@ -159,99 +117,30 @@ def plus_minus(name, quantity):
     return " ± ".join(format_number(quantity, values[key]) for key in ("mean", "sd") if key in values)
 
 
-def about(name, quantity, label):
-    """Return a claim of `CLAIMS` as `Row.claims` has it: what it says, what our runs gave, whether that is the same.
-
-    It is where the claim, to half of its last digit, lies within two standard deviations of our mean.
-    """
-    claim, values = CLAIMS[name][quantity], numbers(name)[quantity]
-    half_a_digit = 0.5 * 10 ** -len(str(claim).split(".")[1])
-    is_same = abs(claim - values["mean"]) <= 2 * values.get("sd", 0) + half_a_digit
-    return f"{label} about {claim}", f"{label} {plus_minus(name, quantity)}", is_same
+def ours(name, claim):
+    """Return what an experiment's runs gave of a claim's quantity, in words, and what they say of the claim."""
+    quantity, runs = claim.quantity, measured(name)
+    values = {end: format_number(quantity, numbers(name)[quantity][end]) for end in ("min", "max")}
+    text = OURS[quantity].format(pm=plus_minus(name, quantity), **values)
+    if claim.relation == "about":
+        text += " ({:.3f} to {:.3f})".format(*prediction_interval([run[quantity] for run in runs]))
+    if name == "fig05_adam":
+        text += f" (SGD: {judge(claim, measured('fig03_mlp_pytorch'))} runs)"
+    return text, judge(claim, runs)
 
 
 def claims_table():
-    """Return the `Row`s of all seven runs."""
-    defaults = {}
-    for name in ("fig01_mlp_numpy", "fig03_mlp_pytorch"):
-        defaults[name] = [
-            about(name, "test_accuracy", "test accuracy"),
-            about(name, "test_loss", "loss"),
-            (
-                "train and test part",
-                f"accuracies {plus_minus(name, 'gap')} apart at the end",
-                numbers(name)["gap"]["min"] > 0,
-            ),
-        ]
-    sgd, adam = numbers("fig03_mlp_pytorch"), numbers("fig05_adam")
-    noise = (
-        "accuracy dips and loss jumps at many evaluations",
-        f"of 15 evaluations, {adam['n_falls']['mean']:.1f} dip by 0.02 or more (SGD: {sgd['n_falls']['mean']:.1f}) "
-        f"and {adam['n_jumps']['mean']:.1f} jump by 0.1 or more (SGD: {sgd['n_jumps']['mean']:.1f})",
-        adam["n_falls"]["mean"] > sgd["n_falls"]["mean"] and adam["n_jumps"]["mean"] > sgd["n_jumps"]["mean"],
-    )
-    deep = numbers("fig07_five_layers")
-    low, high = (format_number("test_accuracy", deep["test_accuracy"][end]) for end in ("min", "max"))
-    still = [
-        (
-            "accuracy as good as random",
-            f"test accuracy {low} in every seed" if low == high else f"test accuracy {low} to {high}",
-            deep["test_accuracy"]["min"] >= 0.09 and deep["test_accuracy"]["max"] <= 0.11,
-        ),
-        (
-            "loss barely moves",
-            f"loss moves by {deep['loss_change']['max']:.0e} at most",
-            deep["loss_change"]["max"] < 0.01,
-        ),
-    ]
-    name, long = "fig09_long", numbers("fig09_long")
-    more_steps = [
-        (
-            "no better than figure 3",
-            f"test accuracy {plus_minus(name, 'test_accuracy')} (figure 3: "
-            f"{plus_minus('fig03_mlp_pytorch', 'test_accuracy')})",
-            long["test_accuracy"]["mean"] <= sgd["test_accuracy"]["mean"] + 2 * sgd["test_accuracy"].get("sd", 0),
-        ),
-        (
-            "flattens early",
-            f"within 5% of its best by step {long['flat_from']['max']} in every seed",
-            long["flat_from"]["max"] <= 10_000,
-        ),
-    ]
-    name, both = "fig11_five_layers_adam_long", numbers("fig11_five_layers_adam_long")
-    together = [
-        about(name, "best_test_accuracy", "peak"),
-        (
-            "peaks early",
-            f"at step {both['best_step']['min']} to {both['best_step']['max']} of 50000",
-            both["best_step"]["max"] <= 10_000,
-        ),
-        about(name, "test_accuracy", "end"),
-        (
-            f"train accuracy over {CLAIMS[name]['train_accuracy']}",
-            f"train accuracy {plus_minus(name, 'train_accuracy')}, at most {both['train_accuracy']['max']:.3f}",
-            both["train_accuracy"]["max"] > CLAIMS[name]["train_accuracy"],
-        ),
-    ]
-    name = "fig13_convnet"
-    convnet = [about(name, "test_accuracy", "test accuracy"), about(name, "test_loss", "loss")]
-    return [
-        Row("1, 2", "NumPy MLP, defaults", defaults["fig01_mlp_numpy"]),
-        Row("3, 4", "PyTorch MLP, defaults", defaults["fig03_mlp_pytorch"]),
-        Row("5, 6", "Adam, else defaults", [noise]),
-        Row("7, 8", "five hidden layers, SGD, else defaults", still),
-        Row("9, 10", "50,000 steps, else defaults", more_steps),
-        Row("11, 12", "five hidden layers, Adam, 50,000 steps", together),
-        Row("13, 14", "ConvNet, defaults", convnet),
-    ]
+    """Yield figures, run and `[(what the original report says, ours, verdict), …]` of each of the seven runs."""
+    for name, (figures, run) in RUNS.items():
+        yield figures, run, [(claim.says, *ours(name, claim)) for claim in CLAIMS[name]]
 
 
 def claims_markdown():
     """Return the README's table of claims."""
-    lines = ["| figures | run | the original report | our runs | |", "|---|---|---|---|---|"]
-    for row in claims_table():
-        theirs, ours, _ = zip(*row.claims, strict=True)
-        lines.append(f"| {row.figures} | {row.run} | {'; '.join(theirs)} | {'; '.join(ours)} | {row.verdict} |")
+    lines = ["| figures | run | the original report | our runs | verdict |", "|---|---|---|---|---|"]
+    for figures, run, claims in claims_table():
+        columns = ["<br>".join(column) for column in zip(*claims, strict=True)]
+        lines.append(f"| {' | '.join((figures, run, *columns))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -271,16 +160,46 @@ def results_markdown():
     return "\n".join(lines) + "\n"
 
 
+def tex(text):
+    """Return a text of the tables as LaTeX."""
+    text = re.sub(r"(\d)e-0?(\d+)", r"$\1 \\cdot 10^{-\2}$", text)
+    return text.replace("±", r"$\pm$").replace("%", r"\%")
+
+
 def claims_tex():
     """Return the rows of the report's table of claims."""
+    blocks = []
+    for figures, run, claims in claims_table():
+        rows = [(figures, run, *claims[0]), *(("", "", *claim) for claim in claims[1:])]
+        blocks.append("\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows))
+    return "\n\\addlinespace\n".join(blocks) + "\n"
+
+
+# What was run of figures 3, 5, 7, 9 and 11 in each configuration; the course's weights stand first.
+CONFIGURATIONS = {
+    "the course's weights": tuple(name for name in RUNS if name not in ("fig01_mlp_numpy", "fig13_convnet")),
+    "PyTorch's own weights": ("pytorch_fig03", "pytorch_fig05", "depth_5_pytorch", "pytorch_fig09", "pytorch_fig11"),
+    "He et al.'s weights": ("kaiming_fig03", "kaiming_fig05", "depth_5_kaiming", "kaiming_fig09", "kaiming_fig11"),
+    "standardised pixels": tuple(f"standardize_fig{n:02d}" for n in (3, 5, 7, 9, 11)),
+}
+
+
+def configurations_tex():
+    """Return the rows of the report's table of configurations: for each figure how many of its claims are borne out."""
     lines = []
-    for row in claims_table():
-        for i, (theirs, ours, is_same) in enumerate(row.claims):
-            cells = [row.figures, row.run] if i == 0 else ["", ""]
-            cells += [theirs, ours, "same" if is_same else "different"]
-            lines.append(" & ".join(cells).replace("±", "$\\pm$").replace("%", "\\%") + r" \\")
-        lines.append(r"\addlinespace")
-    return "\n".join(lines[:-1]) + "\n"
+    for configuration, names in CONFIGURATIONS.items():
+        cells = [configuration]
+        for figure, name in zip(CONFIGURATIONS["the course's weights"], names, strict=True):
+            runs = measured(name)
+            # Figure 9 is held against figure 3 in the same configuration.
+            claims = [claim._replace(of=names[0]) if claim.of else claim for claim in CLAIMS[figure]]
+            if runs:
+                n = sum(is_borne_out(claim, runs) for claim in claims)
+                cells.append(f"{n} of {len(claims)}: {plus_minus(name, 'test_accuracy')}")
+            else:
+                cells.append("not run")
+        lines.append(" & ".join(map(tex, cells)) + r" \\")
+    return "\n".join(lines) + "\n"
 
 
 # What report.tex calls to print numbers: the names that each stands for, of its argument.
@@ -321,4 +240,6 @@ def results_tex():
         )
     lines = ["% Written by report/reproduce.py from report/results; \\result{NAME} prints a number."]
     lines += [rf"\defineresult{{{name}}}{{{number}}}" for name, number in found.items() if name in quoted]
-    return "\n".join(lines) + "\n\\newcommand{\\claimrows}{%\n" + claims_tex() + "}\n"
+    tables = {"claimrows": claims_tex(), "configurationrows": configurations_tex()}
+    lines += [f"\\newcommand{{\\{name}}}{{%\n{rows}}}" for name, rows in tables.items()]
+    return "\n".join(lines) + "\n"
