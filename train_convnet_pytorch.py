@@ -8,6 +8,11 @@ torchrun --nproc_per_node=2 train_convnet_pytorch.py
 
 import sys
 
+if __name__ == "__main__":
+    import interrupts
+
+    interrupts.end_in_one_line()
+
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
 from convnet_pytorch import ConvNet
 from flags import make_parser

@@ -8,6 +8,11 @@ python train_mlp_numpy.py --resume results/train_mlp_numpy/2026-11-23_20-15-00
 import math
 import sys
 
+if __name__ == "__main__":
+    import interrupts
+
+    interrupts.end_in_one_line()
+
 import numpy as np
 
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError, get_cifar10

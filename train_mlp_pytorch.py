@@ -9,6 +9,11 @@ torchrun --nproc_per_node=2 train_mlp_pytorch.py
 import math
 import sys
 
+if __name__ == "__main__":
+    import interrupts
+
+    interrupts.end_in_one_line()
+
 import torch
 
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError

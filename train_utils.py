@@ -17,6 +17,7 @@ import warnings
 
 from tqdm import tqdm
 
+import interrupts
 from figures import draw_curve
 from flags import parse_args
 from machine import describe_setup, peak_memory_mb
@@ -34,6 +35,7 @@ def run_script(train, parser, argv=None, *, expected=(), check=None, before=None
     terminal that was closed); wrong flags exit with 2.
     """
     warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
+    interrupts.raise_again()
     with lasting_output():
         args = parse_args(parser, argv if before is None else before(parser, argv))
         if check is not None:

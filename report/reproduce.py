@@ -20,9 +20,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
-    # Not a traceback of what is being imported.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, lambda *_: (print("reproduce.py: interrupted", file=sys.stderr), sys.exit(130)))
+    import interrupts
+
+    interrupts.end_in_one_line()
 
 from flags import Parser, whole_number
 from report.draw import figures, fingerprint
@@ -297,7 +297,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background job
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupts.raise_again()
     with lasting_output():
         sys.exit(main())

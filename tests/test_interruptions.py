@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +217,20 @@ def test_diverging_pytorch_run_stops_and_keeps_the_last_good_checkpoint(syntheti
     assert done.status == 1
     assert "the run has diverged; start anew with a --learning_rate below" in done.error
     assert all(np.isfinite(array).all() for array in checkpoint(folder).values() if array.dtype.kind == "f")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+@pytest.mark.parametrize("script", [f"{NUMPY}.py", f"{MLP}.py", f"{CONVNET}.py", "report/reproduce.py"])
+def test_interrupt_while_a_script_is_imported_is_one_line_and_status_130(tmp_path, script):
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, ROOT / script, "--help"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{Path(script).name}: interrupted\n")
 
 
 def test_weights_that_the_last_step_has_ruined_do_not_replace_the_checkpoint(synthetic_flags, tmp_path, monkeypatch):

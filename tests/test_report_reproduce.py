@@ -338,15 +338,3 @@ def test_second_reproduce_says_that_the_first_is_there(small, capsys):
     )
     assert capsys.readouterr().err.endswith(error)
     assert files_in(small / "results") == {"quick.jsonl"}
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
-def test_interrupt_while_reproduce_is_imported_is_one_line_and_status_130(tmp_path):
-    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    command = [sys.executable, ROOT / "report" / "reproduce.py", "--list"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (130, "reproduce.py: interrupted\n")
