@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from flags import Parser, file_path, whole_number
+from grading.scheme import VISIBILITIES
 from run_folder import RunError, only_process_in
 from streams import lasting_output
 
@@ -24,7 +25,13 @@ def make_flags():
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("paths", nargs="+", type=file_path, metavar="PATH", help="folder of a submission or of a run")
+    add(
+        "paths",
+        nargs="+",
+        type=file_path,
+        metavar="PATH",
+        help="folder or archive of a submission, export of many, or folder of a run",
+    )
     where = "where results go: of one PATH itself, of several NAME in it (default: results/grade/NAME)"
     add("--out_dir", type=file_path, help=where)
     add("-j", "--jobs", type=whole_number(1, 64), default=1, metavar="N", help="submissions at once (default: 1)")
@@ -32,6 +39,12 @@ def make_flags():
     add("--full", action="store_true", help="train the ConvNet for all of its 5,000 steps, which takes up to an hour")
     add("--lenient", action="store_true", help="bring back names that NumPy has dropped, and say which were used")
     add("--anew", action="store_true", help="grade again what --out_dir has results of")
+    add(
+        "--visibility",
+        choices=VISIBILITIES,
+        default="visible",
+        help="when Gradescope shows students the checks' results (default: at once)",
+    )
     images = "./cifar10/cifar-10-batches-py"
     add("--data_dir", type=file_path, default=images, help="folder of CIFAR-10, for the training checks")
     return parser
@@ -49,17 +62,31 @@ def main(argv=None):
 def grade(parser, argv):
     """Grade what the command line names, and return the exit status."""
     args = parser.parse_args(argv)
+    from grading.archives import ArchiveError, is_archive, submissions_in
     from grading.claims import hold_run, is_run
     from grading.pages import DEFAULT_OUT_DIR, printable, result_folders
     from grading.sandbox import ROOT, SandboxError
 
-    paths = {}
-    for path in map(Path, args.paths):
-        if not path.is_dir():
-            parser.error(f"{printable(path)} is not a folder; name folders of submissions or of runs")
-        if os.path.abspath(path) in paths:
-            print(f"grade.py: {printable(path)} is given twice; it is graded once", file=sys.stderr)
-        paths.setdefault(os.path.abspath(path), path)
+    paths, left = {}, []
+    for given in map(Path, args.paths):
+        if not os.path.lexists(given):
+            parser.error(f"{printable(given)} is not there; name folders of submissions or of runs")
+        why, found = "is neither a folder nor a .zip or .tar.gz", [given] * given.is_dir()
+        try:
+            if is_archive(given) and not given.is_dir():
+                found = submissions_in(given)
+        except (ArchiveError, OSError) as error:
+            why = f"cannot be read: {error}"
+        if not found:
+            left.append(f"{printable(given)} {printable(why)}")
+        for path in found:
+            if os.path.abspath(path) in paths:
+                print(f"grade.py: {printable(path)} is given twice; it is graded once", file=sys.stderr)
+            paths.setdefault(os.path.abspath(path), path)
+    if not paths:
+        parser.error(f"{left[0]}; name folders of submissions or of runs")
+    for line in left:
+        print(f"grade.py: {line}; it is left out", file=sys.stderr)
     paths = list(paths.values())
     out_dir = Path(args.out_dir or DEFAULT_OUT_DIR)
     place = out_dir.resolve()
@@ -84,7 +111,7 @@ def grade(parser, argv):
     except (SandboxError, RunError, OSError) as error:
         print(f"grade.py: error: {printable(error)}", file=sys.stderr)
         return 1
-    return 0 if all(graded) else 1
+    return 0 if all(graded) and not left else 1
 
 
 def _overlap(out_dir, path):

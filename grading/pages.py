@@ -2,20 +2,24 @@
 
 import base64
 import csv
+import functools
 import html
 import io
 import json
 import os
 import re
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
 
 from grading.runs import read_runs
-from grading.scheme import BY_HAND, BY_HAND_POINTS, QUESTIONS
+from grading.scheme import BY_HAND, BY_HAND_POINTS, EQUATIONS, QUESTIONS
 from run_folder import write_atomically
 
 DEFAULT_OUT_DIR = Path("results", "grade")
+REPORT = Path(__file__).resolve().parents[1] / "report"
+N_SLOWEST = 3  # that are named
 NOT_RUN_YET = "not run yet"
 # Of each status, its mark in the table and its class in the page.
 STATUSES = {"pass": (" ", "ok"), "fail": ("✗", "no"), "not run": ("-", "skip"), "not decided": ("?", "skip")}
@@ -29,8 +33,9 @@ code{font-size:.92em}img{max-width:100%}.note{background:#fff6df;padding:.4em .8
 
 
 def file_name(path):
-    """Return a name for what is written about the folder `path`."""
-    return re.sub(r"[^\w.+-]", "_", os.path.basename(os.path.abspath(path))) or "submission"
+    """Return a name for what is written about the folder or archive `path`."""
+    name = re.sub(r"(?i)\.(zip|tar\.gz|tgz)$", "", os.path.basename(os.path.abspath(path)))
+    return re.sub(r"[^\w.+-]", "_", name) or "submission"
 
 
 def result_folders(paths, out_dir=None):
@@ -69,11 +74,33 @@ def status(outcome):
     return "not run" if not outcome.was_run else "fail" if outcome.is_decided else "not decided"
 
 
-def lines_of(outcome):
+@functools.cache
+def equation_pages():
+    """Return `{name of an equation: its page in report.pdf}`, as the report's build wrote them down."""
+    return json.loads((REPORT / "equations.json").read_text(encoding="utf-8"))
+
+
+def cited(check, outcome):
+    """Return the names of the equations that a failed check's right answer follows from."""
+    is_wrong = status(outcome) == "fail" and outcome.is_written and not outcome.called.startswith("import ")
+    return EQUATIONS.get(check.name, ()) if is_wrong else ()
+
+
+def lines_of(check, outcome):
     """Return (label, text) of what a check has to say: one that passed, its note alone."""
+    see = ", ".join(f"Eq. ({name}) on page {equation_pages()[name]}" for name in cited(check, outcome))
     rows = [("called", outcome.called), ("got", outcome.got), ("expected", outcome.expected)] * (not outcome.passed)
-    rows += [("note", outcome.hint)]
+    rows += [("note", outcome.hint), ("see", see and f"{see} of report.pdf")]
     return [(label, text) for label, text in rows if text]
+
+
+def said_once(outcomes):
+    """Yield check, outcome and `lines_of` it; none where the check before has said the same, as of a missing file."""
+    said = []
+    for check, outcome in outcomes:
+        lines = lines_of(check, outcome)
+        yield check, outcome, [] if lines in said else lines
+        said.append(lines)
 
 
 def score(outcomes):
@@ -85,24 +112,41 @@ def maximum(outcomes):
     return sum(check.points for check, _ in outcomes)
 
 
-def results_json(outcomes, notes, extra):
-    """Return Gradescope's results as text: every check is in it with its maximum, run or not."""
+def of_points(outcomes):
+    """Return the points as text, out of those of the checks that were decided; then what was not, and why."""
+    left = {}
+    for check, outcome in outcomes:
+        if status(outcome) not in ("pass", "fail"):
+            left[status(outcome)] = left.get(status(outcome), 0) + check.points
+    text = f"{score(outcomes):g} of {maximum(outcomes) - sum(left.values()):g} points"
+    text += "".join(f"; {points:g} {why}" for why, points in left.items())
+    return text + f" (of {maximum(outcomes):g})" * bool(left)
+
+
+def results_json(outcomes, notes, extra, visibility="visible"):
+    """Return Gradescope's results as text: every check is in it with its maximum, run or not.
+
+    Args:
+        visibility: one of `scheme.VISIBILITIES`: when students see checks and notes. The rest is the course's alone.
+    """
     tests = [
         {
             "name": f"{check.question} {check.name}: {check.title}",
             "score": check.points if outcome.passed else 0,
             "max_score": check.points,
             "status": "passed" if outcome.passed else "failed",
-            "output": "\n".join(f"{label}: {text}" for label, text in lines_of(outcome)) or status(outcome),
-            "visibility": "visible",
+            "output": "\n".join(f"{label}: {text}" for label, text in lines_of(check, outcome)) or status(outcome),
+            "visibility": visibility,
         }
         for check, outcome in outcomes
     ]
     hand = f"{BY_HAND_POINTS} points of written derivations, by hand: questions {', '.join(BY_HAND)}"
     content = {
         "score": score(outcomes),
-        "output": "\n".join([*notes, hand]),
-        "visibility": "visible",
+        # Students see this whatever the tests' visibility is.
+        "output": "\n".join([*(notes if visibility == "visible" else ()), hand]),
+        "visibility": visibility,
+        "stdout_visibility": "hidden",
         "tests": tests,
         "extra_data": extra | {"statuses": [status(outcome) for _, outcome in outcomes]},
     }
@@ -111,30 +155,40 @@ def results_json(outcomes, notes, extra):
 
 def table(name, outcomes, notes):
     """Return a submission's points as text for the terminal."""
-    lines = [f"{name}: {score(outcomes):g} of {maximum(outcomes):g} points", ""]
+    lines = [f"{name}: {of_points(outcomes)}", ""]
     for question, title in QUESTIONS.items():
         part = [(c, o) for c, o in outcomes if c.question == question]
-        lines.append(f"{question:<5} {title:<42} {score(part):>5g} of {maximum(part):g}")
-        for check, outcome in part:
+        lines.append(f"{question:<5} {title:<42} {of_points(part)}")
+        for check, outcome, own in said_once(part):
             mark = STATUSES[status(outcome)][0]
             earned = check.points if outcome.passed else 0
             lines.append(f"  {mark} {check.name:<30} {earned:>5g} of {check.points:<5g} {check.title}")
-            lines += [f"        {label + ':':<10}{text}" for label, text in lines_of(outcome)]
+            lines += [f"        {label + ':':<10}{text}" for label, text in own]
     lines.append(f"by hand: {BY_HAND_POINTS} points, written derivations of questions {', '.join(BY_HAND)}")
     return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
-def submission_page(name, outcomes, notes, pictures):
-    """Return report.html of a submission."""
-    parts = [f"<p>{score(outcomes):g} of {maximum(outcomes):g} points; by hand: {BY_HAND_POINTS} points, written "
+def submission_page(name, outcomes, notes, pictures, folder):
+    """Return report.html of a submission, to lie in `folder`, from which equations link to the report."""
+    report = urllib.parse.quote(os.path.relpath(REPORT / "report.pdf", folder).replace(os.sep, "/"))
+
+    def linked(match):
+        return f'<a href="{report}#page={match[2]}">{match[0]}</a>'
+
+    parts = [f"<p>{of_points(outcomes)}; by hand: {BY_HAND_POINTS} points, written "
              f"derivations of questions {', '.join(BY_HAND)}.</p>"]  # fmt: skip
     parts += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
     for question, title in QUESTIONS.items():
         part = [(c, o) for c, o in outcomes if c.question == question]
-        parts.append(f"<h2>{question} {title}: {score(part):g} of {maximum(part):g}</h2><table>")
-        for check, outcome in part:
+        parts.append(f"<h2>{question} {title}: {of_points(part)}</h2><table>")
+        for check, outcome, own in said_once(part):
             kind = STATUSES[status(outcome)][1]
-            rows = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in lines_of(outcome))
+            rows = ""
+            for label, text in own:
+                text = html.escape(text)
+                if label == "see":
+                    text = re.sub(r"Eq\. \(([\w-]+)\) on page (\d+)", linked, text)
+                rows += f"<dt>{label}</dt><dd>{text}</dd>"
             earned = check.points if outcome.passed else 0
             parts.append(
                 f'<tr><td class="{kind}">{status(outcome)}</td><td><code>{check.name}</code> {html.escape(check.title)}'
@@ -267,8 +321,14 @@ def grades_csv(rows):
     return text.getvalue()
 
 
-def summary(graded, seconds):
-    """Return what there is to say of many submissions' results together."""
+def summary(graded, seconds, took):
+    """Return what there is to say of many submissions' results together.
+
+    Args:
+        graded: their results, as results.json holds them.
+        seconds: for all of them.
+        took: `{name: seconds}` of those that were graded now.
+    """
     if not graded:
         return f"no submission was graded in {seconds:.0f} s"
     scores, lost = np.array([results["score"] for results in graded]), {}
@@ -281,4 +341,6 @@ def summary(graded, seconds):
     lines = [f"{len(graded)} submission{'s' * (len(graded) > 1)} in {seconds:.0f} s: {spread}"]
     lines += [f"  lost by {n:>3}: {name}" for name, n in most]
     lines += [f"  and {len(lost) - len(most)} more checks that some lost"] * (len(lost) > len(most))
+    slowest = sorted(took.items(), key=lambda item: -item[1])[:N_SLOWEST]
+    lines += [f"slowest: {', '.join(f'{name} {t:.1f} s' for name, t in slowest)}"] * (len(took) > 1)
     return "\n".join(lines)

@@ -11,3 +11,40 @@ QUESTIONS = {
 BY_HAND_POINTS = 41
 BY_HAND = ("1.1 a", "1.1 b", "1.1 c", "3.2 a")
 FILES = ("modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py")
+VISIBILITIES = ("visible", "after_due_date", "after_published", "hidden")  # Gradescope's, of a check's results
+# The report's equations that the right answer of a check follows from: for one example, then for a batch.
+EQUATIONS = {
+    "cross_entropy.forward": ("cross-entropy-forward", "batch-cross-entropy-forward"),
+    "cross_entropy.backward": ("cross-entropy-jacobian", "batch-cross-entropy"),
+    "softmax.forward": ("softmax-forward",),
+    "softmax.backward": ("softmax-backward", "batch-softmax"),
+    "softmax.large_logits": ("softmax-forward", "batch-softmax-cross-entropy"),
+    "leaky_relu.forward": ("leaky-relu-forward",),
+    "leaky_relu.backward": ("leaky-relu-backward", "batch-leaky-relu"),
+    "linear.forward": ("linear-forward", "batch-linear-forward"),
+    "linear.weight_gradient": ("linear-weight", "batch-linear-weight"),
+    "linear.bias_gradient": ("linear-bias", "batch-linear-bias"),
+    "linear.input_gradient": ("linear-input", "batch-linear-input"),
+    "mlp_numpy.forward": ("batch-linear-forward", "leaky-relu-forward", "softmax-forward"),
+    "mlp_numpy.backward": ("batch-softmax", "batch-leaky-relu", "batch-linear-input"),
+    "numpy.batch_mean": ("batch-cross-entropy",),
+    "mlp_numpy.steps": ("batch-linear-weight", "batch-linear-bias"),
+    "mlp_pytorch.forward": ("batch-linear-forward", "leaky-relu-forward"),
+    "mlp_pytorch.slope": ("leaky-relu-forward",),
+    "mlp_pytorch.depth": ("batch-linear-forward", "leaky-relu-forward"),
+    "mlp_pytorch.gradients": ("batch-softmax-cross-entropy", "batch-leaky-relu", "batch-linear-weight"),
+    "mlp_pytorch.steps": ("batch-linear-weight", "batch-linear-bias"),
+    "bn_autograd.forward": ("bn-statistics", "bn-forward"),
+    "bn_autograd.eps": ("bn-forward",),
+    "bn_autograd.gradients": ("bn-beta", "bn-gamma", "bn-input"),
+    "bn_autograd.second_batch": ("bn-statistics",),
+    "bn_function.forward": ("bn-statistics", "bn-forward"),
+    "bn_function.input_gradient": ("bn-input",),
+    "bn_function.gamma_gradient": ("bn-gamma",),
+    "bn_function.beta_gradient": ("bn-beta",),
+    "bn_function.gamma_of_zero": ("bn-input",),
+    "bn_function.eps": ("bn-forward", "bn-input"),
+    "bn_function.instance": ("bn-forward",),
+    "bn_module.forward": ("bn-statistics", "bn-forward"),
+    "bn_module.gradients": ("bn-beta", "bn-gamma", "bn-input"),
+}

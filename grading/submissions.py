@@ -5,6 +5,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ from grading.submission import SubmissionError, read_submission
 
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
 CPU_RATIO = 4  # processor time to wall time: of several threads, and where most of the time is answered
+# How Python, NumPy and PyTorch say that a file or a module is not there.
+MISSED = re.compile(r"No such file or directory: '([^']+)'|No module named '([^']+)'|(\S+) not found\.")
 UNFINISHED = "grading has not ended: this is no grade yet"
 
 
@@ -49,17 +52,17 @@ def grade_all(folders, args, out_dir=None):
         SandboxError: no submission can be graded here.
     """
     began, graders_own = time.monotonic(), _graders_own(args)
-    todo, keys, results = {}, {}, {}
+    todo, keys, results, took = {}, {}, {}, {}
     for path, folder in folders.items():
         try:
             submission = read_submission(path)
             keys[path] = _fingerprint(submission, graders_own)
             results[path] = None if args.anew else _finished(folder, keys[path])
             if results[path] is None:
-                _begin(folder, _no_results([UNFINISHED]))
+                _begin(folder, _no_results([UNFINISHED], args.visibility))
                 todo[path] = submission
         except Exception as error:
-            results[path] = _give_up(path, folder, error)
+            results[path] = _give_up(path, folder, error, args.visibility)
     if todo:
         training = load_training(args.data_dir, not args.no_training, args.full, args.jobs)
         reference, sessions = Reference(), []
@@ -71,14 +74,14 @@ def grade_all(folders, args, out_dir=None):
                 futures = {}
                 try:  # from the first on, or Ctrl-C would wait for all that are handed in
                     for path in todo:
-                        future = pool.submit(grade, todo[path], folders[path], keys[path], after_check, args.lenient)
+                        future = pool.submit(grade, todo[path], folders[path], keys[path], after_check, args)
                         futures[future] = path
                     for n, future in enumerate(_as_completed(futures), 1):
                         path = futures[future]
                         try:
-                            results[path] = future.result()
+                            results[path], took[folders[path].name] = future.result()
                         except Exception as error:
-                            results[path] = _give_up(path, folders[path], error)
+                            results[path] = _give_up(path, folders[path], error, args.visibility)
                         if out_dir:
                             tqdm.write(f"{n}/{len(todo)} {folders[path].name}: {results[path]['score']:g} points")
                             progress.update()
@@ -95,7 +98,7 @@ def grade_all(folders, args, out_dir=None):
     if out_dir:
         rows = {folders[path].name: results[path] for path in folders}
         pages.write_text(out_dir / "grades.csv", pages.grades_csv(rows))
-        print(pages.summary([results[path] for path in folders if graded[path]], time.monotonic() - began))
+        print(pages.summary([results[path] for path in folders if graded[path]], time.monotonic() - began, took))
         if not all(graded.values()):
             print(f"could not be graded: {', '.join(folders[path].name for path in folders if not graded[path])}")
         print(f"results: {out_dir / 'grades.csv'}, and a folder for each submission beside it")
@@ -114,8 +117,8 @@ def _as_completed(futures):
         yield from done
 
 
-def grade_one(server, reference, training, sessions, submission, folder, key, progress, lenient):
-    """Run all checks on a submission and return its results as results.json has them.
+def grade_one(server, reference, training, sessions, submission, folder, key, progress, args):
+    """Run all checks on a submission; return its results as results.json has them, and how many seconds they took.
 
     results.json in `folder` is written anew after every check, and says that it is finished when all else is written.
 
@@ -128,8 +131,9 @@ def grade_one(server, reference, training, sessions, submission, folder, key, pr
         folder: where results go; it exists.
         key: noted, to tell whether the same has been graded before.
         progress: called after each check, or None.
-        lenient: bring back names that NumPy has dropped.
+        args: the flags of grade.py.
     """
+    began, lenient = time.monotonic(), args.lenient
     outcomes, name = {check: _waiting() for check in ALL_CHECKS}, pages.file_name(submission.path)
     total = FULL_TOTAL_SECONDS if training.full else TOTAL_SECONDS
     with WatchedSession(server, submission.files, submission.folders, lenient, total, CPU_RATIO * total) as session:
@@ -144,19 +148,21 @@ def grade_one(server, reference, training, sessions, submission, folder, key, pr
             except Exception as error:  # a submission that trips the grader itself loses this check, not the others
                 got = pages.printable(f"the grader stumbled: {type(error).__name__}: {error}")
                 outcomes[check] = Outcome(False, check.title, got)
-            notes = [UNFINISHED, *_notes(grading, lenient)]
-            _write(folder, list(outcomes.items()), notes, _extra(grading, key, False, lenient))
+            notes = [UNFINISHED, *_notes(grading, outcomes, lenient)]
+            _write(folder, outcomes, notes, _extra(grading, key, False, notes, lenient), args.visibility)
             if progress:
                 progress()
-    notes = _notes(grading, lenient)
+    notes = _notes(grading, outcomes, lenient)
     pages.write_text(folder / "table.txt", pages.table(name, list(outcomes.items()), notes) + "\n")
     pictures = {}
     figures = {"steps_numpy": "fig01_mlp_numpy", "steps_pytorch": "fig03_mlp_pytorch", "convnet": "fig13_convnet"}
     for op, curve in grading.measured.items():
         metrics = [{"step": step, "test_accuracy": accuracy} for step, accuracy in curve]
         pictures[f"Test accuracy against {figures[op]}"] = pages.curves(figures[op], "accuracy", metrics)
-    pages.write_text(folder / "report.html", pages.submission_page(name, list(outcomes.items()), notes, pictures))
-    return _write(folder, list(outcomes.items()), notes, _extra(grading, key, True, lenient))
+    page = pages.submission_page(name, list(outcomes.items()), notes, pictures, folder)
+    pages.write_text(folder / "report.html", page)
+    results = _write(folder, outcomes, notes, _extra(grading, key, True, notes, lenient), args.visibility)
+    return results, time.monotonic() - began
 
 
 def protection_note(protection):
@@ -172,8 +178,8 @@ def protection_note(protection):
     )
 
 
-def _notes(grading, lenient):
-    notes = list(grading.submission.notes)
+def _notes(grading, outcomes, lenient):
+    notes = [*grading.submission.notes, *_what_was_missed(outcomes, grading.submission)]
     notes += [
         f"old code ({text}): no mistake of the answer; a teaching assistant can grade with --lenient"
         for text in sorted(grading.old_code)
@@ -185,26 +191,50 @@ def _notes(grading, lenient):
     return [pages.printable(note) for note in (*notes, protection_note(grading.session.protection))]
 
 
-def _extra(grading, key, finished, lenient):
+def _what_was_missed(outcomes, submission):
+    """Return a sentence on each file or module that a check did not find, with what that cost and why it is not there.
+
+    And one on what else was left out.
+    """
+    lost, left_out = {}, dict(submission.left_out)
+    for check, outcome in outcomes.items():
+        found = MISSED.search(outcome.got)
+        if found and pages.status(outcome) == "fail":
+            name = next(filter(None, found.groups()))
+            lost[name] = lost.get(name, 0) + check.points
+    notes = []
+    for name, points in lost.items():
+        ends = (f"/{name}", f"/{name.replace('.', '/')}.py")
+        files = [file for file in left_out if f"/{file}".endswith(ends)]
+        why = f"{files[0]} was left out: {left_out.pop(files[0])}" if files else "not handed in, or not installed here"
+        notes.append(f"{points:g} points are lost where {name} is missed ({why})")
+    if left_out:
+        name, why = next(iter(left_out.items()))
+        others = f", and {len(left_out) - 1} more files" if len(left_out) > 1 else ""
+        notes.append(f"{name} was left out ({why}){others}; no check says that it misses that")
+    return notes
+
+
+def _extra(grading, key, finished, notes, lenient):
     extra = {"finished": finished, "key": key, "lenient": lenient, "measured": grading.measured}
     extra["was_cut_off"] = grading.session.was_cut_off
-    return extra | {"notes": _notes(grading, lenient), "mistakes": [m.sentence for m in grading.carried]}
+    return extra | {"notes": notes, "mistakes": [m.sentence for m in grading.carried]}
 
 
 def _waiting():
     return Outcome(False, got=pages.NOT_RUN_YET, was_run=False)
 
 
-def _write(folder, outcomes, notes, extra):
-    text = pages.results_json(outcomes, notes, extra)
+def _write(folder, outcomes, notes, extra, visibility):
+    text = pages.results_json(list(outcomes.items()), notes, extra, visibility)
     pages.write_text(folder / "results.json", text)
     return json.loads(text)
 
 
-def _no_results(notes=(), **extra):
+def _no_results(notes=(), visibility="visible", **extra):
     """Return results.json with 0 in each check."""
     outcomes = [(check, _waiting()) for check in ALL_CHECKS]
-    return pages.results_json(outcomes, notes, {"finished": False, "notes": list(notes)} | extra)
+    return pages.results_json(outcomes, notes, {"finished": False, "notes": list(notes)} | extra, visibility)
 
 
 def _begin(folder, text):
@@ -215,12 +245,12 @@ def _begin(folder, text):
         (folder / name).unlink(missing_ok=True)
 
 
-def _give_up(path, folder, error):
+def _give_up(path, folder, error, visibility):
     """Say that a submission could not be graded, write results with 0 in each check, and return them."""
     is_ours = isinstance(error, (SubmissionError, SandboxError, OSError))
     why = pages.printable(error if is_ours else f"{type(error).__name__}: {error}")
     tqdm.write(f"grade.py: error: {pages.printable(path)} could not be graded: {why}", file=sys.stderr)
-    text = _no_results([f"could not be graded: {why}"], error=why)
+    text = _no_results([f"could not be graded: {why}"], visibility, error=why)
     with contextlib.suppress(OSError):
         _begin(folder, text)
     return json.loads(text)
@@ -243,7 +273,7 @@ def _finished(folder, key):
 def _graders_own(args):
     """Return a digest of what every score depends on: flags, grader, reference, recorded runs, training images."""
     data = [] if args.no_training else sorted((p.name, p.stat().st_size) for p in Path(args.data_dir).glob("*"))
-    digest = hashlib.sha256(repr([args.no_training, args.full, args.lenient, data]).encode())
+    digest = hashlib.sha256(repr([args.no_training, args.full, args.lenient, args.visibility, data]).encode())
     own = ("grading/**/*.py", "*.py", "grading/*.json", "report/records.py", "report/results/fig*.jsonl")
     _add(digest, {str(p.relative_to(ROOT)): p.read_bytes() for pattern in own for p in ROOT.glob(pattern)})
     return digest

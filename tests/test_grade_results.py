@@ -4,6 +4,8 @@ import contextlib
 import csv
 import json
 import os
+import re
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,8 @@ import run_folder
 from grading import pages, submissions
 from grading.all_checks import ALL_CHECKS
 from grading.check import Outcome
-from grading.sandbox import SandboxError
+from grading.sandbox import ROOT, SandboxError
+from grading.scheme import EQUATIONS
 from grading.submission import read_submission
 
 
@@ -30,7 +33,7 @@ def test_files_of_a_submission_and_the_same_score_again(one_server, tmp_path, ca
     command = (folder.parent, "--no_training", "--out_dir", tmp_path / "out")
     assert call_grade(*command) == 0
     printed = capsys.readouterr().out
-    assert f"{MAX_POINTS:g} of 59 points" in printed
+    assert f"one: {MAX_POINTS:g} of {MAX_POINTS:g} points; {59 - MAX_POINTS:g} not run (of 59)\n" in printed
     assert "hides the module 'torch'" in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["score"] == MAX_POINTS
@@ -77,8 +80,8 @@ def nothing_is_run(monkeypatch, grade_one):
     """Have a function in place of the sandbox; it takes the submission and returns results as text."""
     monkeypatch.setattr(submissions, "Server", contextlib.nullcontext)
 
-    def stub(server, reference, training, sessions, submission, folder, key, progress, lenient):
-        return json.loads(grade_one(submission))
+    def stub(server, reference, training, sessions, submission, folder, key, progress, args):
+        return json.loads(grade_one(submission)), 0.0
 
     monkeypatch.setattr(submissions, "grade_one", stub)
 
@@ -126,8 +129,8 @@ def test_what_a_person_has_to_decide_is_listed_everywhere_and_counts_nowhere():
     (row,) = csv.DictReader(pages.grades_csv({"one": results}).splitlines())
     assert (row["score"], row["not_run"], row["not_decided"]) == ("0", "0", f"{check.points:g}")
     assert f"? {check.name}" in pages.table("one", outcomes, [])
-    assert "not decided" in pages.submission_page("one", outcomes, [], {})
-    assert check.name not in pages.summary([results], 1)
+    assert "not decided" in pages.submission_page("one", outcomes, [], {}, Path())
+    assert check.name not in pages.summary([results], 1, {})
 
 
 def test_text_of_a_submission_cannot_say_that_a_check_was_not_run(tmp_path):
@@ -137,6 +140,53 @@ def test_text_of_a_submission_cannot_say_that_a_check_was_not_run(tmp_path):
     assert row[-3:] == ["0", "0", "1"]
     pages.write_text(tmp_path / "notes", "\udce9")
     assert (tmp_path / "notes").read_text() == "\\udce9"
+
+
+def test_failed_check_cites_the_reports_equation_and_its_page(tmp_path):
+    check = next(check for check in ALL_CHECKS if check.name == "softmax.backward")
+    for name, outcome in {"wrong": Outcome(False, "f()"), "unwritten": Outcome(False, is_written=False)}.items():
+        text = "Eq. (softmax-backward) on page 3, Eq. (batch-softmax) on page 4 of report.pdf"
+        assert (("see", text) in pages.lines_of(check, outcome)) == (name == "wrong")
+    page = pages.submission_page("one", [(check, Outcome(False, "f()"))], [], {}, tmp_path / "a b")
+    (link,) = re.findall(r'<a href="([^"#]*)#page=3">Eq\. \(softmax-backward\) on page 3</a>', page)
+    assert (tmp_path / "a b" / link).resolve() == ROOT / "report" / "report.pdf"
+
+
+def test_every_equation_that_a_check_cites_is_on_its_page_of_the_report():
+    pages_of = pages.equation_pages()
+    assert set(EQUATIONS) <= {check.name for check in ALL_CHECKS}
+    assert {name for names in EQUATIONS.values() for name in names} <= set(pages_of)
+    unread = dict(pages_of)
+    raw = (ROOT / "report" / "report.pdf").read_bytes()
+    for stream in re.finditer(rb"stream\r?\n", raw):
+        try:
+            page = zlib.decompressobj().decompress(raw[stream.end() :]).decode("latin-1")
+        except zlib.error:
+            continue
+        shown = [
+            "".join(re.findall(r"\(((?:[^()\\]|\\.)*)\)", text)) for text in re.findall(r"\[(.*?)\]\s*TJ", page, re.S)
+        ]
+        for name in re.findall(r"([a-z]+(?:-[a-z]+)+)\\050\d+\\051", "".join(shown)):
+            # What stands before a name on its line may end in a letter. A page's number is the last that it shows.
+            own = max((n for n in unread if name.endswith(n)), key=len)
+            assert unread.pop(own) == int(shown[-1]), f"{own}: build the report: python report/reproduce.py --pdf"
+    assert unread == {}
+
+
+def test_missing_file_is_said_once():
+    checks = [check for check in ALL_CHECKS if check.question == "3.2c"]
+    missing = Outcome(False, "import custom_batchnorm", "there is no custom_batchnorm.py", "a file")
+    outcomes = [(check, missing) for check in checks]
+    assert pages.table("one", outcomes, []).count("there is no") == 1
+    assert pages.submission_page("one", outcomes, [], {}, Path()).count("there is no") == 1
+    assert pages.results_json(outcomes, [], {}).count("there is no") == len(checks)
+
+
+def test_points_that_were_not_run_are_no_points_that_were_lost():
+    first, second, third = ALL_CHECKS[:3]
+    outcomes = [(first, Outcome(True)), (second, Outcome(False)), (third, Outcome(False, was_run=False))]
+    assert pages.of_points(outcomes[:2]) == "0.75 of 1.5 points"
+    assert pages.of_points(outcomes) == "0.75 of 1.5 points; 0.75 not run (of 2.25)"
 
 
 def test_results_have_folders_of_their_own(tmp_path):
@@ -170,7 +220,7 @@ def test_result_is_used_again_only_where_it_would_come_out_the_same(tmp_path):
         submissions._begin(folder, submissions._no_results())
         for name in ("table.txt", "report.html"):
             (folder / name).touch()
-        (folder / "results.json").write_text(submissions._no_results(**extra | changed))
+        (folder / "results.json").write_text(submissions._no_results((), **extra | changed))
 
     finish()
     assert submissions._finished(folder, "k")
@@ -185,7 +235,9 @@ def test_result_is_used_again_only_where_it_would_come_out_the_same(tmp_path):
 
 def test_key_of_a_result_knows_the_training_images_and_the_recorded_runs(monkeypatch, tmp_path):
     monkeypatch.setattr(submissions, "ROOT", tmp_path)
-    args = SimpleNamespace(no_training=False, full=False, lenient=False, data_dir=tmp_path / "data")
+    args = SimpleNamespace(
+        no_training=False, full=False, lenient=False, visibility="visible", data_dir=tmp_path / "data"
+    )
     keys = {submissions._graders_own(args).digest()}
     for name in ("data/data_batch_1", "report/results/fig01_mlp_numpy.jsonl"):
         write((tmp_path / name).parent, {Path(name).name: ""})
@@ -225,4 +277,4 @@ def test_tilde_means_home(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert call_grade("~/nowhere") == 2
-    assert f"{tmp_path / 'nowhere'} is not a folder" in capsys.readouterr().err
+    assert f"{tmp_path / 'nowhere'} is not there" in capsys.readouterr().err

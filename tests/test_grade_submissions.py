@@ -9,10 +9,12 @@ import pytest
 from graded import CHECKS, PROJECT, TEMPLATES, a_run, checks_of, grade, lost, points, write
 
 from grading.all_checks import ALL_CHECKS
+from grading.archives import MAX_FILE_BYTES
 from grading.check import MISTAKES
 from grading.sandbox import Server, Session
 from grading.scheme import BY_HAND_POINTS, FILES
 from grading.submission import SubmissionError, read_submission
+from grading.submissions import _what_was_missed
 
 SUBMISSIONS = Path(__file__).parent / "submissions"
 STYLES = {
@@ -101,7 +103,8 @@ def test_notes_name_what_a_failure_follows_from_and_what_is_not_written(server):
         (["Modules.py"], None, "found Modules.py, expected modules.py"),
         (["code/mlp_numpy (1).py"], None, "found code/mlp_numpy (1).py, expected mlp_numpy.py"),
         (["Copy of convnet_pytorch.ipynb"], None, "expected convnet_pytorch.py"),
-        (["answer.zip"], None, "there is answer.zip: unpack it"),
+        (["answer.rar"], None, "there is answer.rar: unpack it"),
+        (["a.ipynb", "b/c.ipynb"], None, "there are only notebooks (a.ipynb, b/c.ipynb)"),
         (["1/2/3/4/5/6/7/modules.py"], None, "1/2/3/4/5/6/7 was not searched"),
         (["train_mlp_numpy.py"], None, "none of modules.py, mlp_numpy.py,"),
     ],
@@ -113,6 +116,37 @@ def test_what_is_nearly_there_is_found_or_named(tmp_path, files, found, note):
     submission = read_submission(tmp_path)
     assert list(submission.found.values()) == [found] * bool(found)
     assert any(note in text for text in submission.notes) if note else submission.notes == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "note"),
+    [
+        ('# coding: latin-1\nNAME = "é"\n'.encode("latin-1"), None),
+        ('# coding: euc-jp\nNAME = "日本"\n'.encode("euc-jp"), None),
+        ('NAME = "é"\n'.encode("utf-8-sig"), None),
+        ('NAME = "é"\n'.encode("latin-1"), "not in the encoding that the first lines name, or else UTF-8"),
+        ("# coding: utf-16\n".encode("utf-16"), "in UTF-16, or no text"),
+    ],
+)
+def test_source_runs_in_every_encoding_that_python_reads_and_else_the_note_says_why(server, tmp_path, raw, note):
+    (tmp_path / "modules.py").write_bytes(raw)
+    submission = read_submission(tmp_path)
+    with Session(server, submission.files, ["."]) as session:
+        assert bool(session.ask("import_module", {"module": "modules"}).error) == bool(note)
+    assert submission.notes == [f"{note}, which Python does not run: modules.py; save as UTF-8"] * bool(note)
+
+
+def test_file_that_was_left_out_is_named_with_what_it_cost(server, tmp_path):
+    text = 'import numpy as np\nW = np.load("weights.npz")\n' + PROJECT["modules.py"]
+    write(tmp_path / "one", {"modules.py": text, "weights.npz": "0" * (MAX_FILE_BYTES + 1), "big.csv": "0" * (3 << 20)})
+    submission = read_submission(tmp_path / "one")
+    outcomes, _ = grade(server, {name: submission.files[name] for name in submission.files})
+    outcomes = {check: outcomes[check.name] for check in CHECKS}
+    lost_points, other = _what_was_missed(outcomes, submission)
+    assert lost_points.startswith(
+        "11.25 points are lost where weights.npz is missed (weights.npz was left out: it has 2,"
+    )
+    assert other.startswith("big.csv was left out (it has 3,145,728 bytes, more than 2,097,152)")
 
 
 def test_link_in_a_submission_is_named(tmp_path):
