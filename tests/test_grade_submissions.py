@@ -63,13 +63,15 @@ def test_right_submission_in_another_style_loses_nothing(server, style):
 
 @pytest.mark.parametrize(
     ("files", "says"),
-    [({}, "there is no"), (TEMPLATES, "NotImplementedError"), (dict.fromkeys(FILES, "def broken(:\n"), "SyntaxError")],
+    [({}, "there is no"), (TEMPLATES, "is not written yet"), (dict.fromkeys(FILES, "def broken(:\n"), "SyntaxError")],
     ids=["empty", "template", "syntax errors"],
 )
 def test_submission_without_an_answer_gets_0_and_a_clear_text(server, files, says):
     outcomes, _ = grade(server, files)
     assert points(outcomes) == 0, [n for n in outcomes if n not in lost(outcomes)]
     assert all(says in outcome.got for outcome in outcomes.values()), outcomes
+    if files is TEMPLATES:
+        assert {outcome.hint for outcome in outcomes.values()} == {"this part is not written yet"}
 
 
 def test_old_numpy_is_named_and_lenient_brings_it_back(server):

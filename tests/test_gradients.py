@@ -16,4 +16,7 @@ LAYERS = SimpleNamespace(**{**vars(modules), **vars(mlp_numpy)})
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_gradients_agree(check):
-    CHECKS[check](LAYERS)
+    try:
+        CHECKS[check](LAYERS)
+    except NotImplementedError as error:
+        raise pytest.fail.Exception(str(error) or "this part is not written yet", pytrace=False) from None
