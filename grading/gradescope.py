@@ -1,0 +1,84 @@
+"""Write an autograder that Gradescope takes as it is.
+
+python -m grading.gradescope autograder.zip --no_training
+python -m grading.gradescope autograder.zip --no_training --visibility after_due_date
+
+Its scripts find their places from where they lie: `setup.sh` in source/, and run_autograder beside source/,
+submission/ and results/, where the platform copies it.
+"""
+
+import sys
+import zipfile
+from pathlib import Path
+
+from flags import Parser, file_path, whole_number
+from grading.scheme import VISIBILITIES
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("*.py", "requirements.txt", "grading/**/*.py", "grading/*.json", "report/*.py", "report/*.json",
+         "report/results/*.jsonl")  # fmt: skip
+SPARE_SECONDS = 45  # between the grader's end, with what it has, and the platform's
+SETUP = """#!/usr/bin/env bash
+# Run once, as the image is built: Python, the sandbox, and PyTorch without what it needs for GPUs.
+set -euo pipefail
+cd "$(dirname "${{BASH_SOURCE[0]}}")"
+apt-get update
+apt-get install -y --no-install-recommends python3 python3-venv bubblewrap
+python3 -m venv ../venv
+grep '^torch' requirements.txt > torch.txt
+../venv/bin/pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -r torch.txt
+../venv/bin/pip install --no-cache-dir -r requirements.txt
+{data}"""
+DATA = """../venv/bin/python -c '
+from pathlib import Path
+from cifar10_download import find_cifar10
+find_cifar10(Path("cifar10/cifar-10-batches-py"))'
+"""
+RUN = """#!/usr/bin/env bash
+# Run for each submission. results.json is there from the start, with 0 points, and has more as checks pass.
+here=$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)
+chmod 700 "$here/source" "$here/submission" "$here/results" # a submission's user has no business there
+cd "$here/source"
+timeout --signal=INT --kill-after=20 {seconds} ../venv/bin/python -B grade.py ../submission --out_dir ../results {flags}
+"""
+
+
+def autograder(visibility="visible", training=True, minutes=10):
+    """Return `{path in the archive: text}`, `setup.sh` and `run_autograder` first.
+
+    Args:
+        visibility: one of `scheme.VISIBILITIES`.
+        training: train networks, too; `setup.sh` then downloads CIFAR-10.
+        minutes: the assignment's time-out on the platform.
+    """
+    flags = f"--visibility {visibility}" + " --no_training" * (not training)
+    files = {"setup.sh": SETUP.format(data=DATA if training else "")}
+    files["run_autograder"] = RUN.format(seconds=60 * minutes - SPARE_SECONDS, flags=flags)
+    paths = sorted({path for part in PARTS for path in ROOT.glob(part)})
+    return files | {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+def main(argv=None):
+    parser = Parser(prog="grading.gradescope", description=__doc__.split("\n")[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("archive", type=file_path, help="where to: a new .zip, to upload as the assignment's autograder")
+    when = "when students see what each check says (default: at once)"
+    add("--visibility", choices=VISIBILITIES, default="visible", help=when)
+    add("--no_training", action="store_true", help="leave the training checks out, and CIFAR-10")
+    limit = "the assignment's time-out on the platform (default: 10)"
+    add("--minutes", type=whole_number(3, 40), default=10, help=limit)
+    args = parser.parse_args(argv)
+    try:
+        with zipfile.ZipFile(args.archive, "x", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in autograder(args.visibility, not args.no_training, args.minutes).items():
+                info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # the same files give the same archive
+                info.external_attr = 0o755 << 16
+                archive.writestr(info, text, zipfile.ZIP_DEFLATED)
+    except OSError as error:
+        parser.error(f"{args.archive} cannot be written ({error.strerror}); name a new file")
+    print(f"{args.archive}: upload it as the assignment's autograder, with a time-out of {args.minutes} minutes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
