@@ -76,7 +76,7 @@ def grade(parser, argv):
             if is_archive(given) and not given.is_dir():
                 found = submissions_in(given)
         except (ArchiveError, OSError) as error:
-            why = f"cannot be read: {error}"
+            why = f"is not graded: {error}"
         if not found:
             left.append(f"{printable(given)} {printable(why)}")
         for path in found:
@@ -86,7 +86,7 @@ def grade(parser, argv):
     if not paths:
         parser.error(f"{left[0]}; name folders of submissions or of runs")
     for line in left:
-        print(f"grade.py: {line}; it is left out", file=sys.stderr)
+        print(f"grade.py: left out: {line}", file=sys.stderr)
     paths = list(paths.values())
     out_dir = Path(args.out_dir or DEFAULT_OUT_DIR)
     place = out_dir.resolve()

@@ -89,8 +89,8 @@ def _unpack(file, name):
             files[str(place)] = size, raw
     except ArchiveError:
         raise
-    except Exception as error:  # a damaged archive raises nearly anything
-        raise ArchiveError(f"{name} is damaged ({type(error).__name__}: {error}): ask for it again") from error
+    except Exception as error:  # a damaged or encrypted archive raises nearly anything
+        raise ArchiveError(f"{name} cannot be read ({type(error).__name__}: {error}): ask for it again") from error
     return files
 
 
@@ -98,8 +98,6 @@ def _zip(file):
     """Yield name, size (None of a link) and what opens it, of each file in a zip archive."""
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
-            if info.flag_bits & 1:
-                raise ArchiveError(f"{info.filename} in it is encrypted: unpack it with its password")
             if not info.is_dir():
                 is_link = stat.S_ISLNK(info.external_attr >> 16)
                 yield info.filename, None if is_link else info.file_size, functools.partial(archive.open, info)

@@ -104,7 +104,7 @@ def grade_all(folders, args, out_dir=None):
         print(f"results: {out_dir / 'grades.csv'}, and a folder for each submission beside it")
     elif all(graded.values()):
         (folder,) = folders.values()
-        print((folder / "table.txt").read_text())
+        print((folder / "table.txt").read_text(encoding="utf-8"))
         print(f"results: {folder / 'results.json'}, {folder / 'report.html'}")
     return list(graded.values())
 
@@ -262,7 +262,7 @@ def _finished(folder, key):
     Where a check was stopped or its process died, the same may come out better on a machine with less to do.
     """
     try:
-        results = json.loads((folder / "results.json").read_text())
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         extra = results["extra_data"]
         is_whole = extra["finished"] and (folder / "table.txt").is_file() and (folder / "report.html").is_file()
         return results if is_whole and extra["key"] == key and not extra["was_cut_off"] else None
