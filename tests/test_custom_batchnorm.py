@@ -82,8 +82,7 @@ def test_every_combination_of_gradients_asked_for(needs):
 @pytest.mark.parametrize("needs", list(itertools.product([False, True], repeat=3)), ids=str)
 def test_backward_returns_only_the_gradients_asked_for(needs):
     x, gamma, _ = (t.detach() for t in tensors(7, 3))
-    mean, inverse_std = custom_batchnorm.statistics(x, EPS)
-    kept = (x, (x - mean) * inverse_std, inverse_std)
+    kept = (x, *custom_batchnorm.normalized(x, EPS))
     saved = (*kept, gamma) if needs[0] else kept if needs[1] else ()
     ctx = SimpleNamespace(needs_input_grad=(*needs, False, False, False), saved_tensors=saved, eps=EPS)
     with torch.no_grad():
@@ -457,13 +456,12 @@ MISTAKES = [
 ]
 # Mistakes of the forward pass are right derivatives of something else: PyTorch's values tell.
 WRONG_VALUES = [
-    ("Bessel's variance", "(x - mean).square().mean(dim=0)", "(x - mean).square().sum(dim=0) / (len(x) - 1)"),
-    ("eps outside the root", "torch.rsqrt((x - mean).square().mean(dim=0) + eps)",
-     "1 / ((x - mean).square().mean(dim=0).sqrt() + eps)"),
-    ("eps left out", ".mean(dim=0) + eps)", ".mean(dim=0))"),
+    ("Bessel's variance", "centred.square().mean(dim=0)", "centred.square().sum(dim=0) / (len(x) - 1)"),
+    ("eps outside the root", "torch.rsqrt(variance + eps)", "1 / (variance.sqrt() + eps)"),
+    ("eps left out", "torch.rsqrt(variance + eps)", "torch.rsqrt(variance)"),
     ("statistics over neurons", "mean = x.mean(dim=0)", "mean = x.mean()"),
-    ("x not centred", "return (x - mean) * inverse_std", "return x * inverse_std"),
-    ("x not scaled", "return (x - mean) * inverse_std", "return (x - mean)"),
+    ("x not centred", "return centred * inverse_std", "return x * inverse_std"),
+    ("x not scaled", "return centred * inverse_std", "return centred"),
     ("beta left out", "torch.addcmul(beta, ", "torch.addcmul(0 * beta, "),
     ("gamma left out", "x_hat, gamma)", "x_hat, torch.ones_like(gamma))"),
 ]  # fmt: skip
