@@ -55,6 +55,17 @@ def autocast(device, precision):
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
+def lay_out(network):
+    """Put a network's convolutions into the memory formats in which they are fastest, and return the images'."""
+    # Channels last needs no reordering: evaluation takes two thirds of the time on a CPU. But in the ConvNet's layers
+    # of 512 channels, whose images are 4x4 and 2x2, its products are slow: a step of 32 images takes a quarter more.
+    network.to(memory_format=torch.channels_last)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.out_channels >= 512 and layer.weight.device.type == "cpu":
+            layer.to(memory_format=torch.contiguous_format)
+    return torch.channels_last
+
+
 # ---- Data --------------------------------------------------------------------------------------
 
 
@@ -199,9 +210,7 @@ def train_network(args, make_network, *, dtype=torch.float32):
         torch.manual_seed(args.seed)
         network = make_network().to(device, dtype)
         is_convolutional = any(isinstance(module, nn.Conv2d) for module in network.modules())
-        # Convolutions need no reordering of channels last: evaluation takes two thirds of the time on a CPU.
-        memory_format = torch.channels_last if is_convolutional else torch.contiguous_format
-        network.to(memory_format=memory_format)
+        memory_format = lay_out(network) if is_convolutional else torch.contiguous_format
         shift, scale = preprocessing(data["train"], args.preprocess)
         images = {split: DeviceImages(d, device, dtype, shift, scale, memory_format) for split, d in data.items()}
 

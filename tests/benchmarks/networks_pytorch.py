@@ -32,6 +32,7 @@ from torch_utils import (
     choose_device,
     choose_precision,
     describe,
+    lay_out,
     make_optimizer,
     preprocessing,
     score,
@@ -68,8 +69,7 @@ def plain(network, optimizer, data, batch_size):
 def ours(network, optimizer, data, batch_size, device, precision):
     """Return a training step and an evaluation, as `train_network` does them."""
     is_convolutional = isinstance(network, ConvNet)
-    memory_format = torch.channels_last if is_convolutional else torch.contiguous_format
-    network.to(memory_format=memory_format)
+    memory_format = lay_out(network) if is_convolutional else torch.contiguous_format
     shift, scale = preprocessing(data["train"], "mean_image")
     images = {
         split: DeviceImages(data[split], device, torch.float32, shift, scale, memory_format)
