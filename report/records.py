@@ -24,6 +24,7 @@ WRONG_GRADIENTS = ("bias_averaged", "slope_of_wrong_sign", "cross_terms_lost")
 # Initial weights of the MLP; other configurations of figures 3 to 12 than the course's weights on pixels with the mean
 # image taken off; what is changed, one at a time, to see what makes figure 11's network collapse.
 INITS = ("normal", "kaiming", "pytorch")
+ADAM_EPS = ("1e-16", "1e-8", "1e-4")
 OTHER_CONFIGURATIONS = ("pytorch", "kaiming", "standardize")
 COLLAPSE_CONTROLS = ("eps_1e-16", "eps_1e-4", "rate_2e-4", "clip_1")
 
@@ -47,7 +48,7 @@ EXPERIMENTS = {
     **{f"{name}_{figure}": ("train_mlp_pytorch", 5) for name in OTHER_CONFIGURATIONS for figure in ("fig03", "fig05")},
     "standardize_fig07": ("train_mlp_pytorch", 5),
     **{f"gradients_{init}_{by}": ("report/gradient_flow", 1) for init in INITS for by in ("sgd", "adam")},
-    **{f"gradients_adam_eps_{eps}": ("report/gradient_flow", 1) for eps in ("1e-4", "1e-16")},
+    **{f"wake_eps_{eps}": ("report/gradient_flow", 1) for eps in ADAM_EPS},
     **{f"wrong_{mistake}": ("report/wrong_gradients", 5) for mistake in WRONG_GRADIENTS},
     "precision_mlp": ("train_mlp_pytorch", 15),
     "precision_five_layers": ("train_mlp_pytorch", 1),
