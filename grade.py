@@ -38,6 +38,7 @@ def make_flags():
     add("--no_training", action="store_true", help="leave the training checks out: seconds, not a minute, a submission")
     add("--full", action="store_true", help="train the ConvNet for all of its 5,000 steps, which takes up to an hour")
     add("--lenient", action="store_true", help="bring back names that NumPy has dropped, and say which were used")
+    add("--require_sandbox", action="store_true", help="refuse to run submissions under limits only")
     add("--anew", action="store_true", help="grade again what --out_dir has results of")
     add(
         "--visibility",
@@ -65,7 +66,7 @@ def grade(parser, argv):
     from grading.archives import ArchiveError, is_archive, submissions_in
     from grading.claims import hold_run, is_run
     from grading.pages import DEFAULT_OUT_DIR, printable, result_folders
-    from grading.sandbox import ROOT, SandboxError
+    from grading.walls import ROOT, SandboxError
 
     paths, left = {}, []
     for given in map(Path, args.paths):

@@ -17,8 +17,10 @@ from grading.all_checks import ALL_CHECKS
 from grading.check import Grading, Outcome
 from grading.checks_training import load_training
 from grading.reference import Reference
-from grading.sandbox import ROOT, SandboxError, Server, Session
+from grading.right_answer import demand_full_points
+from grading.sandbox import Session
 from grading.submission import SubmissionError, read_submission
+from grading.walls import ROOT, Sandbox, SandboxError
 
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
 CPU_RATIO = 4  # processor time to wall time: of several threads, and where most of the time is answered
@@ -66,10 +68,15 @@ def grade_all(folders, args, out_dir=None):
     if todo:
         training = load_training(args.data_dir, not args.no_training, args.full, args.jobs)
         reference, sessions = Reference(), []
-        with Server() as server, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        hidden = (*folders, *folders.values())
+        with Sandbox(hidden, args.require_sandbox) as sandbox, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+            if not sandbox.has_walls:
+                print(f"grade.py: warning: {sandbox.protection}", file=sys.stderr)
+            if any(path.resolve() != ROOT for path in todo):  # else it is what is graded
+                demand_full_points(sandbox, reference)
             total, unit = (len(todo), "submission") if out_dir else (len(ALL_CHECKS), "check")
             with tqdm(total=total, unit=unit, disable=None, leave=False) as progress:
-                grade = functools.partial(grade_one, server, reference, training, sessions)
+                grade = functools.partial(grade_one, sandbox, reference, training, sessions)
                 after_check = None if out_dir else progress.update
                 futures = {}
                 try:  # from the first on, or Ctrl-C would wait for all that are handed in
@@ -87,7 +94,7 @@ def grade_all(folders, args, out_dir=None):
                             progress.update()
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
-                    server.kill()  # it starts no process any more
+                    sandbox.is_stopped = True
                     # One that was handed in as Ctrl-C came is not among the futures.
                     while not all(future.done() for future in futures) or any(s.is_running for s in sessions):
                         for session in list(sessions):
@@ -117,13 +124,13 @@ def _as_completed(futures):
         yield from done
 
 
-def grade_one(server, reference, training, sessions, submission, folder, key, progress, args):
+def grade_one(sandbox, reference, training, sessions, submission, folder, key, progress, args):
     """Run all checks on a submission; return its results as results.json has them, and how many seconds they took.
 
     results.json in `folder` is written anew after every check, and says that it is finished when all else is written.
 
     Args:
-        server: `sandbox.Server`.
+        sandbox: `walls.Sandbox`.
         reference: `reference.Reference`.
         training: `checks_training.Training`.
         sessions: a list, which gets the session.
@@ -136,7 +143,7 @@ def grade_one(server, reference, training, sessions, submission, folder, key, pr
     began, lenient = time.monotonic(), args.lenient
     outcomes, name = {check: _waiting() for check in ALL_CHECKS}, pages.file_name(submission.path)
     total = FULL_TOTAL_SECONDS if training.full else TOTAL_SECONDS
-    with WatchedSession(server, submission.files, submission.folders, lenient, total, CPU_RATIO * total) as session:
+    with WatchedSession(sandbox, submission.files, submission.folders, lenient, total, CPU_RATIO * total) as session:
         sessions.append(session)
         grading = Grading(session, reference, submission, training)
         grading.import_all()
@@ -165,19 +172,6 @@ def grade_one(server, reference, training, sessions, submission, folder, key, pr
     return results, time.monotonic() - began
 
 
-def protection_note(protection):
-    """Return a sentence on what held the submission's process."""
-    if not protection:
-        return "nothing of the submission was run"
-    own = ", as root without its privileges, for want of another user here" if protection.get("is_root") else ""
-    if protection.get("namespaces"):
-        return f"it ran without a network, in a file system of its own, under limits{own}"
-    return (
-        f"it ran under limits only ({protection.get('why', 'no namespaces')}){own}: it could reach the network, and "
-        "what its user may read or write; for submissions that you do not trust, use a container (grading/README.md)"
-    )
-
-
 def _notes(grading, outcomes, lenient):
     notes = [*grading.submission.notes, *_what_was_missed(outcomes, grading.submission)]
     notes += [
@@ -188,7 +182,7 @@ def _notes(grading, outcomes, lenient):
         notes.append(
             f"graded leniently: {', '.join(f'numpy.{n}' for n in sorted(grading.session.old_names))} brought back"
         )
-    return [pages.printable(note) for note in (*notes, protection_note(grading.session.protection))]
+    return [pages.printable(note) for note in (*notes, grading.session.protection)]
 
 
 def _what_was_missed(outcomes, submission):

@@ -1,13 +1,20 @@
-"""Right code in the ways in which it is handed in: as a package, in folders, without the course's own files."""
+"""Right code in the ways in which it is handed in, and the grader in the ways in which it is installed."""
 
+import json
+import os
+import subprocess
+import sys
+import venv
 from pathlib import Path
 
 import pytest
-from graded import CHECKS, NO_TRAINING, PROJECT, reference
+from graded import CHECKS, NO_TRAINING, PROJECT, project_with, reference, write
 
+from grading import right_answer
 from grading.check import Grading
 from grading.sandbox import Session
 from grading.submission import read_submission
+from grading.walls import ROOT, SandboxError
 
 # How mlp_numpy.py imports modules.py, and where both are.
 LAYOUTS = {
@@ -40,3 +47,34 @@ def test_imports_of_any_layout_work(server, tmp_path, layout):
 def test_course_module_brings_no_reference(server):
     with Session(server, {"modules.py": b"import cifar10_utils, mlp_numpy"}, ["."]) as session:
         assert "No module named 'mlp_numpy'" in session.ask("import_module", {"module": "modules"}).error
+
+
+def test_nothing_is_graded_where_the_right_answer_loses_a_check(server, tmp_path, monkeypatch):
+    write(tmp_path / "project", project_with("modules.py", "out = x @", "out = 2 * x @"))
+    monkeypatch.setattr(right_answer, "ROOT", tmp_path / "project")
+    with pytest.raises(
+        SandboxError, match=r"^the right answer itself loses linear.forward here, so nothing was graded"
+    ):
+        right_answer.demand_full_points(server, reference())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [".pth", "PYTHONPATH"])
+def test_packages_of_another_environment_are_a_submissions_too(tmp_path, way):
+    """In an encoding that has no letter of another alphabet."""
+    packages = os.pathsep.join(path for path in sys.path if any(Path(path).glob("*-info")))
+    venv.create(tmp_path / "venv")
+    (site_packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    if way == ".pth":
+        (site_packages / "others.pth").write_text(packages.replace(os.pathsep, "\n"))
+    else:
+        environment["PYTHONPATH"] = packages
+    folder, out = write(tmp_path / "Zoë", {"modules.py": PROJECT["modules.py"]}), tmp_path / "out"
+    command = [tmp_path / "venv" / "bin" / "python", ROOT / "grade.py", folder, "--no_training", "--out_dir", out]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tests = json.loads((out / "results.json").read_text(encoding="utf-8"))["tests"]
+    assert sum(test["score"] for test in tests) == sum(
+        check.points for check in CHECKS if check.files == ("modules.py",)
+    )

@@ -23,9 +23,10 @@ from grading.submission import read_submission
 
 @pytest.fixture
 def one_server(server, monkeypatch):
-    """Have grade.py's `main` take the tests' server and reference, which are there already."""
-    monkeypatch.setattr(submissions, "Server", lambda: contextlib.nullcontext(server))
+    """Have grade.py's `main` take the tests' sandbox and reference, which are there already, as right."""
+    monkeypatch.setattr(submissions, "Sandbox", lambda *_: contextlib.nullcontext(server))
     monkeypatch.setattr(submissions, "Reference", reference)
+    monkeypatch.setattr(submissions, "demand_full_points", lambda *_: None)
 
 
 def test_files_of_a_submission_and_the_same_score_again(one_server, tmp_path, capsys):
@@ -78,9 +79,10 @@ def test_many_submissions_are_graded_once(one_server, tmp_path, run):
 
 def nothing_is_run(monkeypatch, grade_one):
     """Have a function in place of the sandbox; it takes the submission and returns results as text."""
-    monkeypatch.setattr(submissions, "Server", contextlib.nullcontext)
+    monkeypatch.setattr(submissions, "Sandbox", lambda *_: contextlib.nullcontext(SimpleNamespace(has_walls=True)))
+    monkeypatch.setattr(submissions, "demand_full_points", lambda *_: None)
 
-    def stub(server, reference, training, sessions, submission, folder, key, progress, args):
+    def stub(sandbox, reference, training, sessions, submission, folder, key, progress, args):
         return json.loads(grade_one(submission)), 0.0
 
     monkeypatch.setattr(submissions, "grade_one", stub)

@@ -1,8 +1,5 @@
 """What a submission gets: right ones in any style, empty and broken ones, folders of any kind."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +8,7 @@ from graded import CHECKS, PROJECT, TEMPLATES, a_run, checks_of, grade, lost, po
 from grading.all_checks import ALL_CHECKS
 from grading.archives import MAX_FILE_BYTES
 from grading.check import MISTAKES
-from grading.sandbox import Server, Session
+from grading.sandbox import Session
 from grading.scheme import BY_HAND_POINTS, FILES
 from grading.submission import SubmissionError, read_submission
 from grading.submissions import _what_was_missed
@@ -167,31 +164,3 @@ def test_folder_of_submissions_or_of_runs_is_none_itself(tmp_path):
         a_run(tmp_path / "runs" / name)
     with pytest.raises(SubmissionError, match=r"holds runs, and no answer: name a run, as in .*runs/seed42"):
         read_submission(tmp_path / "runs")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
-def test_without_namespaces_it_says_so_and_grades():
-    readable = os.geteuid() != 0 or all(p.stat().st_mode & 1 for p in Path(sys.base_prefix).resolve().parents)
-    if not readable:
-        pytest.skip("another user than root cannot read this Python")
-    with Server(namespaces=False) as server:
-        outcomes, grading = grade(server, {"modules.py": PROJECT["modules.py"]})
-    assert outcomes["linear.forward"].passed
-    assert grading.session.protection["namespaces"] is False
-
-
-@pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
-def test_other_processes_of_its_user_cost_a_submission_nothing():
-    """The kernel counts them where a submission cannot have a user of its own."""
-    if os.geteuid() == 0:
-        pytest.skip("a submission has a user of its own here")
-    threads = b"import threading\nfor _ in range(8):\n    threading.Thread(target=print).start()\n"
-    with Server(namespaces=False) as server, Session(server, {"first.py": b"", "second.py": threads}, ["."]) as session:
-        assert session.ask("import_module", {"module": "first"}).error is None
-        others = [subprocess.Popen(["sleep", "100"]) for _ in range(60)]
-        try:
-            assert session.ask("import_module", {"module": "second"}).error is None
-        finally:
-            for process in others:
-                process.kill()
-                process.wait()

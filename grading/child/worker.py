@@ -1,15 +1,17 @@
-"""The loop of a submission's process: it takes a request, runs an operation on the submission, hands back arrays."""
+"""A submission's process: it limits itself, takes requests, runs operations on the submission, hands back arrays."""
 
 import contextlib
 import importlib
 import os
+import resource
+import socket
 import sys
 import traceback
 from pathlib import Path
 
-from . import frames, old_numpy, operations, operations_torch
+from . import frames, old_numpy, operations
 
-OPERATIONS = {name: f for module in (operations, operations_torch) for name, f in vars(module).items() if callable(f)}
+CHANNEL = 3  # the socket's number
 
 
 class Submission:
@@ -47,11 +49,43 @@ class Submission:
             return sys.modules[name]
 
 
-def serve(connection, protection):
-    """Answer requests on the socket `connection` until the other end hangs up."""
+def main(limits):
+    """Answer requests on the socket that is standard input; what the submission prints goes nowhere."""
+    os.dup2(0, CHANNEL)
+    os.closerange(CHANNEL + 1, 4096)
+    if limits["has_torch"]:
+        from . import operations_torch  # noqa: F401, before memory is limited: it maps more than a submission may
+    limit(limits)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nowhere, standard)
+    del sys.path[0]  # this folder
+    serve(socket.socket(fileno=CHANNEL))
+
+
+def limit(limits):
+    """Limit this process and all that come of it; memory is what may be had beyond what is mapped already."""
+    megabyte = 1 << 20
+    wanted = {
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": limits["file_mb"] * megabyte,
+        "RLIMIT_NOFILE": 128,
+        "RLIMIT_CPU": limits["cpu_seconds"],
+    }
+    if sys.platform == "linux":  # elsewhere a process maps more than it may
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        wanted |= {"RLIMIT_AS": mapped + limits["memory_mb"] * megabyte, "RLIMIT_NPROC": limits["tasks"]}
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where the machine runs out of memory, this ends first
+    for name, value in wanted.items():
+        hard = resource.getrlimit(getattr(resource, name))[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def serve(connection):
+    """Answer requests on a socket until the other end hangs up."""
     read, write = connection.makefile("rb"), connection.makefile("wb")
     submission, used_old = Submission(), []
-    frames.write(write, {"protection": protection}, {})
     while True:
         try:
             request, arrays = frames.read(read, 1 << 40)
@@ -65,11 +99,19 @@ def serve(connection, protection):
                     old_numpy.bring_back(used_old)
             else:
                 arrays = {name: array.copy() for name, array in arrays.items()}  # the submission may write into them
-                OPERATIONS[request["op"]](submission, request["params"], arrays, results)
+                _operation(request["op"])(submission, request["params"], arrays, results)
         except BaseException as error:  # exit() and Ctrl-C's exception are a submission's, too
             reply["error"] = _describe(error)
         reply["old"] = used_old
         frames.write(write, reply, results)
+
+
+def _operation(name):
+    if not hasattr(operations, name):
+        from . import operations_torch
+
+        return getattr(operations_torch, name)
+    return getattr(operations, name)
 
 
 def _write_files(submission, request, arrays):
