@@ -20,7 +20,7 @@ from grading.reference import Reference
 from grading.right_answer import demand_full_points
 from grading.sandbox import Session
 from grading.submission import SubmissionError, read_submission
-from grading.walls import ROOT, Sandbox, SandboxError
+from grading.walls import INSTALL, ROOT, Sandbox, SandboxError
 
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
 CPU_RATIO = 4  # processor time to wall time: of several threads, and where most of the time is answered
@@ -71,7 +71,8 @@ def grade_all(folders, args, out_dir=None):
         hidden = (*folders, *folders.values())
         with Sandbox(hidden, args.require_sandbox) as sandbox, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
             if not sandbox.has_walls:
-                print(f"grade.py: warning: {sandbox.protection}", file=sys.stderr)
+                why = f"no bubblewrap here: {sandbox.why_not}"
+                print(f"grade.py: warning: submissions run under limits only ({why}); {INSTALL}", file=sys.stderr)
             if any(path.resolve() != ROOT for path in todo):  # else it is what is graded
                 demand_full_points(sandbox, reference)
             total, unit = (len(todo), "submission") if out_dir else (len(ALL_CHECKS), "check")

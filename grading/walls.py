@@ -61,7 +61,7 @@ class Sandbox:
                 "grade them under WSL or in a container (grading/README.md); a run folder can be graded here"
             )
         self.hidden = {os.path.realpath(path) for path in (ROOT, *hidden)}
-        self.sys_path = [path for path in sys.path if path and self._is_installed(os.path.realpath(path))]
+        self.sys_path = [os.path.abspath(p) for p in sys.path if p and self._is_installed(os.path.realpath(p))]
         self.is_stopped, self._numbers = False, itertools.cycle(range(100))
         with contextlib.ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="grade-")))
