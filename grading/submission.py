@@ -17,6 +17,7 @@ MAX_TOTAL_BYTES, MAX_FILES, MAX_DEPTH = 20 << 20, 150, 6
 MAX_SEEN, MAX_NEAR = 20_000, 5
 MAX_PACKED = 2  # archives in one another
 SELDOM = {"cifar10", "results", "report", "tests"}
+NOT_SEARCHED = f"the folders {', '.join(sorted(SELDOM))} are not searched where others hold an answer"
 INSTALLED = ("torch", "numpy", "torchvision", "matplotlib", "tqdm")
 
 
@@ -107,7 +108,9 @@ def _list(path, archived, submission):
         elif size is not None and (Path(name).name in FILES or len(sizes) < MAX_SEEN):
             sizes[name] = size
     usual = {name: size for name, size in sizes.items() if not SELDOM.intersection(Path(name).parts[:-1])}
-    sizes = usual if _course_files(usual) else sizes
+    if _course_files(usual):
+        submission.left_out = dict.fromkeys(sizes.keys() - usual.keys(), NOT_SEARCHED)
+        sizes = usual
     if len(_course_files(sizes)) < len(FILES):
         near += [sentence for name in sizes for sentence in _near_misses(Path(name))]
         submission.notes += near[:MAX_NEAR]

@@ -19,7 +19,7 @@ from grading.checks_training import load_training
 from grading.reference import Reference
 from grading.right_answer import demand_full_points
 from grading.sandbox import Session
-from grading.submission import SubmissionError, read_submission
+from grading.submission import NOT_SEARCHED, SubmissionError, read_submission
 from grading.walls import INSTALL, ROOT, Sandbox, SandboxError
 
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
@@ -199,10 +199,11 @@ def _what_was_missed(outcomes, submission):
             lost[name] = lost.get(name, 0) + check.points
     notes = []
     for name, points in lost.items():
-        ends = (f"/{name}", f"/{name.replace('.', '/')}.py")
-        files = [file for file in left_out if f"/{file}".endswith(ends)]
+        ends = (Path(name).name, f"{name.rpartition('.')[2]}.py")
+        files = [file for file in left_out if Path(file).name in ends]
         why = f"{files[0]} was left out: {left_out.pop(files[0])}" if files else "not handed in, or not installed here"
         notes.append(f"{points:g} points are lost where {name} is missed ({why})")
+    left_out = {name: why for name, why in left_out.items() if why != NOT_SEARCHED}
     if left_out:
         name, why = next(iter(left_out.items()))
         others = f", and {len(left_out) - 1} more files" if len(left_out) > 1 else ""

@@ -7,7 +7,7 @@ from graded import CHECKS, PROJECT, TEMPLATES, a_run, checks_of, grade, lost, po
 
 from grading.all_checks import ALL_CHECKS
 from grading.archives import MAX_FILE_BYTES
-from grading.check import MISTAKES
+from grading.check import MISTAKES, Outcome
 from grading.sandbox import Session
 from grading.scheme import BY_HAND_POINTS, FILES
 from grading.submission import SubmissionError, read_submission
@@ -146,6 +146,18 @@ def test_file_that_was_left_out_is_named_with_what_it_cost(server, tmp_path):
         "11.25 points are lost where weights.npz is missed (weights.npz was left out: it has 2,"
     )
     assert other.startswith("big.csv was left out (it has 3,145,728 bytes, more than 2,097,152)")
+
+
+def test_file_in_a_folder_that_is_not_searched_is_named_with_what_it_cost(tmp_path):
+    write(tmp_path / "one", {"modules.py": ""})
+    write(tmp_path / "one" / "results", {"weights.npz": ""})
+    submission = read_submission(tmp_path / "one")
+    missed = Outcome(False, got="FileNotFoundError: [Errno 2] No such file or directory: './results/weights.npz'")
+    (note,) = _what_was_missed(dict.fromkeys(CHECKS[:2], missed), submission)
+    assert note.startswith(
+        "1.5 points are lost where ./results/weights.npz is missed (results/weights.npz was left out"
+    )
+    assert _what_was_missed({}, submission) == []
 
 
 def test_link_in_a_submission_is_named(tmp_path):
