@@ -8,6 +8,8 @@ Ioffe and Szegedy, "Batch Normalization", 2015. Over a batch s = 1 … B, for ne
 These are Eq. (bn-statistics) and Eq. (bn-forward) of the report, report/report.pdf.
 """
 
+import inspect
+
 import torch
 from torch import nn
 
@@ -184,8 +186,15 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
                 x_hat, inverse_std = normalized(input, ctx.eps)
             dgamma = (dout * x_hat).sum(dim=0)
         if needs_dx:
-            dx = torch.addcmul(dout - dbeta / len(dout), x_hat, dgamma / -len(dout)) * (gamma[0] * inverse_std)
+            scale = gamma[0] * inverse_std
+            # A term at a time: each is one pass over memory, and to multiply their sum would be another.
+            dx = torch.addcmul(scale * (dbeta / -len(dout)), scale, dout)
+            dx = torch.addcmul(dx, scale * (dgamma / -len(dout)), x_hat)
         return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None, None, None
+
+
+# PyTorch asks for it at every call, to fill in defaults; to make it anew each time takes 15 µs.
+CustomBatchNormManualFunction.forward.__signature__ = inspect.signature(CustomBatchNormManualFunction.forward)
 
 
 class CustomBatchNormManualModule(CustomBatchNorm):

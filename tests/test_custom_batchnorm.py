@@ -424,7 +424,7 @@ def test_function_can_be_called_on_an_instance_as_the_course_does():
 # ---- Wrong backward passes ---------------------------------------------------------------------
 
 SOURCE = inspect.getsource(custom_batchnorm)
-MEAN_TERM, X_HAT_TERM = "dout - dbeta / len(dout)", "dgamma / -len(dout)"
+MEAN_TERM, X_HAT_TERM = "dbeta / -len(dout)", "dgamma / -len(dout)"
 KEPT_X_HAT = "(input, x_hat, inverse_std)"
 # What is wrong, what is right in the file, and what stands there instead.
 MISTAKES = [
@@ -435,18 +435,22 @@ MISTAKES = [
     ("gamma's gradient without x_hat", "dgamma = (dout * x_hat).sum(dim=0)", "dgamma = dout.sum(dim=0)"),
     ("gamma's gradient with x for x_hat", "dgamma = (dout * x_hat).sum(dim=0)", "dgamma = (dout * input).sum(dim=0)"),
     ("gamma's gradient not summed", "dgamma = (dout * x_hat).sum(dim=0)", "dgamma = dout * x_hat"),
-    ("mean treated as a constant", MEAN_TERM, "dout"),
+    ("mean treated as a constant", MEAN_TERM, "torch.zeros_like(dbeta)"),
     ("variance treated as a constant", X_HAT_TERM, "torch.zeros_like(dgamma)"),
-    ("both statistics treated as constants", f"torch.addcmul({MEAN_TERM}, x_hat, {X_HAT_TERM})", "dout"),
-    ("mean's term not divided by the batch", MEAN_TERM, "dout - dbeta"),
+    (
+        "both statistics treated as constants",
+        f"dx = torch.addcmul(dx, scale * ({X_HAT_TERM}), x_hat)",
+        "dx = scale * dout",
+    ),
+    ("mean's term not divided by the batch", MEAN_TERM, "-dbeta"),
     ("variance's term not divided by the batch", X_HAT_TERM, "-dgamma"),
     ("variance's term of the wrong sign", X_HAT_TERM, "dgamma / len(dout)"),
-    ("variance's term without x_hat", f"x_hat, {X_HAT_TERM}", f"torch.ones_like(x_hat), {X_HAT_TERM}"),
+    ("variance's term without x_hat", f"({X_HAT_TERM}), x_hat", f"({X_HAT_TERM}), torch.ones_like(x_hat)"),
     ("Bessel's variance backward", X_HAT_TERM, "dgamma / -(len(dout) - 1)"),
-    ("gamma forgotten in the input's gradient", "(gamma[0] * inverse_std)", "inverse_std"),
-    ("deviation forgotten in the input's gradient", "(gamma[0] * inverse_std)", "gamma[0]"),
-    ("variance for deviation", "(gamma[0] * inverse_std)", "(gamma[0] * inverse_std**2)"),
-    ("deviation times for divided by", "(gamma[0] * inverse_std)", "(gamma[0] / inverse_std)"),
+    ("gamma forgotten in the input's gradient", "scale = gamma[0] * inverse_std", "scale = inverse_std"),
+    ("deviation forgotten in the input's gradient", "scale = gamma[0] * inverse_std", "scale = gamma[0]"),
+    ("variance for deviation", "scale = gamma[0] * inverse_std", "scale = gamma[0] * inverse_std**2"),
+    ("deviation times for divided by", "scale = gamma[0] * inverse_std", "scale = gamma[0] / inverse_std"),
     ("x_hat of the uncentred input", KEPT_X_HAT, "(input, input * inverse_std, inverse_std)"),
     ("x_hat not scaled", KEPT_X_HAT, "(input, x_hat / inverse_std, inverse_std)"),
     ("statistics constants in the second derivative", "if torch.is_grad_enabled():", "if False:"),
