@@ -4,7 +4,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from grading import mistakes_batchnorm, mistakes_convnet, mistakes_layers, mistakes_mlp_numpy, mistakes_mlp_pytorch
+from grading.mistakes import stand_in
 from grading.reference import Reference, difference
 from grading.scheme import FILES
 
@@ -15,8 +18,8 @@ MISTAKES = [
     *mistakes_batchnorm.MISTAKES,
     *mistakes_convnet.MISTAKES,
 ]
-MAX_CARRIED = 2  # more mistakes than that explain too much
-WHOLES = ("numpy", "mlp_numpy")  # checks of several modules together
+# Checks of what later calls of the same class go through, whatever they are given.
+ORDINARY = ("forward", "backward", "gradient", "gradients")
 IMPORT_SECONDS = 20
 OLD_CODE = re.compile(
     r"module 'numpy' has no attribute '\w+'|Missing parentheses in call to 'print'|Legacy autograd function|"
@@ -55,6 +58,8 @@ class Outcome:
         is_written: False where what it asks for is not there yet.
         differs: how what came back differs, in a sentence, for where no mistake is known.
         mistake: the known `Mistake`, or None.
+        subject: the class that was asked, as `modules.LinearModule`.
+        where: the submission's line where an error came from.
     """
 
     passed: bool
@@ -67,6 +72,8 @@ class Outcome:
     is_written: bool = True
     differs: str = ""
     mistake: object = None
+    subject: str = ""
+    where: str = ""
 
 
 @dataclass
@@ -80,10 +87,11 @@ class Grading:
         training: what the training checks need, `checks_training.Training`.
         carried: mistakes found so far, which later checks take into account.
         measured: `{operation: [(step, test accuracy), …]}` of the training checks, for the record.
-        failed: the checks that did not pass.
+        failed: `{name: outcome}` of the checks that did not pass.
+        faulty: classes that failed a check. Where others go through them, stand-ins take their places.
         old_code: what Python said to code that is older than NumPy and PyTorch are here.
-        unexplained: names of failed checks whose mistake is not carried: what goes through the same code cannot be
-            compared, and where a check asks for several things, it asks for the others.
+        unexplained: names of failed checks, and the classes that failed them, whose mistake is not carried: what goes
+            through the same code cannot be compared, and where a check asks for several things, it asks for the others.
     """
 
     session: object
@@ -92,7 +100,8 @@ class Grading:
     training: object
     carried: list = field(default_factory=list)
     old_code: set = field(default_factory=set)
-    failed: list = field(default_factory=list)
+    failed: dict = field(default_factory=dict)
+    faulty: set = field(default_factory=set)
     unexplained: set = field(default_factory=set)
     measured: dict = field(default_factory=dict)
     _broken: dict = field(default_factory=dict)
@@ -116,23 +125,23 @@ class Grading:
             return Outcome(False, f"import {check.files[0][:-3]}", broken[0], "a file that can be imported")
         outcome = check.run(self)
         if not outcome.passed and outcome.was_run:
-            part = check.name.split(".")[0]
-            # A layer's checks build on that layer's first; those of a network on its layers' too.
-            related = [
-                other.name
-                for other in self.failed
-                if set(other.files) & set(check.files) and (other.name.split(".")[0] == part or part in WHOLES)
-            ]
             if not outcome.hint:
-                follows = f"perhaps this follows from {related[0]}, above" if related else ""
-                outcome.hint = "; ".join(text for text in (outcome.differs, follows) if text)
-            self.failed.append(check)
+                outcome.hint = "; ".join(text for text in (outcome.differs, self._follows_from(outcome)) if text)
+            self.failed[check.name] = outcome
             if outcome.is_written and outcome.mistake not in self.carried:
-                self.unexplained.add(check.name)
+                self.unexplained |= {check.name, outcome.subject}
         return outcome
 
-    def has_failed(self, name):
-        return any(check.name == name for check in self.failed)
+    def _follows_from(self, outcome):
+        """Return which failed check of the same class an outcome perhaps follows from, if any.
+
+        An error follows from one that came from the same line.
+        """
+        for name, other in self.failed.items():
+            is_same = outcome.subject == other.subject != "" and name.split(".")[1].split("_")[-1] in ORDINARY
+            if is_same and outcome.where in ("", other.where):
+                return f"perhaps this follows from {name}, above"
+        return ""
 
     def ask(self, op, params, arrays):
         """Return the `Answer` to an operation; the same question is put once."""
@@ -143,17 +152,44 @@ class Grading:
             self._answers[key] = answer, arrays  # arrays are kept, so that their id stays theirs
         return self._answers[key][0]
 
-    def compare(self, check, called, op, params, arrays, names, allowance=None, carried=None):
+    def compare(self, check, called, op, params, arrays, names, allowance=None, carried=None, is_whole=False):
         """Return the `Outcome` of an operation whose arrays `names` have to be the reference's.
+
+        Where the class asked goes through others that failed, stand-ins take their places.
 
         Args:
             check: the check's name; its known mistakes are tried where the arrays differ.
             called: what was called, for a reader.
             allowance: `{name: array}`, see `reference.difference`.
             carried: mistakes to take into account, by default those found so far.
+            is_whole: whether several classes are checked together. Then stand-ins come second, as what is right
+                of one may depend on the other; and where nothing can be compared so, all others get stand-ins.
         """
-        answer = self.ask(op, params, arrays)
+        subject, *through = self.reference.through(op, params, arrays)
         carried = tuple(self.carried if carried is None else carried)
+        faulty = [target for target in through if target in self.faulty]
+        outcome = None
+        for stand_ins in ([], faulty, through) if is_whole else (faulty, []) if faulty else ([],):
+            asked, made = (params | {"stand_ins": stand_ins}, f"{called}, with stand-ins for others that failed")
+            if not stand_ins:
+                asked, made = params, called
+            mistakes = (*map(stand_in, stand_ins), *(m for m in carried if m.target not in stand_ins))
+            is_telling = _is_telling(self.reference(op, params, arrays, mistakes), arrays, names)
+            if is_whole and not is_telling:
+                mistakes = ()
+            answer = self.ask(op, asked, arrays)
+            found = self._compare(check, made, answer, op, params, arrays, names, allowance, mistakes)
+            if found.passed:
+                return found
+            outcome = outcome if is_whole and outcome else found
+            # What can do with a stand-in is not asked without; what can be compared is not asked with more of them.
+            if is_telling and stand_ins == faulty if is_whole else answer.kind != "error":
+                break
+        outcome.subject = subject
+        self.faulty.add(subject)
+        return outcome
+
+    def _compare(self, check, called, answer, op, params, arrays, names, allowance, carried):
         first = None
         for mistakes in dict.fromkeys([(), tuple(m for m in carried if m.is_harmless), carried]):
             expected = self.reference(op, params, arrays, mistakes)
@@ -197,8 +233,7 @@ class Grading:
 
     def carry(self, mistake):
         """Have later checks take a mistake into account."""
-        n = sum(not m.is_harmless for m in self.carried)
-        if mistake.is_carried and mistake not in self.carried and (mistake.is_harmless or n < MAX_CARRIED):
+        if mistake.is_carried and mistake not in self.carried:
             self.carried.append(mistake)
 
     @staticmethod
@@ -207,8 +242,10 @@ class Grading:
         if answer.error and found.got == "nothing":
             is_written = answer.kind != "error" or answer.detail.get("type") != "NotImplementedError"
             hint = "" if is_written else "this part is not written yet"
-            expected = f"{found.name}: {found.expected}"
-            return Outcome(False, called, answer.error, expected, hint, is_written=is_written, differs=found.sentence)
+            expected, where = f"{found.name}: {found.expected}", answer.detail.get("where", "")
+            return Outcome(
+                False, called, answer.error, expected, hint, is_written=is_written, differs=found.sentence, where=where
+            )
         return Outcome(False, called, f"{found.name}: {found.got}", found.expected, differs=found.sentence)
 
     def _note_old_code(self, answer):
@@ -218,3 +255,10 @@ class Grading:
             self.old_code.add(found.group())
             where = f" ({answer.detail['where']})" if answer.detail.get("where") else ""
             answer.error = answer.error.removesuffix(where).split(". ")[0] + where
+
+
+def _is_telling(expected, arrays, names):
+    """Return whether what is expected tells right from wrong: it is there and finite, not 0, nor what was given."""
+    if not all(name in expected and np.isfinite(expected[name]).all() for name in names):
+        return False
+    return any(expected[name].any() and not np.array_equal(expected[name], arrays.get(name)) for name in names)

@@ -1,13 +1,16 @@
 """Mistakes that are known: put into the reference, each says what a submission that made it hands back.
 
-A mistake that a check finds is named in its sentence, and carried forward: later checks expect what a right
-program makes of the wrong part, so that one mistake costs one check. Only arrays that a known mistake
-gives, to the last digits, are accepted so; anything else that follows from a mistake is lost with it.
+A mistake that a check finds is named in its sentence, and carried forward: later checks of the same class expect
+what a right program makes of the wrong part, so that one mistake costs one check. Only arrays that a known mistake
+gives, to the last digits, are accepted so. Where a class goes through others that failed, with known mistakes or
+unknown ones, stand-ins take their places, in the submission and here.
 """
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from grading.child.stand_ins import STAND_INS
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Mistake:
     Attributes:
         name: unique, by which what is computed for it is remembered.
         check: name of the check that finds it.
-        target: the class that it changes.
+        target: the class that it changes, as `modules.LinearModule`.
         sentence: what a student is told.
         put_into: takes the class and returns it with the mistake.
         is_harmless: a convention that is as right as the project's, and costs nothing by itself.
@@ -74,3 +77,10 @@ def with_slope(f):
         return Wrong
 
     return put_into
+
+
+def stand_in(target):
+    """Return a class's stand-in as the `Mistake` that it is."""
+    return Mistake(
+        f"stand-in {target}", "", target, "", lambda base: type(base.__name__, (STAND_INS[target], base), {})
+    )

@@ -7,8 +7,9 @@ from torch import nn
 
 from grading.mistakes import make
 
-AUTOGRAD, FUNCTION = "CustomBatchNormAutograd", "CustomBatchNormManualFunction"
-MODULE = "CustomBatchNormManualModule"
+AUTOGRAD, FUNCTION, MODULE = (
+    f"custom_batchnorm.CustomBatchNorm{name}" for name in ("Autograd", "ManualFunction", "ManualModule")
+)
 
 
 def _var(x):

@@ -4,7 +4,7 @@ from torch import nn
 
 from grading.mistakes import make, with_forward
 
-CONVNET = "ConvNet"
+CONVNET = "convnet_pytorch.ConvNet"
 
 
 def _replaced(kind, new, only=None):

@@ -7,7 +7,7 @@ import numpy as np
 from grading.mistakes import Mistake, changed, make
 
 LOG_CONSTANT = 1e-5  # the largest inside a logarithm that costs nothing
-L, A, S, C = "LinearModule", "LeakyReLUModule", "SoftMaxModule", "CrossEntropyModule"
+L, A, S, C = (f"modules.{name}Module" for name in ("Linear", "LeakyReLU", "SoftMax", "CrossEntropy"))
 
 
 def gradient(name, wrong):
@@ -105,7 +105,7 @@ def _exp(x):
 
 
 LOG_CONSTANT_MISTAKE = Mistake(
-    "log constant", "cross_entropy.forward", "CrossEntropyModule", "a small constant stands inside the logarithm",
+    "log constant", "cross_entropy.forward", C, "a small constant stands inside the logarithm",
     _entropy(lambda x, y: -(y * np.log(x + LOG_CONSTANT)).sum() / len(x), lambda x, y: -y / (x + LOG_CONSTANT) / len(x)),
     is_harmless=True,
 )  # fmt: skip

@@ -5,7 +5,7 @@
 from grading.mistakes import changed, make, with_slope
 from modules import LeakyReLUModule
 
-A, S, M = "LeakyReLUModule", "SoftMaxModule", "MLP"
+A, S, M = "LeakyReLUModule", "SoftMaxModule", "mlp_numpy.MLP"
 
 
 def _modules_of(change):

@@ -74,20 +74,21 @@ def _registering(which):
     return lambda base: type(base.__name__, (base,), {"parameters": lambda self, recurse=True: which(self.layers)})
 
 
+MLP = "mlp_pytorch.MLP"
 PLAIN_LIST = "are in a plain list, which PyTorch does not know, and are never trained: nn.ModuleList, or nn.Sequential"
 MISTAKES = [
-    *make("mlp_pytorch.parameters", "MLP",
+    *make("mlp_pytorch.parameters", MLP,
         ("the linear layers have no biases", _built(_without_biases)),
         ("the hidden layers are frozen: their parameters want no gradient", _freezing(lambda layers: layers[:-1].parameters())),
         ("the first layer is frozen: its parameters want no gradient", _freezing(lambda layers: layers[0].parameters())),
         ("the biases are frozen: they want no gradient", _freezing(lambda layers: [m.bias for m in layers if isinstance(m, nn.Linear)])),
         ("all layers are frozen: no parameter wants a gradient", _freezing(lambda layers: layers.parameters())),
     ),
-    *make("mlp_pytorch.parameters", "MLP",
+    *make("mlp_pytorch.parameters", MLP,
         (f"all layers {PLAIN_LIST}", _registering(lambda layers: iter(()))),
         (f"the hidden layers {PLAIN_LIST}", _registering(lambda layers: layers[-1].parameters())),
         carried=False),
-    *make("mlp_pytorch.forward", "MLP",
+    *make("mlp_pytorch.forward", MLP,
         ("the MLP returns probabilities, not logits: cross-entropy takes the softmax itself",
          with_forward(lambda right, self, x: right(x).softmax(dim=1))),
         ("the MLP returns log-probabilities, not logits", with_forward(lambda right, self, x: right(x).log_softmax(dim=1))),
@@ -96,14 +97,14 @@ MISTAKES = [
         ("the activations are tanh, not leaky ReLUs", _activated(nn.Tanh)),
         ("the activations are sigmoids, not leaky ReLUs", _activated(nn.Sigmoid)),
     ),
-    *make("mlp_pytorch.depth", "MLP", ("only the first hidden layer has an activation", with_forward(_first_activation_only))),
-    *make("mlp_pytorch.slope", "MLP",
+    *make("mlp_pytorch.depth", MLP, ("only the first hidden layer has an activation", with_forward(_first_activation_only))),
+    *make("mlp_pytorch.slope", MLP,
         ("the MLP does not hand neg_slope on to its activations (0.01, PyTorch's own, acts)", with_slope(lambda a: 0.01)),
         ("the MLP does not hand neg_slope on to its activations (0.02 acts)", with_slope(lambda a: 0.02)),
         ("the MLP does not hand neg_slope on to its activations: they are plain ReLUs", with_slope(lambda a: 0.0)),
         ("the MLP hands neg_slope on with the wrong sign", with_slope(lambda a: -a)),
     ),
-    *make("mlp_pytorch.gradients", "MLP",
+    *make("mlp_pytorch.gradients", MLP,
         ("a detach (or .data, or no_grad) keeps the gradient from the layers before the last", with_forward(_detached)),
     ),
 ]  # fmt: skip

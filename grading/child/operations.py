@@ -13,6 +13,8 @@ import time
 
 import numpy as np
 
+from .stand_ins import with_stand_ins
+
 # ---- NumPy -------------------------------------------------------------------------------------
 
 
@@ -231,6 +233,7 @@ def _numpy_mlp(load, p, a):
     return mlp, layers, shapes
 
 
+@with_stand_ins
 def mlp_numpy(load, p, a, out):
     """The NumPy MLP: probabilities, and gradients for a given `dout` or, without one, for cross-entropy's."""
     mlp, layers, shapes = _numpy_mlp(load, p, a)
@@ -244,6 +247,7 @@ def mlp_numpy(load, p, a, out):
             mlp.backward(dout)
 
 
+@with_stand_ins
 def steps_numpy(load, p, a, out):
     """Weights of the NumPy MLP after plain gradient descent on the batches given."""
     mlp, layers, shapes = _numpy_mlp(load, p, a)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from .operations import batches, is_own, match, numbers
+from .stand_ins import with_stand_ins
 
 
 def _tensor(array, requires_grad=False):
@@ -151,6 +152,7 @@ def norm_parameters(load, p, a, out):
     out["trainable"] = np.array([float(gamma.requires_grad), float(beta.requires_grad)])
 
 
+@with_stand_ins
 def norm_module(load, p, a, out):
     """A batch-norm module in training: y, and gradients of x, γ and β, over one batch after another."""
     module = load("custom_batchnorm", p["name"])(a["gamma"].size, **({"eps": p["eps"]} if p["eps"] else {})).double()
@@ -170,6 +172,7 @@ def norm_module(load, p, a, out):
                     out[f"{name}{i}"] = numbers(q.grad).reshape(x.shape if name == "dx" else -1)
 
 
+@with_stand_ins
 def norm_wrong_shape(load, p, a, out):
     """A batch-norm module on a right batch, then on wrong ones: 1 for each that it refuses, 0.5 where PyTorch does."""
     module = load("custom_batchnorm", p["name"])(a["x"].shape[1]).double()
