@@ -5,9 +5,10 @@
 import numpy as np
 
 from grading.check import Check
-from grading.inputs import norm_input
+from grading.inputs import in_float32, mlp_input, norm_input
 
-A, M = "CustomBatchNormAutograd", "CustomBatchNormManualModule"
+A, F, M = (f"CustomBatchNorm{name}" for name in ("Autograd", "ManualFunction", "ManualModule"))
+MLP_32 = in_float32(mlp_input([5], 64)[1])
 NORM, NORM_TWO = norm_input([6], 60), norm_input([6, 9], 61)
 NORM_ZERO = norm_input([6], 62, gamma=[1.5, 0.0, -0.5, 0.0])
 NORM_EPS = norm_input([6], 63, scale=0.1)  # of a variance beside which 1e-5 is seen
@@ -85,6 +86,17 @@ def _norm_wrong_shape(check, name):
     return run
 
 
+def _norm_float32(check, name):
+    called = f"an MLP with {name} in it, as it trains: forward and backward in float32"
+
+    def run(g):
+        known = g.reference("norm_float32", {"name": name}, MLP_32, g.carried)
+        keys = [key for key in ("out", "is_finite") if key in known]  # a gradient's shape may end the backward pass
+        return g.compare(check, called, "norm_float32", {"name": name}, MLP_32, keys or ["out"])
+
+    return run
+
+
 def _function(check, keys, arrays=FUNCTION, eps=1e-5, how="class", needs=(True, True, True)):
     def run(g):
         params = {"eps": eps, "how": how, "backward": how == "class", "needs": list(needs)}
@@ -129,19 +141,22 @@ CHECKS = [
     q31("bn_autograd.eps", 1, "eps inside the root, as asked for", _norm("bn_autograd.eps", A, ["out0"], NORM_EPS, eps=0.5)),
     q31("bn_autograd.gradients", 2.5, "gradients of x, gamma (0, too) and beta",
         _norm_gradients("bn_autograd.gradients", A, NORM_ZERO, "bn_autograd.eps")),
-    q31("bn_autograd.second_batch", 1, "nothing is left of the batch before",
+    q31("bn_autograd.second_batch", 0.75, "nothing is left of the batch before",
         _norm("bn_autograd.second_batch", A, ["out1"], NORM_TWO, n_batches=2)),
-    q31("bn_autograd.wrong_shape", 1, "a wrong number of neurons is refused", _norm_wrong_shape("bn_autograd.wrong_shape", A)),
+    q31("bn_autograd.wrong_shape", 0.75, "a wrong number of neurons is refused", _norm_wrong_shape("bn_autograd.wrong_shape", A)),
+    q31("bn_autograd.float32", 0.5, "float32 within an MLP", _norm_float32("bn_autograd.float32", A)),
     q32b("bn_function.forward", 0.25, "the batch normalised", _function("bn_function.forward", ["out"])),
-    q32b("bn_function.input_gradient", 0.75, "gradient of x", _function("bn_function.input_gradient", ["dx"])),
+    q32b("bn_function.input_gradient", 0.5, "gradient of x", _function("bn_function.input_gradient", ["dx"])),
     q32b("bn_function.gamma_gradient", 0.5, "gradient of gamma", _function("bn_function.gamma_gradient", ["dgamma"])),
     q32b("bn_function.beta_gradient", 0.5, "gradient of beta", _function("bn_function.beta_gradient", ["dbeta"])),
     q32b("bn_function.gamma_of_zero", 0.25, "gradient of x where gamma is 0", _function("bn_function.gamma_of_zero", ["dx"], FUNCTION_ZERO)),
     q32b("bn_function.eps", 0.25, "eps inside the root, as asked for, forward and backward", _function_eps),
     q32b("bn_function.needs_input_grad", 0.25, "None for gradients nobody asks for", _needs_input_grad),
     q32b("bn_function.instance", 0.25, "apply on an instance", _function("bn_function.instance", ["out"], how="instance")),
-    q32c("bn_module.parameters", 0.25, "gamma of 1, beta of 0, trainable", _norm_parameters("bn_module.parameters", M)),
+    q32b("bn_function.float32", 0.25, "float32 within an MLP", _norm_float32("bn_function.float32", F)),
+    q32c("bn_module.parameters", 0.125, "gamma of 1, beta of 0, trainable", _norm_parameters("bn_module.parameters", M)),
     q32c("bn_module.forward", 0.25, "the batch normalised with the module's eps", _norm("bn_module.forward", M, ["out0"], NORM_EPS, eps=0.5)),
     q32c("bn_module.gradients", 0.25, "gradients of x, gamma and beta", _norm_gradients("bn_module.gradients", M, NORM)),
     q32c("bn_module.wrong_shape", 0.25, "a wrong number of neurons is refused", _norm_wrong_shape("bn_module.wrong_shape", M)),
+    q32c("bn_module.float32", 0.125, "float32 within an MLP", _norm_float32("bn_module.float32", M)),
 ]  # fmt: skip

@@ -83,6 +83,7 @@ CHECKS = [
     _check("convnet.forward", 2, "logits in training, with given weights", _convnet("convnet.forward", ["out"])),
     _check("convnet.gradients", 1, "gradients of input and parameters",
        _convnet("convnet.gradients", ["dx", "dconv", "dnorm", "dlinear"], backward=True)),
-    _check("convnet.evaluation", 1, "running statistics in evaluation", _convnet("convnet.evaluation", ["out"], training=False)),
+    _check("convnet.float32", 0.25, "float32, as in training", _convnet("convnet.float32", ["is_float32", "out"], backward=True)),
+    _check("convnet.evaluation", 0.75, "running statistics in evaluation", _convnet("convnet.evaluation", ["out"], training=False)),
     _check("convnet.sizes", 1, "n_channels and n_classes are handed on", _convnet_sizes),
 ]  # fmt: skip

@@ -6,10 +6,11 @@ import numpy as np
 
 from grading.check import Check
 from grading.checks_layers import log_allowance
-from grading.inputs import N_STEPS, mlp_input
+from grading.inputs import N_STEPS, in_float32, mlp_input
 from grading.mistakes_layers import LOG_CONSTANT_MISTAKE
 
 MLPS = {tuple(h): mlp_input(h, 14 + len(h)) for h in ((), (5,), (9, 7, 5))}
+MLPS_32 = {n_hidden: (params, in_float32(arrays)) for n_hidden, (params, arrays) in MLPS.items()}
 STEPS = {tuple(h): mlp_input(h, 20 + len(h), n_batch=16, n_steps=N_STEPS) for h in ((), (9,), (12, 9, 7))}
 MEAN_ARRAYS = {
     n_hidden: {name: array for name, array in arrays.items() if name != "dout"}
@@ -23,10 +24,10 @@ def comparable(g, configurations):
     return {n_hidden: value for n_hidden, value in configurations.items() if bool(n_hidden) == is_known}
 
 
-def _mlp(check, names, backward, configurations=((5,), (9, 7, 5))):
+def _mlp(check, names, backward, configurations=((5,), (9, 7, 5)), mlps=MLPS):
     def run(g):
         for n_hidden in configurations:
-            params, arrays = MLPS[n_hidden]
+            params, arrays = mlps[n_hidden]
             keys = [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in names] or ["out"]
             called = f"MLP(6, {list(n_hidden)}, 4, 0.25).{'forward(x), backward(dout)' if backward else 'forward(x)'}"
             outcome = g.compare(check, called, "mlp_numpy", params | {"backward": backward}, arrays, keys)
@@ -87,9 +88,11 @@ def _check(name, points, title, run):
 
 CHECKS = [
     _check("mlp_numpy.forward", 0.5, "probabilities with one and three hidden layers", _mlp("mlp_numpy.forward", (), False)),
-    _check("mlp_numpy.backward", 0.75, "gradients of all layers", _mlp("mlp_numpy.backward", ("weight", "bias"), True)),
+    _check("mlp_numpy.backward", 0.5, "gradients of all layers", _mlp("mlp_numpy.backward", ("weight", "bias"), True)),
     _check("mlp_numpy.no_hidden", 0.25, "an empty list of hidden layers, forward and backward",
            _mlp("mlp_numpy.no_hidden", ("weight", "bias"), True, [()])),
+    _check("mlp_numpy.float32", 0.25, "forward and backward in float32, as in training",
+           _mlp("mlp_numpy.float32", ("weight", "bias"), True, [(5,)], MLPS_32)),
     _check("numpy.batch_mean", 0.5, "the mean over the batch is taken once", _batch_mean),
     _check("mlp_numpy.steps", 1, f"its weights after {N_STEPS} steps are the reference's", _steps),
 ]  # fmt: skip

@@ -12,6 +12,10 @@ def draw(rng, *shape, scale=1.0):
     return (scale * rng.normal(size=shape)).astype(np.float32).astype(np.float64)
 
 
+def in_float32(arrays):
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
 def _one_hot(rng, n, n_classes):
     return np.eye(n_classes)[rng.integers(n_classes, size=n)]
 

@@ -14,6 +14,15 @@ def _tensor(array, requires_grad=False):
     return torch.from_numpy(np.array(array)).requires_grad_(requires_grad)
 
 
+def settle():
+    """Undo what a file of the submission may have set for all others as it was imported."""
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
+    torch.autograd.set_detect_anomaly(False)
+    torch.use_deterministic_algorithms(False)
+    np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
+
+
 # ---- MLP ---------------------------------------------------------------------------------------
 
 
@@ -92,8 +101,7 @@ def mlp_parameters(load, p, a, out):
 def mlp_pytorch(load, p, a, out):
     """The PyTorch MLP: logits, and by cross-entropy the gradients of parameters and input."""
     mlp, layers, shapes = _torch_mlp(load, p, a)
-    dtype = torch.float64 if p.get("float64") else torch.float32
-    x = _tensor(a["x"]).to(dtype).requires_grad_(p["backward"])
+    x = _tensor(a["x"]).to(layers[0][0].dtype).requires_grad_(p["backward"])
     logits = mlp(x.clone())
     out["out"] = numbers(logits)
     if p["backward"]:
@@ -104,11 +112,27 @@ def mlp_pytorch(load, p, a, out):
             _note(out, f"bias{l}", _gradient(bias), None)
 
 
+def _run_in_float32(network, a, out):
+    """Note logits, and that forward and backward run through and leave finite gradients, for a float32 batch."""
+    logits = network(_tensor(a["x"].astype(np.float32)))
+    out["out"] = numbers(logits)
+    loss = F.cross_entropy(logits, _tensor(a["y"].argmax(axis=1)))
+    if loss.requires_grad:
+        loss.backward()
+    grads = [q.grad for q in network.parameters() if q.grad is not None]
+    out["is_finite"] = np.array(float(all(bool(grad.isfinite().all()) for grad in grads)))
+
+
+def mlp_float32(load, p, a, out):
+    """The PyTorch MLP as it trains: logits of a float32 batch, and whether its gradients come and are finite."""
+    _run_in_float32(_torch_mlp(load, p, a)[0], a, out)
+
+
 def steps_pytorch(load, p, a, out):
     """Weights of the PyTorch MLP after plain gradient descent on the batches given."""
     mlp, layers, shapes = _torch_mlp(load, p, a)
     torch.set_num_threads(p.get("threads", 1))
-    dtype = torch.float64 if p.get("float64") else torch.float32
+    dtype = layers[0][0].dtype
     params = [q for pair in layers for q in pair if q is not None]
     for x, y in batches(p, a, one_hot=False):
         for q in params:
@@ -170,6 +194,31 @@ def norm_module(load, p, a, out):
             for name, q in (("dx", x), ("dgamma", gamma), ("dbeta", beta)):
                 if q.grad is not None:
                     out[f"{name}{i}"] = numbers(q.grad).reshape(x.shape if name == "dx" else -1)
+
+
+class _Applied(torch.nn.Module):
+    """The manual function as a module, for a network."""
+
+    def __init__(self, apply, n_neurons):
+        super().__init__()
+        self.apply_function = apply
+        self.gamma, self.beta = (torch.nn.Parameter(f(n_neurons)) for f in (torch.ones, torch.zeros))
+
+    def forward(self, x):
+        return self.apply_function(x, self.gamma, self.beta, 1e-5)
+
+
+@with_stand_ins
+def norm_float32(load, p, a, out):
+    """A batch norm, or the manual function, within an MLP that trains in float32."""
+    found, n = load("custom_batchnorm", p["name"]), a["weight0"].shape[0]
+    norm = _Applied(found.apply, n) if hasattr(found, "apply") and not hasattr(found, "parameters") else found(n)
+    linears = [torch.nn.Linear(*a[f"weight{l}"].shape[::-1]) for l in range(2)]
+    with torch.no_grad():
+        for l, linear in enumerate(linears):
+            linear.weight.copy_(_tensor(a[f"weight{l}"]))
+            linear.bias.copy_(_tensor(a[f"bias{l}"]))
+    _run_in_float32(torch.nn.Sequential(linears[0], norm, torch.nn.LeakyReLU(0.25), linears[1]), a, out)
 
 
 @with_stand_ins
@@ -296,11 +345,13 @@ def convnet(load, p, a, out):
     model = load("convnet_pytorch", "ConvNet")(p["n_channels"], p["n_classes"])
     _fill(model, p["seed"], p["conv_bias"])
     model.train(p["training"])
-    x = _tensor(a["x"], requires_grad=p["backward"])
+    dtype = next(model.parameters()).dtype
+    out["is_float32"] = np.array(float(dtype == torch.float32))
+    x = _tensor(a["x"]).to(dtype).requires_grad_(p["backward"])
     logits = model(x)
     out["out"] = numbers(logits)
     if p["backward"]:
-        logits.backward(_tensor(a["dout"]))
+        logits.backward(_tensor(a["dout"]).to(dtype))
         if x.grad is not None:
             out["dx"] = numbers(x.grad)
         kinds = _by_kind(model)

@@ -107,11 +107,13 @@ def serve(connection):
 
 
 def _operation(name):
-    if not hasattr(operations, name):
-        from . import operations_torch
+    """Return an operation, with all of PyTorch's settings as they were at first, wherever the submission set them."""
+    if hasattr(operations, name) and "torch" not in sys.modules:
+        return getattr(operations, name)
+    from . import operations_torch
 
-        return getattr(operations_torch, name)
-    return getattr(operations, name)
+    operations_torch.settle()
+    return getattr(operations, name, None) or getattr(operations_torch, name)
 
 
 def _write_files(submission, request, arrays):
