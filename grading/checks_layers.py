@@ -2,13 +2,14 @@
 
 # ruff: noqa: E501, a row of a table stays on its line
 
+import ast
 import warnings
 
 import numpy as np
 
 from grading.check import Check, Outcome
 from grading.child import operations
-from grading.inputs import activation_input, entropy_input, large_input, linear_input
+from grading.inputs import activation_input, entropy_input, in_float32, large_input, linear_input
 from grading.mistakes_layers import CONVENTIONS, LOG_CONSTANT_MISTAKE, C, L
 from grading.reference import Classes, Difference, difference
 
@@ -16,6 +17,11 @@ LINEAR_MEAN = next(m for m in CONVENTIONS if m.target == L)
 # A loop over examples costs 0.7 µs an example and more; the dearest loop-free way that we know, Jacobians by
 # einsum, 0.1 µs.
 SLOW_SECONDS, SLOW_RATIO, SLOW_BY_THE_CLOCK = 0.4e-6, 5, 20e-6
+# What loops in Python, or hands back a piece for each example, under a name that does not say so.
+LOOPING = {
+    "apply_along_axis", "apply_over_axes", "vectorize", "frompyfunc", "fromiter", "nditer", "ndenumerate", "map",
+    "split", "array_split", "vsplit", "hsplit", "dsplit",
+}  # fmt: skip
 SPEED_SIZES, MAX_ATTEMPTS = (2000, 22_000), 3
 
 ENTROPY, ENTROPY_TWO, ENTROPY_ONE = entropy_input([5], 1), entropy_input([5, 8], 2), entropy_input([1], 3)
@@ -183,6 +189,7 @@ _second_batch = _other_batches(
     ENTROPY_TWO, SOFTMAX_TWO, LEAKY_TWO, LINEAR_TWO,
 )  # fmt: skip
 _one_example = _other_batches("batch_of_one", 1, "on a batch of 1", ENTROPY_ONE, SOFTMAX_ONE, LEAKY_ONE, LINEAR_ONE)
+_float32 = _other_batches("float32", 1, "in float32", *map(in_float32, (ENTROPY, SOFTMAX, LEAKY, LINEAR)))
 
 
 def _batch_of_one(g):
@@ -221,14 +228,35 @@ def _speed(g):
             if their_time < bound and their_clock < SLOW_BY_THE_CLOCK:
                 break
         else:
+            their_time = max(their_time, 0)
             return Outcome(
                 False,
                 called,
-                f"{max(their_time, 0) * 1e6:.2g} µs for each further example ({their_clock * 1e6:.2g} by the clock)",
+                f"{their_time * 1e6:.2g} µs for each further example ({their_clock * 1e6:.2g} by the clock)",
                 f"less than {bound * 1e6:.2g} µs; the reference takes {our_time * 1e6:.2g}",
-                f"{name} goes over its batch in a Python loop; a matrix product takes the whole batch",
+                f"{name} goes over its batch example by example, {max(their_time, their_clock) / our_time:.0f} times the "
+                f"reference's time{likely_loop(g.submission, name)}; a matrix product takes the whole batch",
             )
     return Outcome(True)
+
+
+def likely_loop(submission, name):
+    """Return where in modules.py the class `name` seems to go over its batch, or nothing."""
+    try:
+        tree = ast.parse(submission.files[submission.found["modules.py"]])
+    except (KeyError, SyntaxError, ValueError):
+        return ""
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    if name not in functions:
+        return ""
+    called = {getattr(node, "id", "") for node in ast.walk(functions[name])} - {name}
+    nodes = [node for part in (name, *sorted(called & set(functions))) for node in ast.walk(functions[part])]
+    # A call says more than the loop around it.
+    calls = [(ast.unparse(node.func), node.lineno) for node in nodes if isinstance(node, ast.Call)]
+    calls = [(text, line) for text, line in calls if text.split(".")[-1] in LOOPING]
+    kinds = ((ast.For, "a for loop"), (ast.While, "a while loop"), (ast.ListComp | ast.GeneratorExp, "a comprehension"))
+    loops = [(text, node.lineno) for node in nodes for kind, text in kinds if isinstance(node, kind)]
+    return next((f" (probably by {text} in line {line})" for text, line in calls + loops), "")
 
 
 def _wrong(g, params, answer):
@@ -268,6 +296,7 @@ CHECKS = [
     _check("linear.bias_gradient", 1, "gradient of the bias", _linear_gradient("bias")),
     _check("linear.input_gradient", 1, "gradient of the input", _linear("linear.input_gradient", "dx0")),
     _check("numpy.second_batch", 0.5, "nothing is left of the batch before", _second_batch),
-    _check("numpy.batch_of_one", 0.5, "a batch of 1", _batch_of_one),
+    _check("numpy.batch_of_one", 0.25, "a batch of 1", _batch_of_one),
+    _check("numpy.float32", 0.25, "inputs and gradients in float32, as in training", _float32),
     _check("numpy.speed", 0.5, "matrix products, no loops over the batch", _speed),
 ]  # fmt: skip

@@ -9,7 +9,8 @@ from graded import CHECKS, PROJECT, checks_of, grade, lost, project_with, replac
 
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
 DX = "torch.addcmul(dout - dbeta / len(dout), x_hat, dgamma / -len(dout)) * (gamma[0] * inverse_std)"
-AUTOGRAD_NORMALIZE = "mean, inverse_std = statistics(input, self.eps)"
+AUTOGRAD_NORMALIZE = "mean, variance, centred = statistics(input)"
+AUTOGRAD_RETURN = "return self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias"
 FUNCTION_FORWARD = "x_hat, _ = normalized(input, eps)"
 FUNCTION_KEPT = "if needs_x_hat and x_hat is None:\n            x_hat, inverse_std = normalized(input, ctx.eps)"
 MODULE_APPLY = "CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps, x_hat, inverse_std)"
@@ -71,8 +72,12 @@ MISTAKES = [
      'self.grads["bias"] + dout.sum(axis=0)\n        self.grads["weight"] += self.before\n        self.before = self.grads["weight"]\n'),
     ("numpy.second_batch", "mask", M, "self.is_positive = x > 0", 'self.is_positive = getattr(self, "is_positive", x > 0)'),
     ("numpy.batch_of_one", "larger batches", M, "self.x = x", "self.x = x if len(x) > 1 else 0 * x"),
-    ("numpy.speed", "loop", M, "out = x @ self.params[\"weight\"].T",
+    ("numpy.speed", "a comprehension in line", M, "out = x @ self.params[\"weight\"].T",
      'out = np.array([self.params["weight"] @ row for row in x])'),
+    ("numpy.speed", "np.apply_along_axis in line", M, "self.out = np.maximum(probabilities, np.finfo(probabilities.dtype).tiny)",
+     "self.out = np.apply_along_axis(lambda p: np.maximum(p, 1e-300), 1, probabilities)"),
+    ("numpy.speed", "np.split in line", M, "out = x @ self.params[\"weight\"].T",
+     'out = np.concatenate([row @ self.params["weight"].T for row in np.split(x, len(x))])'),
     ("numpy.speed", "SoftMaxModule goes", M, "return self.out * (dout - (dout * self.out).sum(axis=1, keepdims=True))",
      "return np.array([(np.diag(p) - np.outer(p, p)) @ d for p, d in zip(self.out, dout)])"),
     # MLP in NumPy
@@ -107,13 +112,12 @@ MISTAKES = [
     ("mlp_pytorch.gradients", "detach", T, "return self.layers(x.flatten(1))",
      "return self.layers[-1](self.layers[:-1](x.flatten(1)).detach())"),
     # Batch norm by autograd
-    ("bn_autograd.forward", "gamma is left out", B, "self.weight * ((input - mean) * inverse_std) + self.bias",
-     "0 * self.weight + ((input - mean) * inverse_std) + self.bias"),
+    ("bn_autograd.forward", "gamma is left out", B, AUTOGRAD_RETURN, AUTOGRAD_RETURN.replace("self.weight *", "0 * self.weight +")),
     ("bn_autograd.gradients", "statistics are detached", B, AUTOGRAD_NORMALIZE,
-     "mean, inverse_std = (s.detach() for s in statistics(input, self.eps))"),
-    ("bn_autograd.eps", "1e-5", B, AUTOGRAD_NORMALIZE, "mean, inverse_std = statistics(input, 1e-5)"),
-    ("bn_autograd.gradients", "numbers differ", B, AUTOGRAD_NORMALIZE,
-     "right, wrong = statistics(input, self.eps), statistics(input, 1e-5)\n        mean, inverse_std = (w + (r - w).detach() for r, w in zip(right, wrong))"),
+     "mean, variance, _ = (s.detach() for s in statistics(input))\n        centred = input - mean"),
+    ("bn_autograd.eps", "1e-5", B, AUTOGRAD_RETURN, AUTOGRAD_RETURN.replace("self.eps", "1e-5")),
+    ("bn_autograd.gradients", "numbers differ", B, AUTOGRAD_RETURN,
+     f"wrong = {AUTOGRAD_RETURN.removeprefix('return ').replace('self.eps', '1e-5')}\n        {AUTOGRAD_RETURN.replace('return ', 'return wrong + (')} - wrong).detach()"),
     # Batch norm by hand
     ("bn_function.eps", "1e-5", B, (FUNCTION_FORWARD, FUNCTION_KEPT), ("x_hat, _ = normalized(input, 1e-5)", FUNCTION_KEPT.replace("ctx.eps", "1e-5"))),
     ("bn_function.input_gradient", "mean as a constant", B, DX, DX.replace("dout - dbeta / len(dout)", "dout")),
@@ -129,8 +133,8 @@ MISTAKES = [
     # Its module
     ("bn_module.forward", "handed on", B, MODULE_APPLY, MODULE_APPLY.replace("self.eps, x_hat, inverse_std", "1e-5")),
     ("bn_module.gradients", "detached", B, MODULE_APPLY, MODULE_APPLY.replace("self.weight", "self.weight.data").replace("self.bias", "self.bias.data")),
-    ("bn_module.gradients", "numbers differ", B, f"return {MODULE_APPLY}",
-     f"wrong = {MODULE_APPLY.replace('self.eps, x_hat, inverse_std', '1e-5')}\n        return wrong + ({MODULE_APPLY} - wrong).detach()"),
+    ("bn_module.gradients", "numbers differ", B, f"output = {MODULE_APPLY}",
+     f"wrong = {MODULE_APPLY.replace('self.eps, x_hat, inverse_std', '1e-5')}\n        output = wrong + ({MODULE_APPLY} - wrong).detach()"),
     # ConvNet
     ("convnet.forward", "2x2", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.MaxPool2d(2)"),
     ("convnet.forward", "means", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.AvgPool2d(3, 2, 1)"),
