@@ -124,7 +124,7 @@ class Grading:
         if broken:
             return Outcome(False, f"import {check.files[0][:-3]}", broken[0], "a file that can be imported")
         outcome = check.run(self)
-        if not outcome.passed and outcome.was_run:
+        if not outcome.passed and outcome.was_run and outcome.is_decided:
             if not outcome.hint:
                 outcome.hint = "; ".join(text for text in (outcome.differs, self._follows_from(outcome)) if text)
             self.failed[check.name] = outcome

@@ -2,8 +2,11 @@
 
 # ruff: noqa: E501, a row of a table stays on its line
 
+import numpy as np
+
 from grading.check import Check, Outcome
 from grading.inputs import N_STEPS, mlp_input
+from grading.kinds import ask_kind, differences, undecided
 from grading.mistakes_mlp_pytorch import MISTAKES
 from grading.reference import difference
 
@@ -28,6 +31,68 @@ def _mlp_parameters(g):
                 )
             return outcome
     return outcome
+
+
+def _kind(g, n_hidden):
+    return ask_kind(g, "mlp_pytorch", "MLP", [6, list(n_hidden), 4, 0.25], MLPS[n_hidden][1])
+
+
+def for_any_kind(check, n_hidden=(5,), holds=None):
+    """Return a check that is not decided where it fails and the network is of another kind than the plain one.
+
+    Args:
+        check: takes the `Grading`, returns an `Outcome`.
+        n_hidden: of the network whose kind is looked at.
+        holds: takes the `Grading` and returns the `Outcome` of what holds for a network of any kind; None where
+            nothing does but that its sizes are handed on, and that it gives no probabilities.
+    """
+
+    def run(g):
+        outcome = check(g)
+        if outcome.passed or not outcome.was_run:
+            return outcome
+        answer = _kind(g, n_hidden)
+        found = differences(answer, len(n_hidden) + 1)
+        if not found:
+            return outcome
+        if holds:
+            return holds(g)
+        called, out = f"MLP(6, {list(n_hidden)}, 4, 0.25)(x)", answer.arrays.get("out", np.zeros(0))
+        if out.shape != (7, 4) or not np.isfinite(out).all():
+            return Outcome(False, called, answer.error or f"shape {out.shape}", "finite numbers of shape (7, 4)")
+        if (out >= 0).all() and np.allclose(out.sum(axis=1), 1, atol=1e-4):
+            return Outcome(False, called, "probabilities", "logits", "cross-entropy takes the softmax itself")
+        return undecided(outcome, found)
+
+    return run
+
+
+def _registered(g):
+    for n_hidden in ((5,), (9, 7, 5)):
+        answer = _kind(g, n_hidden)
+        called = f"MLP(6, {list(n_hidden)}, 4, 0.25).parameters()"
+        if not answer.arrays.get("is_registered", 0):
+            got = answer.error or "some that PyTorch does not know, or that want no gradient"
+            return Outcome(False, called, got, "each parameter of each layer, trainable")
+    return Outcome(True)
+
+
+def _finite_differences(g):
+    params, arrays = MLPS[(5,)]
+    called = "MLP(6, [5], 4, 0.25), gradients in evaluation mode and float64"
+    answer = g.ask("mlp_finite_differences", params | {"seed": 48}, arrays)
+    error = float(np.max(answer.arrays.get("error", np.inf)))
+    got = answer.error or f"gradients that are off by {error:.1g} of the largest"
+    return Outcome(error < 1e-5, called, got, "those that finite differences give")
+
+
+def _runs_in_float32(g):
+    network = {"module": "mlp_pytorch", "name": "MLP", "args": [6, [5], 4, 0.25]}
+    answer = g.ask("network_float32", network, MLPS[(5,)][1])
+    out = answer.arrays.get("out", np.zeros(0))
+    is_right = out.shape == (7, 4) and out.dtype == np.float32 and bool(answer.arrays.get("is_finite", 0))
+    called = "MLP(6, [5], 4, 0.25) as it trains: forward and backward in float32"
+    return Outcome(is_right, called, answer.error or "numbers that are not finite, or not float32", "finite ones")
 
 
 def comparable(g, configurations):
@@ -98,12 +163,14 @@ def _check(name, points, title, run):
 
 
 CHECKS = [
-    _check("mlp_pytorch.parameters", 3, "all layers are registered and trainable", _mlp_parameters),
-    _check("mlp_pytorch.forward", 3.5, "logits with one hidden layer", _mlp_forward),
-    _check("mlp_pytorch.slope", 2, "neg_slope is handed on", _mlp("mlp_pytorch.slope", [(5,)], slopes=(0.25, 0.0))),
-    _check("mlp_pytorch.depth", 1.5, "three hidden layers", _mlp("mlp_pytorch.depth", [(9, 7, 5)])),
-    _check("mlp_pytorch.gradients", 4, "gradients of all parameters and of the input", _mlp("mlp_pytorch.gradients", [(5,), (9, 7, 5)], backward=True)),
-    _check("mlp_pytorch.no_hidden", 0.5, "an empty list of hidden layers, forward and backward", _mlp("mlp_pytorch.no_hidden", [()], backward=True)),
-    _check("mlp_pytorch.float32", 0.5, "forward and backward in float32, as in training", _mlp_float32),
-    _check("mlp_pytorch.steps", 3, f"its weights after {N_STEPS} steps are the reference's", _mlp_steps),
+    _check("mlp_pytorch.parameters", 3, "all layers are registered and trainable", for_any_kind(_mlp_parameters, holds=_registered)),
+    _check("mlp_pytorch.forward", 3.5, "logits with one hidden layer", for_any_kind(_mlp_forward)),
+    _check("mlp_pytorch.slope", 2, "neg_slope is handed on", for_any_kind(_mlp("mlp_pytorch.slope", [(5,)], slopes=(0.25, 0.0)))),
+    _check("mlp_pytorch.depth", 1.5, "three hidden layers", for_any_kind(_mlp("mlp_pytorch.depth", [(9, 7, 5)]), (9, 7, 5))),
+    _check("mlp_pytorch.gradients", 4, "gradients of all parameters and of the input",
+           for_any_kind(_mlp("mlp_pytorch.gradients", [(5,), (9, 7, 5)], backward=True), holds=_finite_differences)),
+    _check("mlp_pytorch.no_hidden", 0.5, "an empty list of hidden layers, forward and backward",
+           for_any_kind(_mlp("mlp_pytorch.no_hidden", [()], backward=True), ())),
+    _check("mlp_pytorch.float32", 0.5, "forward and backward in float32, as in training", for_any_kind(_mlp_float32, holds=_runs_in_float32)),
+    _check("mlp_pytorch.steps", 3, f"its weights after {N_STEPS} steps are the reference's", for_any_kind(_mlp_steps)),
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 from graded import PROJECT, checks_of, grade, lost, replaced
 
-B = "custom_batchnorm.py"
+B, T, V = "custom_batchnorm.py", "mlp_pytorch.py", "convnet_pytorch.py"
 CHECK_SHAPES = """    if x.ndim != 2 or x.shape[1:] != gamma.shape:
         raise ValueError("""
 SHAPE_CHECKS = {
@@ -25,3 +25,55 @@ def test_number_of_neurons_is_refused_by_any_error_of_the_submission(server, lin
     for outcome in outcomes.values():
         assert says in outcome.expected + outcome.hint
         assert outcome.hint or not says
+
+
+def undecided(outcomes):
+    return [name for name, outcome in outcomes.items() if not outcome.is_decided]
+
+
+ACTIVATION, RETURN = "modules.append(nn.LeakyReLU(neg_slope))", "return self.layers(x.flatten(1))"
+LAST = "modules.append(nn.Linear(n_inputs, n_classes))"
+COMPARED = ["mlp_pytorch.forward", "mlp_pytorch.slope", "mlp_pytorch.depth", "mlp_pytorch.steps"]
+BATCH_NORM = (ACTIVATION, f"modules.append(nn.BatchNorm1d(n))\n            {ACTIVATION}")
+KINDS = {
+    "batch norm": (*BATCH_NORM, COMPARED),
+    "batch norm of its own": (
+        ACTIVATION, f"modules.append(CustomBatchNormAutograd(n))\n            {ACTIVATION}", COMPARED
+    ),
+    "dropout": (ACTIVATION, f"{ACTIVATION}\n            modules.append(nn.Dropout(0.5))", COMPARED),
+    "another activation (ELU)": (ACTIVATION, "modules.append(nn.ELU())", COMPARED),
+    "another activation (Tanh)": (ACTIVATION, "modules.append(nn.Tanh())", COMPARED[:1]),
+    "log-probabilities": (RETURN, f"{RETURN}.log_softmax(dim=1)", COMPARED[:1]),
+    "linear layers, not": (
+        ACTIVATION, f"modules.extend([nn.LeakyReLU(neg_slope), nn.Linear(n, n)])\n            {ACTIVATION}", COMPARED
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_of_another_kind_are_checked_for_what_holds_for_any_and_else_not_decided(server, kind):
+    right, wrong, names = KINDS[kind]
+    outcomes, _ = grade(server, PROJECT | {T: replaced(PROJECT[T], right, wrong)}, checks_of(T))
+    assert undecided(outcomes) == lost(outcomes) == names, outcomes
+    assert all(kind.removesuffix(" of its own") in outcomes[name].hint for name in names)
+
+
+def test_what_is_wrong_stays_wrong_in_a_network_of_another_kind(server):
+    wrongs = {
+        "mlp_pytorch.gradients": "return self.layers[-1](self.layers[:-1](x.flatten(1)).detach())",
+        "mlp_pytorch.forward": f"{RETURN}.softmax(dim=1)",
+        "mlp_pytorch.float32": f"{RETURN}.double()",
+        "mlp_pytorch.depth": f"{RETURN}[:, : 13 - len(self.layers)]",
+    }
+    for name, wrong in wrongs.items():
+        text = replaced(replaced(PROJECT[T], *BATCH_NORM), RETURN, wrong)
+        outcomes, _ = grade(server, PROJECT | {T: text}, checks_of(T))
+        assert name in lost(outcomes)
+        assert outcomes[name].is_decided, outcomes[name]
+    # Layers that nothing goes through make no other kind of a wrong network.
+    text = replaced(PROJECT[T], LAST, f"{LAST}\n        self.unused = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout())")
+    outcomes, _ = grade(
+        server, PROJECT | {T: replaced(text, RETURN, "return 3 * self.layers(x.flatten(1)) + 1")}, checks_of(T)
+    )
+    assert undecided(outcomes) == []
+    assert "mlp_pytorch.forward" in lost(outcomes)

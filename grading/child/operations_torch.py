@@ -128,6 +128,57 @@ def mlp_float32(load, p, a, out):
     _run_in_float32(_torch_mlp(load, p, a)[0], a, out)
 
 
+def network_float32(load, p, a, out):
+    """Any network as it trains, with its own weights: see `_run_in_float32`."""
+    _run_in_float32(load(p["module"], p["name"])(*p["args"]), a, out)
+
+
+def network_kind(load, p, a, out):
+    """What holds for any network: the kinds of layers that a batch goes through in it, by name, and what comes out.
+
+    `is_registered` is 1 where PyTorch knows all parameters, and all want a gradient.
+    """
+    network, used = load(p["module"], p["name"])(*p["args"]), []
+    for part in network.modules():
+        if not list(part.children()):
+            part.register_forward_hook(lambda part, *_: used.append(type(part).__name__))
+    logits = network(_tensor(a["x"]).to(next(network.parameters()).dtype))
+    out["out"] = numbers(logits)
+    out["used"] = np.frombuffer(" ".join(used).encode(), np.uint8)
+    params = list(network.parameters())
+    known = {id(q) for q in params}
+    is_registered = all(id(q) in known for q in find_parameters(network)) and all(q.requires_grad for q in params)
+    out["is_registered"] = np.array(float(is_registered))
+
+
+def mlp_finite_differences(load, p, a, out):
+    """By how much gradients part from finite differences, in evaluation and float64, relative to the largest."""
+    mlp = load("mlp_pytorch", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"]).double().eval()
+    rng = np.random.default_rng(p["seed"])
+    x, y = _tensor(a["x"], requires_grad=True), _tensor(a["y"].argmax(axis=1))
+    tensors = [x, *mlp.parameters()]
+    with torch.no_grad():
+        for q in tensors[1:]:
+            q += torch.from_numpy(rng.normal(0, 0.3, tuple(q.shape)))
+
+    def loss():
+        return F.cross_entropy(mlp(x), y)
+
+    found, wanted, h = [], [], 1e-5
+    for tensor, grad in zip(tensors, torch.autograd.grad(loss(), tensors, allow_unused=True), strict=True):
+        for i in rng.choice(tensor.numel(), min(tensor.numel(), 6), replace=False):
+            index, ends = np.unravel_index(i, tuple(tensor.shape)), []
+            for step in (h, -2 * h):
+                with torch.no_grad():
+                    tensor[index] += step
+                    ends.append(float(loss()))
+            with torch.no_grad():
+                tensor[index] += h
+            wanted.append((ends[0] - ends[1]) / (2 * h))
+            found.append(0.0 if grad is None else float(grad[index]))
+    out["error"] = np.abs(np.subtract(found, wanted)).max() / np.abs(wanted).max()
+
+
 def steps_pytorch(load, p, a, out):
     """Weights of the PyTorch MLP after plain gradient descent on the batches given."""
     mlp, layers, shapes = _torch_mlp(load, p, a)
