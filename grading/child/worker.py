@@ -9,6 +9,8 @@ import sys
 import traceback
 from pathlib import Path
 
+import numpy as np
+
 from . import frames, old_numpy, operations
 
 CHANNEL = 3  # the socket's number
@@ -107,7 +109,8 @@ def serve(connection):
 
 
 def _operation(name):
-    """Return an operation, with all of PyTorch's settings as they were at first, wherever the submission set them."""
+    """Return an operation, and undo what a file of the submission may have set for all others as it was imported."""
+    np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
     if hasattr(operations, name) and "torch" not in sys.modules:
         return getattr(operations, name)
     from . import operations_torch
