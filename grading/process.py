@@ -36,12 +36,12 @@ class Worker:
 
     def __init__(self, sandbox, cpu_seconds, has_torch):
         self.reason, self.said = None, ""
-        self._has_walls, self._mark = sandbox.has_walls, os.urandom(8).hex()
+        self._mark = os.urandom(8).hex()
         limits = {"memory_mb": MEMORY_MB, "cpu_seconds": cpu_seconds, "file_mb": FOLDER_MB // 2}
         limits |= {"tasks": MAX_PROCESSES + sandbox.other_tasks(), "has_torch": has_torch}
         how = sandbox.popen(f"from child import worker; worker.main({limits!r})", {MARK: self._mark})
-        self._scratch = None
-        if not self._has_walls:
+        self._scratch, self._uid = None, how.get("user", -1)
+        if not sandbox.has_walls:
             self._scratch = tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True)
             os.chown(self._scratch.name, how.get("user", -1), how.get("group", -1))
             how["cwd"], how["env"]["HOME"], how["env"]["TMPDIR"] = [self._scratch.name] * 3
@@ -82,12 +82,11 @@ class Worker:
         return f"it left less than {MIN_FREE_MB} MB of this machine's memory free" if is_little else None
 
     def _end_family(self):
-        """Kill what it has started. Behind walls the kernel does; else what has lost its parents has their mark."""
+        """Kill what it has started, also what has lost its parents. Behind walls, most of it has ended by itself."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            left = set(filter(is_alive, self._family))
-            if not self._has_walls:
-                left |= {process for process in psutil.process_iter() if self._mark == mark_of(process)}
+            found = {p for p in psutil.process_iter() if mark_of(p) == self._mark or uid_of(p) == self._uid}
+            left = set(filter(is_alive, self._family | found))
             if not left:
                 return
             for process in left:
@@ -99,6 +98,8 @@ class Worker:
         """End it, from any thread; `close` waits for that."""
         self.reason = self.reason or reason
         self._process.kill()
+        with contextlib.suppress(OSError):  # who waits for an answer waits no longer
+            self.channel.shutdown(socket.SHUT_RDWR)
 
     def close(self, grace=0):
         """End it where it does not do so itself within `grace` seconds. Nothing of it is left afterwards."""
@@ -130,4 +131,10 @@ def is_alive(process):
 def mark_of(process):
     with contextlib.suppress(psutil.Error):
         return process.environ().get(MARK)
+    return None
+
+
+def uid_of(process):
+    with contextlib.suppress(psutil.Error):
+        return process.uids().real
     return None

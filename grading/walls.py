@@ -3,9 +3,9 @@
 import contextlib
 import functools
 import importlib.metadata
-import itertools
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -62,7 +62,7 @@ class Sandbox:
             )
         self.hidden = {os.path.realpath(path) for path in (ROOT, *hidden)}
         self.sys_path = [os.path.abspath(p) for p in sys.path if p and self._is_installed(os.path.realpath(p))]
-        self.is_stopped, self._numbers = False, itertools.cycle(range(100))
+        self.is_stopped = False
         with contextlib.ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="grade-")))
             self.folder.chmod(0o755)
@@ -152,23 +152,23 @@ class Sandbox:
         environment = ENVIRONMENT | {"HOME": HOME, "TMPDIR": "/tmp"} | environment
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-        uid = None if self._first_uid is None else self._first_uid + os.getpid() % 100 * 100 + next(self._numbers)
+        uid = None if self._first_uid is None else self._first_uid + secrets.randbelow(10_000)
         if not self.has_walls:
             as_user = {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
             dies_too = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
             return {"args": [*dies_too, *python], "env": environment, **as_user}
-        walls = ["bwrap", "--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid", "--unshare-net"]
-        walls += ["--unshare-uts", "--unshare-cgroup-try", "--clearenv", "--proc", "/proc", "--dev", "/dev"]
-        walls += [word for pair in environment.items() for word in ("--setenv", *pair)]
-        walls += [*self._mounts, "--chdir", HOME, "--cap-drop", "ALL"]
-        # No capabilities and, where bwrap knows how, no further namespaces of users.
-        student = ["--unshare-user", "--uid", "1000", "--gid", "1000"]
-        student += ["--disable-userns"] if "--disable-userns" in _bwrap_help() else []
+        bwrap = shutil.which("bwrap")
+        walls = [bwrap, "--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid", "--unshare-net"]
+        walls += ["--unshare-uts", "--unshare-cgroup-try", "--proc", "/proc", "--dev", "/dev", *self._mounts]
+        walls += ["--chdir", HOME, "--cap-drop", "ALL"]
         if uid is not None:  # root shows what only root may reach, becomes another user, and is no more
             walls += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
             walls += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all"]
-            walls += ["bwrap", "--dev-bind", "/", "/", "--cap-drop", "ALL"]
-        return {"args": [*walls, *student, *python], "env": {"PATH": os.environ.get("PATH", os.defpath)}}
+            walls += [bwrap, "--dev-bind", "/", "/", "--cap-drop", "ALL"]
+        walls += ["--unshare-user", "--uid", "1000", "--gid", "1000"]
+        if "--disable-userns" in _bwrap_help():
+            walls.append("--disable-userns")
+        return {"args": [*walls, *python], "env": environment}
 
     def other_tasks(self):
         """Return how many tasks more than a submission's own its user may have: all that the kernel may count."""
