@@ -74,11 +74,12 @@ class Session:
         return answer
 
     def _start(self):
-        if self.sandbox.is_stopped:
-            raise SandboxError("no process is started any more")
         # Without PyTorch, which takes a second, where nothing can ask for it.
         has_torch = any(b"torch" in raw for raw in self.files.values())
         worker = self._worker = Worker(self.sandbox, self.cpu_seconds, has_torch)
+        if self.sandbox.is_stopped:  # asked now: who stops it sees the process, or this sees that it is stopped
+            self.close()
+            raise SandboxError("no process is started any more")
         self.protection = self.sandbox.protection
         self._read, self._write = (worker.channel.makefile(mode) for mode in ("rb", "wb"))
         files = {name: np.frombuffer(raw, np.uint8) for name, raw in self.files.items()}
