@@ -65,10 +65,11 @@ class Sandbox:
         self.is_stopped = False
         with contextlib.ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="grade-")))
-            self.folder.chmod(0o755)
             shutil.copytree(ROOT / "grading" / "child", self.folder / "child")
             (self.folder / "passwd").write_text(f"student:x:1000:1000::{HOME}:/bin/sh\n")
             (self.folder / "group").write_text("student:x:1000:\n")
+            for path in (self.folder, *self.folder.rglob("*")):
+                path.chmod(0o755)  # another user reads it
             self._mounts = self._list_mounts()
             self._choose_way(bwrap)
             if required and not self.has_walls:
