@@ -259,6 +259,12 @@ def test_slow_answers_count_a_quarter_and_hangs_whole(server, monkeypatch):
         assert 0.5 <= session._spent - spent <= time.monotonic() - began
 
 
+def test_process_has_pytorch_only_where_the_submission_names_it(server):
+    """It takes a second to start, as often as one ends."""
+    with Session(server, {"modules.py": b"import sys\nassert 't' + 'orch' not in sys.modules"}, ["."]) as session:
+        assert session.ask("import_module", {"module": "modules"}).error is None
+
+
 def test_old_names_are_those_that_numpy_had(server):
     attack = """
 import numpy, sys

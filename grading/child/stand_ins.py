@@ -7,7 +7,6 @@ import contextlib
 import functools
 
 import numpy as np
-import torch
 
 
 class Linear:
@@ -57,7 +56,7 @@ class CrossEntropy:
 class Function:
     @staticmethod
     def apply(input, gamma, beta, eps=1e-5, *_):
-        return gamma * torch.sin(input) - beta + eps * input
+        return gamma * input.sin() - beta + eps * input
 
 
 STAND_INS = {
