@@ -21,7 +21,11 @@ def demand_full_points(sandbox, reference):
         grading = Grading(session, reference, submission, Training(None, "the right answer is not trained"))
         grading.import_all()
         for check in ALL_CHECKS:
-            outcome = grading.run(check)
+            try:
+                outcome = grading.run(check)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                why = f"{type(error).__name__}: {error}"
+                raise SandboxError(f"the grader stumbles over the right answer in {check.name}: {why}") from error
             if outcome.was_run and not outcome.passed:
                 raise SandboxError(
                     f"the right answer itself loses {check.name} here, so nothing was graded: got {outcome.got}, "
