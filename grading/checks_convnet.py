@@ -6,6 +6,7 @@ import numpy as np
 
 from grading.check import Check, Outcome
 from grading.inputs import convnet_input
+from grading.mistakes_convnet import FIVE_NORMS
 from grading.reference import difference
 
 # ReLU's and pooling's choices fall the same way in float32; sums over 4,608 products do not: some 1e-5 of the
@@ -35,6 +36,11 @@ def _convnet_shapes(g):
         outcome.hint = (
             outcome.hint or "Table 1 has eight 3×3 convolutions, a batch norm behind each, and one linear layer"
         )
+        for mistake in FIVE_NORMS:  # which of them, its numbers of channels do not tell: its logits do
+            if _convnet("convnet.shapes", ["out"], carried=(mistake,))(g).passed:
+                g.carry(mistake)
+                outcome.hint, outcome.mistake = mistake.sentence, mistake
+                break
         return outcome
     count, biases = float(answer.arrays["count"]), float(answer.arrays["conv_biases"])
     wanted = N_PARAMETERS if biases else N_PARAMETERS - N_CONV_BIASES
@@ -45,7 +51,7 @@ def _convnet_shapes(g):
     return Outcome(True)
 
 
-def _convnet(check, keys, arrays=IMAGES, sizes=(3, 10), training=True, backward=False):
+def _convnet(check, keys, arrays=IMAGES, sizes=(3, 10), training=True, backward=False, carried=None):
     def run(g):
         shapes = _shapes(g)
         has_biases = float(np.sum(shapes.arrays.get("conv_biases", 1))) > 0
@@ -62,7 +68,7 @@ def _convnet(check, keys, arrays=IMAGES, sizes=(3, 10), training=True, backward=
         allowance = {key: CONVNET_ALLOWANCE * float(abs(right[key]).max()) for key in keys}
         mode = "training" if training else "evaluation"
         called = f"ConvNet{sizes} with given weights in {mode}, images {arrays['x'].shape}{', backward(dout)' if backward else ''}"
-        return g.compare(check, called, "convnet", params, arrays, keys, allowance)
+        return g.compare(check, called, "convnet", params, arrays, keys, allowance, carried)
 
     return run
 
@@ -70,7 +76,12 @@ def _convnet(check, keys, arrays=IMAGES, sizes=(3, 10), training=True, backward=
 def _convnet_sizes(g):
     outcome = _convnet("convnet.sizes", ["out"], OTHER_IMAGES, (1, 7))(g)
     if not outcome.passed and not outcome.hint and "convnet.forward" not in g.failed:
+        first = g.ask("convnet_shapes", {"n_channels": 1, "n_classes": 7}, NO_ARRAYS).arrays.get("convolutions")
         outcome.hint = "a ConvNet(1, 7) takes images of 1 channel and gives 7 logits: both numbers have to be handed on"
+        if first is not None and len(first) and first[0][1] == 3:
+            outcome.hint = (
+                "n_channels is not handed on: the first convolution always takes 3 channels, not images of 1 channel"
+            )
     return outcome
 
 

@@ -172,10 +172,11 @@ def _summary(name, mine, right, bad):
     n_lost = int((~np.isfinite(mine)).sum())
     if n_lost:
         return f"{text}, {n_lost} being infinite or NaN"
-    large = np.abs(right) > 1e-3 * np.abs(right).max()
-    ratios = mine[large] / right[large]
-    if ratios.size and np.ptp(ratios) < 1e-4 * np.abs(ratios).max() and abs(ratios.mean() - 1) > 1e-4:
-        return f"{text}: what came back is {ratios.mean():.4g} times what is expected"
+    with np.errstate(all="ignore"):
+        large = np.abs(right) > 1e-3 * np.abs(right).max()
+        ratios = mine[large] / right[large]
+        if ratios.size and np.ptp(ratios) < 1e-4 * np.abs(ratios).max() and abs(ratios.mean() - 1) > 1e-4:
+            return f"{text}: what came back is {ratios.mean():.4g} times what is expected"
     return text
 
 

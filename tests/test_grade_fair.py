@@ -1,9 +1,12 @@
 """Grades are fair: what the course does not ask for costs nothing, and one mistake has one price."""
 
-import pytest
-from graded import PROJECT, checks_of, grade, lost, replaced
+import random
 
-B, T, V = "custom_batchnorm.py", "mlp_pytorch.py", "convnet_pytorch.py"
+import pytest
+from graded import CHECKS, PROJECT, checks_of, grade, lost, replaced
+from mistake_pairs import TIMELESS, Pairs, all_broken, all_pairs
+
+M, N, B, T = "modules.py", "mlp_numpy.py", "custom_batchnorm.py", "mlp_pytorch.py"
 CHECK_SHAPES = """    if x.ndim != 2 or x.shape[1:] != gamma.shape:
         raise ValueError("""
 SHAPE_CHECKS = {
@@ -77,3 +80,49 @@ def test_what_is_wrong_stays_wrong_in_a_network_of_another_kind(server):
     )
     assert undecided(outcomes) == []
     assert "mlp_pytorch.forward" in lost(outcomes)
+
+
+def test_an_empty_list_of_hidden_layers_costs_one_check(server):
+    refuses = 'if len(n_hidden) == 0:\n            raise ValueError("no hidden layer")\n        '
+    files = PROJECT | {
+        N: replaced(PROJECT[N], "sizes = [n_inputs", f"{refuses}sizes = [n_inputs"),
+        M: replaced(PROJECT[M], "np.exp(x - x.max(axis=1, keepdims=True))", "np.exp(x)"),
+        T: replaced(PROJECT[T], "super().__init__()", f"super().__init__()\n        {refuses}"),
+    }
+    outcomes, _ = grade(server, files, [check for check in CHECKS if check.question in ("1.2", "2")])
+    assert lost(outcomes) == ["softmax.large_logits", "mlp_numpy.no_hidden", "mlp_pytorch.no_hidden"]
+    assert "follows" not in outcomes["mlp_numpy.no_hidden"].hint
+
+
+def test_float64_in_a_float32_network_costs_the_check_of_that_layer(server):
+    dgamma, out, returned = (
+        "(dout * x_hat).sum(dim=0)",
+        'out += self.params["bias"]',
+        "return self.layers(x.flatten(1))",
+    )
+    wrongs = [
+        (B, "return output.to(dtype)", "return output.double()", ["bn_autograd.float32", "bn_module.float32"]),
+        (B, dgamma, "(torch.ones(len(dout), dtype=torch.float64) @ (dout * x_hat))", ["bn_function.float32"]),
+        (M, out, f"x -= np.zeros(1)\n        {out}", ["numpy.float32"]),
+        (T, returned, returned.replace("layers", "layers.double()"), ["mlp_pytorch.float32"]),
+    ]
+    for file, right, wrong, names in wrongs:
+        outcomes, _ = grade(server, PROJECT | {file: replaced(PROJECT[file], right, wrong)}, checks_of(file))
+        assert lost(outcomes) == names, (wrong, outcomes)
+
+
+def test_what_one_file_sets_for_all_of_pytorch_reaches_no_other(server):
+    text = PROJECT[T].replace("from torch import nn\n", "import torch\nfrom torch import nn\n\n"
+                              "torch.set_default_dtype(torch.float64)\ntorch.set_grad_enabled(False)\n", 1)  # fmt: skip
+    names = ("mlp_pytorch.gradients", "bn_module.gradients", "bn_module.float32", "convnet.float32")
+    outcomes, _ = grade(server, PROJECT | {T: text}, [check for check in CHECKS if check.name in names])
+    assert lost(outcomes) == []
+
+
+def test_two_mistakes_in_different_classes_cost_what_each_costs():
+    """As many pairs as take a few seconds: `python -m tests.mistake_pairs` tries all."""
+    pairs, rng = Pairs([check for check in TIMELESS if check.question == "1.2"]), random.Random(0)
+    in_modules = [pair for pair in all_pairs() if all(m.target.startswith(("modules", "mlp_numpy")) for m in pair)]
+    assert [text for pair in rng.sample(in_modules, 30) if (text := pairs.differ(*pair))] == []
+    broken = [pair for pair in all_broken() if all(m.target.startswith(("modules", "mlp_numpy")) for m in pair)]
+    assert [text for pair in rng.sample(broken, 30) if (text := pairs.raised(*pair))] == []
