@@ -89,6 +89,7 @@ class Grading:
         measured: `{operation: [(step, test accuracy), …]}` of the training checks, for the record.
         failed: `{name: outcome}` of the checks that did not pass.
         faulty: classes that failed a check. Where others go through them, stand-ins take their places.
+        unwritten: those of them that are not there yet.
         old_code: what Python said to code that is older than NumPy and PyTorch are here.
         unexplained: names of failed checks, and the classes that failed them, whose mistake is not carried: what goes
             through the same code cannot be compared, and where a check asks for several things, it asks for the others.
@@ -102,6 +103,7 @@ class Grading:
     old_code: set = field(default_factory=set)
     failed: dict = field(default_factory=dict)
     faulty: set = field(default_factory=set)
+    unwritten: set = field(default_factory=set)
     unexplained: set = field(default_factory=set)
     measured: dict = field(default_factory=dict)
     _broken: dict = field(default_factory=dict)
@@ -169,7 +171,10 @@ class Grading:
         carried = tuple(self.carried if carried is None else carried)
         faulty = [target for target in through if target in self.faulty]
         outcome = None
-        for stand_ins in ([], faulty, through) if is_whole else (faulty, []) if faulty else ([],):
+        tries = ([], faulty, through) if is_whole else (faulty, []) if faulty else ([],)
+        if is_whole and self.unwritten & set(through):
+            tries = ([],)  # of several together, one is not there
+        for stand_ins in tries:
             asked, made = (params | {"stand_ins": stand_ins}, f"{called}, with stand-ins for others that failed")
             if not stand_ins:
                 asked, made = params, called
@@ -187,6 +192,8 @@ class Grading:
                 break
         outcome.subject = subject
         self.faulty.add(subject)
+        if not outcome.is_written:
+            self.unwritten.add(subject)
         return outcome
 
     def _compare(self, check, called, answer, op, params, arrays, names, allowance, carried):

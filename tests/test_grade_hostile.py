@@ -118,7 +118,7 @@ ATTACKS = {
     "recurses without end": "return attack(default)",
     "crashes the interpreter": "import ctypes; ctypes.string_at(0)",
 }
-# What shows that the attack was reached, besides the stubs' zeros: part of what the check of LinearModule's forward says it got.
+# What shows that the attack was reached, besides the stubs' zeros: part of what the checks of two modules' forward say they got.
 REACHED = {
     "exits with success": "its process ended with exit status 0", "raises SystemExit": "SystemExit: 0",
     "hangs": "did not end", "hangs in a loop that nothing interrupts": "did not end", "forks without end": "did not end|started more|took more",
@@ -213,7 +213,8 @@ def test_hostile_submission_gains_nothing_and_leaves_nothing(either, attack):
     outcomes, _ = grade(either, hostile(ATTACKS[attack]), **hurry)
     assert points(outcomes) == 0, [name for name in outcomes if name not in lost(outcomes)]
     assert all(outcome.got for outcome in outcomes.values())
-    assert re.search(REACHED.get(attack, ": 0 at index"), outcomes["linear.forward"].got)
+    for check in ("linear.forward", "softmax.forward"):
+        assert re.search(REACHED.get(attack, ": 0 at index"), outcomes[check].got)
     assert not MARK.exists()
     assert (ROOT / "modules.py").read_text() == PROJECT["modules.py"]
     deadline = time.monotonic() + 60
