@@ -42,8 +42,16 @@ def _mlp(check, names, backward, configurations=((5,), (9, 7, 5)), mlps=MLPS):
     return run
 
 
+def _one_configuration(g):
+    return next(iter(comparable(g, {(): None, (5,): None})))
+
+
+def _float32(g):
+    return _mlp("mlp_numpy.float32", ("weight", "bias"), True, [_one_configuration(g)], MLPS_32)(g)
+
+
 def _batch_mean(g):
-    n_hidden = next(iter(comparable(g, {(): None, (5,): None})))
+    n_hidden = _one_configuration(g)
     params, arrays = MLPS[n_hidden][0] | {"backward": True}, MEAN_ARRAYS[n_hidden]
     keys = [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in ("weight", "bias")]
     allowance = log_allowance(g, "mlp_numpy", params, arrays, keys)
@@ -91,8 +99,7 @@ CHECKS = [
     _check("mlp_numpy.backward", 0.5, "gradients of all layers", _mlp("mlp_numpy.backward", ("weight", "bias"), True)),
     _check("mlp_numpy.no_hidden", 0.25, "an empty list of hidden layers, forward and backward",
            _mlp("mlp_numpy.no_hidden", ("weight", "bias"), True, [()])),
-    _check("mlp_numpy.float32", 0.25, "forward and backward in float32, as in training",
-           _mlp("mlp_numpy.float32", ("weight", "bias"), True, [(5,)], MLPS_32)),
+    _check("mlp_numpy.float32", 0.25, "forward and backward in float32, as in training", _float32),
     _check("numpy.batch_mean", 0.5, "the mean over the batch is taken once", _batch_mean),
     _check("mlp_numpy.steps", 1, f"its weights after {N_STEPS} steps are the reference's", _steps),
 ]  # fmt: skip
