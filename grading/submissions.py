@@ -68,7 +68,9 @@ def grade_all(folders, args, out_dir=None):
     if todo:
         training = load_training(args.data_dir, not args.no_training, args.full, args.jobs)
         reference, sessions = Reference(), []
-        hidden = (*folders, *folders.values())
+        # Of a path into an archive, the archive.
+        handed_in = (next(p for p in (path, *path.parents) if p.exists()) for path in folders)
+        hidden = (*handed_in, *folders.values())
         with Sandbox(hidden, args.require_sandbox) as sandbox, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
             if not sandbox.has_walls:
                 why = f"no bubblewrap here: {sandbox.why_not}"
