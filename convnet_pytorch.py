@@ -41,3 +41,7 @@ class ConvNet(nn.Module):
                 x = x.contiguous()  # a no-op but where the weights' memory format changes, see `torch_utils.lay_out`
             x = layer(x)
         return self.classifier(x.flatten(1))
+
+    def first_layer(self):
+        """Return the weights that meet the input, (64, n_channels, 3, 3)."""
+        return self.features[0].weight

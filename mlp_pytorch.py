@@ -26,17 +26,23 @@ class MLP(nn.Module):
             with biases at 0; 'pytorch' leaves weights and biases at PyTorch's own, from U(−1/√n, 1/√n).
         batch_norm: before each activation, a key of `BATCH_NORMS`; all keep running statistics.
         dropout: probability with which a hidden unit is left out in training, at least 0, below 1.
+        n_whitened: size to which a fixed linear layer first brings a row, 0 for none. It is made for whitening, and
+            starts as PyTorch's own.
 
     Raises:
         ValueError: an unknown `init` or `batch_norm`.
     """
 
-    def __init__(self, n_inputs, n_hidden, n_classes, neg_slope, *, init="normal", batch_norm="none", dropout=0.0):
+    def __init__(
+        self, n_inputs, n_hidden, n_classes, neg_slope, *, init="normal", batch_norm="none", dropout=0.0, n_whitened=0
+    ):
         super().__init__()
         if init not in INITS:
             raise ValueError(f"init is {init!r}, expected one of {', '.join(INITS)}")
         if batch_norm not in BATCH_NORMS:
             raise ValueError(f"batch_norm is {batch_norm!r}, expected one of {', '.join(BATCH_NORMS)}")
+        self.whitening = nn.Linear(n_inputs, n_whitened).requires_grad_(False) if n_whitened else None
+        n_inputs = n_whitened or n_inputs
         modules = []
         for n in n_hidden:
             modules.append(nn.Linear(n_inputs, n))
@@ -58,4 +64,10 @@ class MLP(nn.Module):
 
     def forward(self, x):
         """Return logits, (n_batch, n_classes), of rows, (n_batch, n_inputs), or of images with as many numbers."""
-        return self.layers(x.flatten(1))
+        x = x.flatten(1)
+        return self.layers(x if self.whitening is None else self.whitening(x))
+
+    def first_layer(self):
+        """Return the weights that meet the input, (n_hidden[0], n_inputs)."""
+        weight = self.layers[0].weight
+        return weight if self.whitening is None else weight @ self.whitening.weight

@@ -14,24 +14,30 @@ def add_torch_flags(parser, *, optimizer):
     """Add the flags of both PyTorch scripts, with the default `optimizer` of this one."""
     parser.speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     add = parser.add_argument
-    add("--optimizer", choices=("sgd", "adam", "adamw"), default=optimizer, help="how to step along a gradient")
-    add("--momentum", type=real_number(0, below=1), default=0.0, help="of sgd; the others have moments of their own")
+    add("--optimizer", choices=("sgd", "adam", "adamw", "muon"), default=optimizer, help="how to step along a gradient")
+    add(
+        "--momentum",
+        type=real_number(0, below=1),
+        default=0.0,
+        help="of sgd and muon; the others have moments of their own",
+    )
     add("--weight_decay", type=real_number(0), default=0.0, help="L2 penalty; adamw's is decoupled from the gradient")
     add(
         "--lr_schedule",
-        choices=("constant", "cosine", "onecycle"),
+        choices=("constant", "cosine", "onecycle", "triangle"),
         default="constant",
-        help="of the learning rate: as it is; down to 0 by a half cosine; up to it and down again",
+        help="of the learning rate: as it is; down by a half cosine; up to it and down again, smoothly or straight",
     )
     add(
         "--label_smoothing", type=real_number(0, below=1), default=0.0, help="share of a target spread over all classes"
     )
     add(
         "--augment",
-        choices=("none", "flip", "flip_crop"),
+        choices=("none", "flip", "flip_crop", "flip_affine"),
         default="none",
-        help="mirror half of the training images; also shift each by up to 4 pixels",
+        help="mirror half of the training images; also shift each; also turn and scale each a little",
     )
+    add("--shift", type=whole_number(0, 16), default=4, help="pixels that flip_crop and flip_affine shift by at most")
     add(
         "--preprocess",
         choices=("mean_image", "standardize"),
@@ -53,8 +59,14 @@ def add_torch_flags(parser, *, optimizer):
 
 def check_torch_flags(parser, args):
     """End with one line and exit status 2 where flags contradict each other or this machine."""
-    if args.momentum and args.optimizer != "sgd":
-        parser.error(f"argument --momentum: got {args.momentum} with --optimizer {args.optimizer}, expected sgd")
+    if args.momentum and args.optimizer not in ("sgd", "muon"):
+        parser.error(
+            f"argument --momentum: got {args.momentum} with --optimizer {args.optimizer}, expected sgd or muon"
+        )
+    if args.weight_decay and args.optimizer == "muon":
+        parser.error(
+            f"argument --weight_decay: got {args.weight_decay} with --optimizer muon, which keeps weights' length"
+        )
     is_there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if args.device in is_there and not is_there[args.device]():
         parser.error(f"argument --device: got {args.device!r}, which this machine or its PyTorch lacks; try auto")

@@ -13,6 +13,7 @@ from torch import nn
 
 from cifar10_utils import CLASSES, get_cifar10
 from figures import draw_confusion_matrix, draw_mistakes, draw_weights
+from muon import Muon
 from run_folder import RunError
 from torch_run import Processes, TorchRun
 
@@ -91,18 +92,23 @@ class DeviceImages:
     def __len__(self):
         return len(self.labels)
 
-    def batch(self, index, rows_columns=None):
+    def batch(self, index, places=None):
         """Return images, (n, 3, 32, 32), and labels, int64 (n,), at the places `index`, int64 (n,).
 
         Args:
             index: of the examples.
-            rows_columns: from `augmentation`, for these examples, where they are to be augmented.
+            places: from `augmentation`, for these examples, where they are to be augmented.
         """
         index = torch.as_tensor(index, device=self.labels.device)
-        if rows_columns is None:
+        places = [torch.as_tensor(part, device=index.device) for part in places or ()]
+        if not places:
             pixels = self.pixels[index]
+        elif len(places) == 1:
+            pixels = self.pixels[index].float()
+            grid = F.affine_grid(*places, pixels.shape, align_corners=False)
+            pixels = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
         else:
-            rows, columns = (torch.as_tensor(places, device=index.device) for places in rows_columns)
+            rows, columns = places
             channels = torch.arange(3, device=index.device)[:, None, None]
             pixels = self.pixels[
                 index[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]
@@ -132,19 +138,59 @@ def preprocessing(dataset, how):
     return shift, scale
 
 
-def augmentation(how, n, rng):
+def augmentation(how, n, rng, shift=4):
     """Return for each of n images which rows and which columns of it to take, int64 (n, 32) each; None for 'none'.
 
-    Each image is mirrored or not, and for 'flip_crop' shifted by -4 to 4 pixels each way, by a draw of
-    its own. What a shift uncovers is filled with the mirror image of what is there.
+    Each image is mirrored or not, and for 'flip_crop' shifted by up to `shift` pixels each way, by a draw of its own.
+    What a shift uncovers is filled with the mirror image of what is there. For 'flip_affine' return the one array
+    of `affine_maps` in their place.
     """
     if how == "none":
         return None
+    if how == "flip_affine":
+        return [affine_maps(n, rng, shift)]
     places = np.tile(np.arange(32), (n, 1))
     rows, columns = places, np.where(rng.random((n, 1)) < 0.5, 31 - places, places)
     if how == "flip_crop":
-        rows, columns = (31 - abs(31 - abs(x + rng.integers(-4, 5, (n, 1)))) for x in (rows, columns))
+        rows, columns = (31 - abs(31 - abs(x + rng.integers(-shift, shift + 1, (n, 1)))) for x in (rows, columns))
     return rows, columns
+
+
+def affine_maps(n, rng, shift):
+    """Return maps of n images' places, float32 (n, 2, 3), as `F.affine_grid` takes them.
+
+    Each mirrors or not, turns by up to 15 degrees, scales each side by a factor from exp(-0.15) to exp(0.15) and
+    shifts by up to `shift` pixels each way.
+    """
+    angle = rng.uniform(-1, 1, n) * np.radians(15)
+    mirror, one = np.where(rng.random(n) < 0.5, -1, 1), np.ones(n)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    scale = np.exp(rng.uniform(-0.15, 0.15, (2, 1, n)))
+    shifts = rng.uniform(-shift, shift, (2, 1, n)) / 16  # half a side is 1
+    maps = np.concatenate([turn * scale * [mirror, one], shifts], axis=1)
+    return maps.transpose(2, 0, 1).astype(np.float32)
+
+
+def whitening(images, n_components, eps=0.1):
+    """Return the state dict of a linear layer that whitens: `weight`, (n_components, n_pixels), and `bias`.
+
+    What comes out are the first principal components of the images, each divided by √(λ + eps), where λ is its
+    variance.
+
+    Args:
+        images: `DeviceImages`, of the training split.
+    """
+    n_pixels = images.pixels[0].numel()
+    total, products = torch.zeros(n_pixels), torch.zeros(n_pixels, n_pixels)
+    for start in range(0, len(images), 1000):
+        rows = images.batch(torch.arange(start, min(start + 1000, len(images))))[0].flatten(1).cpu().float()
+        total += rows.sum(dim=0)
+        products += rows.T @ rows
+    mean = total / len(images)
+    variances, components = torch.linalg.eigh(products / len(images) - mean.outer(mean))  # ascending
+    variances, components = variances[-n_components:].clamp(min=0), components[:, -n_components:]
+    weight = (components / (variances + eps).sqrt()).T
+    return {"weight": weight, "bias": -weight @ mean}
 
 
 # ---- Optimiser and schedule --------------------------------------------------------------------
@@ -152,12 +198,15 @@ def augmentation(how, n, rng):
 
 def make_optimizer(network, args):
     """Return the optimiser that the flags describe."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if args.optimizer == "muon":
+        return Muon(parameters, args.learning_rate, args.momentum)
     options = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
     # One kernel for a whole step: four fifths of the time for the ConvNet's Adam on a CPU.
     options["fused"] = next(network.parameters()).device.type in ("cpu", "cuda")
     if args.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), momentum=args.momentum, **options)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer](network.parameters(), **options)
+        return torch.optim.SGD(parameters, momentum=args.momentum, **options)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer](parameters, **options)
 
 
 def make_schedule(optimizer, args):
@@ -167,6 +216,13 @@ def make_schedule(optimizer, args):
         return schedules.CosineAnnealingLR(optimizer, args.max_steps)
     if args.lr_schedule == "onecycle":
         return schedules.OneCycleLR(optimizer, args.learning_rate, total_steps=args.max_steps + 1, cycle_momentum=False)
+    if args.lr_schedule == "triangle":
+        rising = args.max_steps / 5
+
+        def share(step):
+            return min((step + 1) / (rising + 1), (args.max_steps - step) / (args.max_steps - rising))
+
+        return schedules.LambdaLR(optimizer, share)
     return schedules.ConstantLR(optimizer, factor=1.0)
 
 
@@ -213,6 +269,8 @@ def train_network(args, make_network, *, dtype=torch.float32):
         memory_format = lay_out(network) if is_convolutional else torch.contiguous_format
         shift, scale = preprocessing(data["train"], args.preprocess)
         images = {split: DeviceImages(d, device, dtype, shift, scale, memory_format) for split, d in data.items()}
+        if getattr(args, "whiten", 0):
+            network.whitening.load_state_dict(whitening(images["train"], args.whiten))
 
         precision = processes.from_main(choose_precision(args.precision, device, is_convolutional))
         run = TorchRun(args, data, processes, device=describe(device), precision=precision)
@@ -248,7 +306,7 @@ def train_network(args, make_network, *, dtype=torch.float32):
             rng = np.random.default_rng([args.seed, run.step])
             torch.manual_seed(int(rng.integers(2**32)) + processes.rank)
             index = data["train"].next_index(args.batch_size)
-            places = augmentation(args.augment, len(index), rng)
+            places = augmentation(args.augment, len(index), rng, args.shift)
             batch = images["train"].batch(processes.share(index), places and [processes.share(p) for p in places])
             loss = training_step(model, optimizer, *batch, precision, args.label_smoothing)
             schedule.step()
@@ -319,8 +377,8 @@ def draw_results(network, images, dataset, precision, title, with_pictures):
     np.add.at(counts, (dataset.classes, probabilities.argmax(axis=1)), 1)
     figures = {"confusion_matrix": draw_confusion_matrix(counts, CLASSES, f"{title}: test images")}
     if with_pictures:
-        weights = next(network.parameters()).detach().float().cpu().numpy()
-        weights = weights if weights.ndim == 4 else weights.reshape(-1, *dataset.pixels.shape[1:])
+        weights = network.first_layer().detach().float().cpu().numpy()
+        weights = weights.reshape(-1, *dataset.pixels.shape[1:]) if weights.ndim == 2 else weights
         figures["first_layer"] = draw_weights(weights, f"{title}: weights of the first layer")
         title = f"{title}: worst mistakes on test images"
         figures["worst_mistakes"] = draw_mistakes(dataset.pixels, dataset.classes, probabilities, CLASSES, title)

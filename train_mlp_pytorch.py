@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import torch
 
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
-from flags import make_mlp_parser, real_number
+from flags import make_mlp_parser, real_number, whole_number
 from mlp_pytorch import BATCH_NORMS, INITS, MLP
 from torch_flags import add_torch_flags, check_torch_flags
 from torch_run import after_restart
@@ -37,6 +37,7 @@ def train(args, dtype=torch.float32):
             init=args.init,
             batch_norm=args.batch_norm,
             dropout=args.dropout,
+            n_whitened=args.whiten,
         )
 
     return train_network(args, make_network, dtype=dtype)
@@ -53,6 +54,12 @@ def make_flags():
     )
     parser.add_argument(
         "--dropout", type=real_number(0, below=1), default=0.0, help="probability of leaving a hidden unit out"
+    )
+    parser.add_argument(
+        "--whiten",
+        type=whole_number(0, 3072),
+        default=0,
+        help="principal components to train on, whitened; 0 for pixels",
     )
     add_torch_flags(parser, optimizer="sgd")
     return parser

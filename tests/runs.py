@@ -32,7 +32,7 @@ SMALL = {
     ],
     CONVNET: [
         "--batch_size=4", "--max_steps=6", "--eval_freq=1", "--train_eval_size=50", "--augment=flip",
-        "--optimizer=adamw", "--weight_decay=0.1", "--lr_schedule=cosine", "--preprocess=standardize", "--device=cpu",
+        "--optimizer=muon", "--momentum=0.6", "--lr_schedule=triangle", "--preprocess=standardize", "--device=cpu",
     ],
 }  # fmt: skip
 FILES = {"config.json", "metrics.jsonl", "accuracy.png", "loss.png", "summary.json"}  # and a checkpoint

@@ -63,6 +63,8 @@ WRONG_TORCH_FLAGS = [
     ("--lr_schedule", "step", "invalid choice: 'step'"),
     ("--label_smoothing", "1", "expected a number of at least 0 and below 1"),
     ("--augment", "cutout", "invalid choice: 'cutout'"),
+    ("--shift", "17", "expected a whole number from 0 to 16"),
+    ("--weight_decay=0.1 --optimizer", "muon", "got 0.1 with --optimizer muon"),
     ("--preprocess", "none", "invalid choice: 'none'"),
     ("--validation_size", "50000", "expected a whole number from 0 to 49999"),
     ("--validation_size", "49990", "which leaves 10 training images"),
@@ -76,6 +78,7 @@ WRONG_TORCH_MLP_FLAGS = [
     ("--batch_norm", "layer", "invalid choice: 'layer'"),
     ("--dropout", "1", "expected a number of at least 0 and below 1"),
     ("--dropout", "-0.5", "expected a number of at least 0 and below 1"),
+    ("--whiten", "3073", "expected a whole number from 0 to 3072"),
 ]
 WRONG = {
     NUMPY: WRONG_FLAGS + WRONG_MLP_FLAGS,
@@ -215,7 +218,7 @@ def test_environment_of_torchrun_that_contradicts_itself_is_refused(
 SHARED_DEFAULTS = {"seed": 42, "data_dir": "./cifar10/cifar-10-batches-py", "dataset": "auto"}
 TORCH_DEFAULTS = {
     "momentum": 0.0, "weight_decay": 0.0, "lr_schedule": "constant", "label_smoothing": 0.0, "augment": "none",
-    "preprocess": "mean_image", "validation_size": 0, "device": "auto", "precision": "auto",
+    "shift": 4, "preprocess": "mean_image", "validation_size": 0, "device": "auto", "precision": "auto",
 }  # fmt: skip
 MLP_DEFAULTS = {
     "dnn_hidden_units": [100], "learning_rate": 2e-3, "max_steps": 1500, "batch_size": 200, "eval_freq": 100,
@@ -223,7 +226,9 @@ MLP_DEFAULTS = {
 }  # fmt: skip
 DEFAULTS = {
     NUMPY: MLP_DEFAULTS,
-    MLP: TORCH_DEFAULTS | MLP_DEFAULTS | {"optimizer": "sgd", "init": "normal", "batch_norm": "none", "dropout": 0.0},
+    MLP: TORCH_DEFAULTS
+    | MLP_DEFAULTS
+    | {"optimizer": "sgd", "init": "normal", "batch_norm": "none", "dropout": 0.0, "whiten": 0},
     CONVNET: TORCH_DEFAULTS
     | {"learning_rate": 1e-4, "max_steps": 5000, "batch_size": 32, "eval_freq": 500, "optimizer": "adam"},
 }

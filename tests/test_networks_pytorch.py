@@ -12,8 +12,18 @@ import torch_utils
 from cifar10_utils import DataSet
 from convnet_pytorch import ConvNet
 from mlp_pytorch import BATCH_NORMS, MLP
+from muon import Muon, orthogonal
 from synthetic_data import synthetic_images
-from torch_utils import DeviceImages, augmentation, choose_precision, make_optimizer, make_schedule, preprocessing
+from torch_utils import (
+    DeviceImages,
+    augmentation,
+    choose_precision,
+    make_optimizer,
+    make_schedule,
+    preprocessing,
+    training_step,
+    whitening,
+)
 
 # ---- The ConvNet -------------------------------------------------------------------------------
 
@@ -218,6 +228,57 @@ def test_flip_mirrors_the_image_itself(dataset):
     assert (labels == plain_labels).all()
 
 
+class Middle:
+    """Draws the middle of every range."""
+
+    def uniform(self, low, high, shape):
+        return np.full(shape, (low + high) / 2)
+
+    def random(self, n):
+        return np.full(n, 0.5)  # no flip
+
+
+def test_affine_map_from_the_middle_of_every_range_leaves_images_as_they_are(dataset):
+    images, _ = on_device(dataset).batch(np.arange(3), augmentation("flip_affine", 3, Middle()))
+    # Places are float32 fractions of a side, and pixels reach 255.
+    torch.testing.assert_close(images, on_device(dataset).batch(np.arange(3))[0], rtol=0, atol=0.01)
+
+
+def test_affine_maps_turn_scale_and_shift_within_their_ranges():
+    ((*turns, shifts),) = [augmentation("flip_affine", 2000, np.random.default_rng(0), shift=2)[0].transpose(2, 0, 1)]
+    matrices = np.stack(turns, axis=2)
+    assert np.abs(shifts).max() == pytest.approx(2 / 16, rel=0.01)
+    assert (np.linalg.det(matrices) < 0).mean() == pytest.approx(0.5, abs=0.05)
+    scales = np.linalg.norm(matrices, axis=2)  # of the rows of a turn
+    assert np.log(scales).min() == pytest.approx(-0.15, rel=0.01)
+    assert np.log(scales).max() == pytest.approx(0.15, rel=0.01)
+    sines = matrices[:, 1, 0] / scales[:, 1] * np.sign(np.linalg.det(matrices))
+    assert np.degrees(np.arcsin(sines)).max() == pytest.approx(15, rel=0.01)
+
+
+def test_whitened_components_are_uncorrelated_and_have_nearly_unit_variance(dataset):
+    small = DataSet(dataset.pixels[:, :, ::4, ::4], dataset.classes, dataset.mean_image[:, ::4, ::4])
+    images = on_device(small, "standardize")
+    weight, bias = whitening(images, 20, eps=0.1).values()
+    rows = images.batch(np.arange(300))[0].flatten(1)
+    largest = torch.linalg.eigvalsh(rows.T.cov(correction=0))[-20:]
+    whitened = rows @ weight.T + bias
+    # Variances are those of 300 images, summed in float32.
+    torch.testing.assert_close(whitened.mean(dim=0), torch.zeros(20), rtol=0, atol=1e-4)
+    torch.testing.assert_close(whitened.T.cov(correction=0), (largest / (largest + 0.1)).diag(), rtol=0, atol=1e-3)
+
+
+def test_whitening_is_fixed_and_undone_for_the_picture_of_the_first_layer():
+    network = MLP(12, [5], 3, 0.1, init="pytorch", n_whitened=4)
+    before = network.whitening.weight.clone()
+    optimizer = make_optimizer(network, flags(optimizer="adamw", weight_decay=0.1))
+    training_step(network, optimizer, torch.randn(6, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1, 2]), "fp32")
+    assert (network.whitening.weight == before).all()
+    x = torch.randn(1, 12)
+    expected = network.layers[0](network.whitening(x) - network.whitening.bias) - network.layers[0].bias
+    torch.testing.assert_close(x @ network.first_layer().T, expected)
+
+
 # ---- Optimiser, schedule, device, precision ----------------------------------------------------
 
 
@@ -232,12 +293,54 @@ def flags(**kwargs):
         ({"momentum": 0.9, "weight_decay": 0.01}, torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.01, "lr": 0.1}),
         ({"optimizer": "adam"}, torch.optim.Adam, {"weight_decay": 0.0, "lr": 0.1}),
         ({"optimizer": "adamw", "weight_decay": 0.2}, torch.optim.AdamW, {"weight_decay": 0.2, "lr": 0.1}),
+        ({"optimizer": "muon", "momentum": 0.6}, Muon, {"momentum": 0.6, "lr": 0.1}),
     ],
 )
 def test_optimizer_is_the_one_that_the_flags_name(args, kind, options):
     optimizer = make_optimizer(nn.Linear(2, 2), flags(**args))
     assert type(optimizer) is kind
     assert options.items() <= optimizer.param_groups[0].items()
+
+
+@pytest.mark.parametrize("shape", [(5, 12), (12, 5), (64, 64)], ids=str)
+def test_orthogonal_keeps_singular_vectors_and_evens_out_their_values(shape):
+    matrix = torch.randn(shape)
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    found = u.T @ orthogonal(matrix) @ v.T
+    assert (s / s.sum()).min() < 0.5 / len(s), "there is something to even out"
+    values = found.diag()
+    large = s > s.max() / 4  # three iterations leave the smallest behind
+    assert values[large].min() > 0.5
+    assert values.max() < 1.3
+    # bfloat16 has 8 bits.
+    torch.testing.assert_close(found, values.diag(), rtol=0, atol=0.05)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon is of PyTorch 2.9 and later")
+def test_muon_steps_as_pytorchs_own_does_on_weights_of_its_length():
+    ours, theirs = (nn.Parameter(torch.eye(6, 9)) for _ in range(2))
+    optimizers = Muon([ours], 0.1, 0.6), torch.optim.Muon([theirs], 0.1, 0, 0.6, ns_steps=3)
+    for _ in range(3):
+        gradient = torch.randn(6, 9)
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            parameter.data.mul_(6**0.5 / parameter.data.norm())
+            optimizer.step()
+    # Each step is 0.1 times a matrix of which iterations in bfloat16, of 8 bits, leave some per cent open.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.01)
+
+
+def test_muon_takes_a_kernel_as_a_matrix_and_keeps_its_length():
+    kernel, matrix, bias = nn.Parameter(torch.randn(4, 2, 3, 3)), nn.Parameter(torch.empty(4, 18)), torch.zeros(4)
+    matrix.data = kernel.data.flatten(1).clone()
+    bias = nn.Parameter(bias)
+    optimizer = Muon([kernel, matrix, bias], 0.1, 0.6)
+    kernel.grad, bias.grad = torch.randn(4, 2, 3, 3), torch.tensor([1.0, -2.0, 0.5, 3.0])
+    matrix.grad = kernel.grad.flatten(1).clone()
+    optimizer.step()
+    assert (kernel.flatten(1) == matrix).all()
+    assert kernel.norm().item() == pytest.approx(2, rel=0.2)  # before the step, which is a tenth as long, it was 2
+    torch.testing.assert_close(bias.detach(), -0.01 * torch.tensor([1.0, -1, 1, 1]))  # Adam's first step
 
 
 def learning_rates(**kwargs):
@@ -260,9 +363,12 @@ def test_learning_rate_follows_its_schedule():
     assert np.argmax(onecycle) == pytest.approx(30, abs=1)
     assert onecycle[0] == pytest.approx(0.1 / 25)
     assert onecycle[-1] < 1e-3
+    triangle = learning_rates(lr_schedule="triangle")
+    np.testing.assert_allclose(triangle[:20], 0.1 * np.arange(1, 21) / 21)
+    np.testing.assert_allclose(triangle[20:], 0.1 * np.arange(80, 0, -1) / 80)
 
 
-@pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "onecycle"])
+@pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "onecycle", "triangle"])
 @pytest.mark.parametrize("max_steps", [1, 2])
 def test_schedule_fits_the_shortest_runs(lr_schedule, max_steps):
     assert len(learning_rates(lr_schedule=lr_schedule, max_steps=max_steps)) == max_steps

@@ -84,6 +84,7 @@ EFFECTIVE_FLAGS = [
     "--init=normal", "--batch_norm=manual", "--dropout=0.5", "--dnn_hidden_units=30", "--neg_slope=0.5",
     "--optimizer=adamw --momentum=0", "--momentum=0.9", "--weight_decay=0.1", "--lr_schedule=cosine",
     "--lr_schedule=onecycle", "--label_smoothing=0.2", "--augment=flip", "--augment=flip_crop",
+    "--augment=flip_affine", "--augment=flip_crop --shift=1", "--lr_schedule=triangle", "--optimizer=muon",
     "--preprocess=standardize", "--validation_size=100", "--seed=7", "--batch_size=8", "--learning_rate=0.002",
     "--train_eval_size=10",
 ]  # fmt: skip

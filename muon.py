@@ -1,0 +1,51 @@
+"""Muon, an optimiser for matrices (K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/)."""
+
+import torch
+
+
+class Muon(torch.optim.Adam):
+    """Muon for matrices and the kernels of convolutions, Adam for all other parameters.
+
+    A matrix takes a step along the orthogonal matrix that is nearest to its gradient's Nesterov momentum. It keeps
+    the length, the Frobenius norm √n_rows, so that `lr` says how far a step turns it: before batch norm, length
+    changes nothing. A kernel is a matrix of (n_out, n_in · height · width). `torch.optim.Muon` takes no kernels.
+
+    Args:
+        params: as any optimiser takes them.
+        lr: of matrices; the other parameters have a tenth of it.
+        momentum: of matrices, at least 0, below 1.
+    """
+
+    def __init__(self, params, lr, momentum):
+        params = list(params)
+        matrices = {"params": [p for p in params if p.ndim > 1], "momentum": momentum}
+        others = {"params": [p for p in params if p.ndim <= 1], "lr": lr / 10}
+        super().__init__([matrices, others], lr=lr, betas=(0.9, 0.99))
+
+    @torch.no_grad()
+    def step(self):
+        matrices = self.param_groups[0]
+        for p in matrices["params"]:
+            state = self.state[p]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(p)
+            buffer = state["momentum_buffer"].mul_(matrices["momentum"]).add_(p.grad)
+            direction = p.grad.add(buffer, alpha=matrices["momentum"])
+            p.mul_(len(p) ** 0.5 / p.norm())
+            p.sub_(matrices["lr"] * orthogonal(direction.flatten(1)).view(p.shape))
+            p.grad = None  # Adam steps along what is left
+        super().step()
+
+
+def orthogonal(matrix, n_iterations=3):
+    """Return roughly the orthogonal matrix nearest to a matrix: its singular vectors, with values from 0.5 to 1.2.
+
+    By Newton and Schulz's iteration in bfloat16, with Jordan's coefficients.
+    """
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if is_tall else matrix).bfloat16()
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(n_iterations):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x.T if is_tall else x).to(matrix.dtype)
