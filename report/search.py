@@ -1,0 +1,199 @@
+"""Search for the better networks' flags on validation images, by successive halving, and weigh their ingredients.
+
+python report/search.py convnet
+python report/search.py mlp --ladder
+python report/search.py mlp --list
+
+A search trains all candidates with the first budget of images, the better half of them with the next one, and so on.
+A ladder trains the start with each ingredient alone, and all ingredients but for each. Every trial is a line of
+report/results/search.jsonl, and is not run again. No test image is looked at: validation images stand in their place.
+"""
+
+import importlib
+import json
+import math
+import shlex
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
+
+import torch_utils
+from cifar10_utils import DataSet, get_cifar10
+from flags import Parser, parse_args
+from report.records import RESULTS
+
+RECORD = RESULTS / "search.jsonl"
+N_VALIDATION = 5000  # the last training images
+SEED = 1000  # not a seed of the reported runs
+
+
+class Search(NamedTuple):
+    """What is searched.
+
+    Attributes:
+        script: that trains.
+        ingredients: flags by their names; all of them together are what candidates begin with.
+        candidates: flags that come after those.
+        budgets: images that a trial of each round sees.
+        ladder_budget: images that a trial of the ladder sees.
+    """
+
+    script: str
+    ingredients: dict
+    candidates: list
+    budgets: list
+    ladder_budget: int
+
+
+SEARCHES = {
+    "convnet": Search(
+        "train_convnet_pytorch",
+        {
+            "standardised": "--preprocess standardize",
+            "Muon": "--optimizer muon --momentum 0.6 --learning_rate 0.1",
+            "triangle": "--lr_schedule triangle",
+            "label smoothing": "--label_smoothing 0.1",
+            "flips and crops": "--augment flip_crop --shift 2",
+            "batches of 128": "--batch_size 128",
+        },
+        ["--learning_rate 0.05", "--learning_rate 0.05 --momentum 0.9"],
+        [20_480],
+        20_480,
+    ),
+    "mlp": Search(
+        "train_mlp_pytorch",
+        {
+            "standardised": "--preprocess standardize",
+            "AdamW": "--optimizer adamw --learning_rate 2e-3",
+            "triangle": "--lr_schedule triangle",
+            "label smoothing": "--label_smoothing 0.1",
+            "He": "--init kaiming",
+            "batch norm": "--batch_norm torch",
+            "deformations": "--augment flip_affine",
+            "weight decay": "--weight_decay 0.05",
+        },
+        [
+            "--whiten 500 --dnn_hidden_units 2000,1000,500",
+            "--dnn_hidden_units 2000,1000,500",
+            "--whiten 500 --dnn_hidden_units 2000,1000,500 --augment flip_crop",
+        ],
+        [1_000_000],
+        1_000_000,
+    ),
+}
+
+# ---- Trials ------------------------------------------------------------------------------------
+
+
+def validation_for_test(*args, validation_size=0, **kwargs):
+    """Return what `get_cifar10` does, with validation images in the test images' place and none in their own."""
+    data = get_cifar10(*args, validation_size=N_VALIDATION, **kwargs)
+    train = data["train"]
+    nothing = DataSet(train.pixels[:0], train.classes[:0], train.mean_image, origin=train.origin)
+    return {"train": train, "validation": nothing, "test": data["validation"]}
+
+
+def run_trial(script, flags, images, seed):
+    """Train on `images` images as the flags say, and return what is recorded of it.
+
+    Raises:
+        KeyboardInterrupt: a signal has ended it.
+    """
+    module = importlib.import_module(script)
+    parser = module.make_flags()
+    n_steps = math.ceil(images / parser.parse_args(shlex.split(flags)).batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        own = f"--dataset cifar10 --seed {seed} --max_steps {n_steps} --eval_freq {n_steps} --train_eval_size 5000"
+        args = parse_args(parser, [*shlex.split(f"{flags} {own}"), "--quiet", "--out_dir", f"{folder}/run"])
+        module.check_torch_flags(parser, args)
+        run = module.train(args)
+    if not run.is_complete:
+        raise KeyboardInterrupt
+    last = run.metrics[-1]
+    return {
+        "script": script,
+        "flags": flags,
+        "images": images,
+        "seed": seed,
+        "validation_accuracy": last["test_accuracy"],
+        "validation_loss": last["test_loss"],
+        "train_accuracy": last["train_accuracy"],
+        "seconds": last["seconds"],
+    }
+
+
+def read_trials():
+    """Return the recorded trials by script, flags, images and seed."""
+    trials = map(json.loads, RECORD.read_text().splitlines() if RECORD.exists() else [])
+    return {(t["script"], t["flags"], t["images"], t["seed"]): t for t in trials}
+
+
+def trial(*key):
+    """Return the record of a trial, which is run where there is none, and print it."""
+    found = read_trials().get(key)
+    if found is None:
+        found = run_trial(*key)
+        with RECORD.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+    print_trial(found)
+    return found
+
+
+def print_trial(t):
+    print(
+        f"{t['images']:>9} images, validation {t['validation_accuracy']:.4f}, train {t['train_accuracy']:.4f}, "
+        f"{t['seconds']:.0f} s: {t['flags']}",
+        flush=True,
+    )
+
+
+# ---- Search and ladder -------------------------------------------------------------------------
+
+
+def halve(search):
+    """Run the rounds of a search, and return the flags that are left."""
+    flags = [" ".join([*search.ingredients.values(), own]).strip() for own in search.candidates]
+    for images in search.budgets:
+        trials = [trial(search.script, f, images, SEED) for f in flags]
+        trials.sort(key=lambda t: t["validation_accuracy"], reverse=True)
+        flags = [t["flags"] for t in trials[: math.ceil(len(trials) / 2)]]
+    return flags
+
+
+def climb(search):
+    """Run the ladder of a search from both ends."""
+    everything = list(search.ingredients.values())
+    rungs = [[], *([flags] for flags in everything)]
+    rungs += [everything, *([f for f in everything if f != left_out] for left_out in everything)]
+    for flags in rungs:
+        trial(search.script, " ".join(flags), search.ladder_budget, SEED)
+
+
+def main(argv=None):
+    parser = Parser(prog="search.py", description=__doc__.splitlines()[0])
+    parser.add_argument("search", choices=SEARCHES)
+    parser.add_argument("--ladder", action="store_true", help="weigh the ingredients instead of the candidates")
+    parser.add_argument("--list", action="store_true", help="print the recorded trials, best first, and run nothing")
+    args = parser.parse_args(argv)
+    search = SEARCHES[args.search]
+    if args.list:
+        trials = [t for t in read_trials().values() if t["script"] == search.script]
+        for t in sorted(trials, key=lambda t: (t["images"], t["validation_accuracy"]), reverse=True):
+            print_trial(t)
+        return 0
+    torch_utils.get_cifar10 = validation_for_test
+    try:
+        climb(search) if args.ladder else halve(search)
+    except KeyboardInterrupt:
+        print("search.py: interrupted; the same command goes on from here", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
