@@ -6,7 +6,7 @@ python report/search.py mlp --list
 
 A search trains all candidates with the first budget of images, the better half of them with the next one, and so on.
 A ladder trains the start with each ingredient alone, and all ingredients but for each. Every trial is a line of
-report/results/search.jsonl, and is not run again. No test image is looked at: validation images stand in their place.
+report/search.jsonl, and is not run again. No test image is looked at: validation images stand in their place.
 """
 
 import importlib
@@ -25,9 +25,9 @@ if __name__ == "__main__":
 import torch_utils
 from cifar10_utils import DataSet, get_cifar10
 from flags import Parser, parse_args
-from report.records import RESULTS
+from report.records import REPORT
 
-RECORD = RESULTS / "search.jsonl"
+RECORD = REPORT / "search.jsonl"
 N_VALIDATION = 5000  # the last training images
 SEED = 1000  # not a seed of the reported runs
 
