@@ -268,11 +268,17 @@ def test_whitened_components_are_uncorrelated_and_have_nearly_unit_variance(data
     torch.testing.assert_close(whitened.T.cov(correction=0), (largest / (largest + 0.1)).diag(), rtol=0, atol=1e-3)
 
 
-def test_whitening_is_fixed_and_undone_for_the_picture_of_the_first_layer():
+@pytest.mark.parametrize("optimizer", [{"optimizer": "adamw", "weight_decay": 0.1}, {"optimizer": "muon"}], ids=str)
+def test_whitening_is_fixed_and_undone_for_the_picture_of_the_first_layer(optimizer):
     network = MLP(12, [5], 3, 0.1, init="pytorch", n_whitened=4)
     before = network.whitening.weight.clone()
-    optimizer = make_optimizer(network, flags(optimizer="adamw", weight_decay=0.1))
-    training_step(network, optimizer, torch.randn(6, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1, 2]), "fp32")
+    training_step(
+        network,
+        make_optimizer(network, flags(**optimizer)),
+        torch.randn(6, 3, 2, 2),
+        torch.tensor([0, 1, 2, 0, 1, 2]),
+        "fp32",
+    )
     assert (network.whitening.weight == before).all()
     x = torch.randn(1, 12)
     expected = network.layers[0](network.whitening(x) - network.whitening.bias) - network.layers[0].bias
