@@ -28,7 +28,8 @@ class Muon(torch.optim.Adam):
         for p in matrices["params"]:
             state = self.state[p]
             if not state:
-                state["momentum_buffer"] = torch.zeros_like(p)
+                state |= {"step": torch.zeros(()), "momentum_buffer": torch.zeros_like(p)}
+            state["step"] += 1  # which Adam looks for in every state that it loads
             buffer = state["momentum_buffer"].mul_(matrices["momentum"]).add_(p.grad)
             direction = p.grad.add(buffer, alpha=matrices["momentum"])
             p.mul_(len(p) ** 0.5 / p.norm())

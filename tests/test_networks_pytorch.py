@@ -1,5 +1,6 @@
 """The two networks in PyTorch, and what the training scripts make of their flags: data, augmentation, optimisers."""
 
+import copy
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -334,6 +335,22 @@ def test_muon_steps_as_pytorchs_own_does_on_weights_of_its_length():
             optimizer.step()
     # Each step is 0.1 times a matrix of which iterations in bfloat16, of 8 bits, leave some per cent open.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0.01)
+
+
+def test_muon_goes_on_from_its_state_dict():
+    networks, optimizers = [], []
+    for _ in range(2):
+        torch.manual_seed(0)
+        networks.append(MLP(8, [6, 5], 3, 0.1, init="kaiming", batch_norm="torch"))
+        optimizers.append(Muon(networks[-1].parameters(), 0.1, 0.6))
+    batch = torch.randn(9, 8), torch.arange(9) % 3
+    training_step(networks[0], optimizers[0], *batch, "fp32")
+    networks[1].load_state_dict(networks[0].state_dict())
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    for network, optimizer in zip(networks, optimizers, strict=True):
+        training_step(network, optimizer, *batch, "fp32")
+    for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert (a == b).all()
 
 
 def test_muon_takes_a_kernel_as_a_matrix_and_keeps_its_length():
