@@ -63,6 +63,9 @@ LONG_EXPERIMENTS = {
     **{f"{name}_{figure}": ("train_mlp_pytorch", 5) for name in OTHER_CONFIGURATIONS for figure in ("fig11", "fig09")},
     "course_fig11": ("report/gradient_flow", 5),
     **{f"collapses_{control}": ("report/gradient_flow", 5) for control in COLLAPSE_CONTROLS},
+    "whitened_mlp": ("train_mlp_pytorch", 3),
+    "muon_convnet": ("train_convnet_pytorch", 3),
+    "long_convnet": ("train_convnet_pytorch", 1),  # on a GPU
 }
 EXPERIMENTS |= LONG_EXPERIMENTS
 
