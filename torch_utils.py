@@ -101,18 +101,15 @@ class DeviceImages:
         """
         index = torch.as_tensor(index, device=self.labels.device)
         places = [torch.as_tensor(part, device=index.device) for part in places or ()]
-        if not places:
-            pixels = self.pixels[index]
-        elif len(places) == 1:
-            pixels = self.pixels[index].float()
+        pixels = self.pixels[index]
+        if len(places) == 1:
             grid = F.affine_grid(*places, pixels.shape, align_corners=False)
-            pixels = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-        else:
+            pixels = F.grid_sample(pixels.float(), grid, padding_mode="reflection", align_corners=False)
+        elif places:
             rows, columns = places
-            channels = torch.arange(3, device=index.device)[:, None, None]
-            pixels = self.pixels[
-                index[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]
-            ]
+            pixel_places = (rows[:, :, None] * 32 + columns[:, None, :]).flatten(1)[:, None]
+            # To index by rows and columns at once takes four times as long on a CPU.
+            pixels = pixels.flatten(2).gather(2, pixel_places.expand(-1, 3, -1)).view(pixels.shape)
         images = ((pixels.float() - self.shift) * self.scale).to(self.dtype, memory_format=self.memory_format)
         return images, self.labels[index]
 
