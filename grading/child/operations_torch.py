@@ -19,7 +19,8 @@ def settle():
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
     torch.autograd.set_detect_anomaly(False)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # the call below imports a compiler, which takes a second
+        torch.use_deterministic_algorithms(False)
 
 
 # ---- MLP ---------------------------------------------------------------------------------------
