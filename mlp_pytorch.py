@@ -41,7 +41,7 @@ class MLP(nn.Module):
             raise ValueError(f"init is {init!r}, expected one of {', '.join(INITS)}")
         if batch_norm not in BATCH_NORMS:
             raise ValueError(f"batch_norm is {batch_norm!r}, expected one of {', '.join(BATCH_NORMS)}")
-        self.whitening = nn.Linear(n_inputs, n_whitened).requires_grad_(False) if n_whitened else None
+        self.whitening = nn.Linear(n_inputs, n_whitened).requires_grad_(False) if n_whitened else nn.Identity()
         n_inputs = n_whitened or n_inputs
         modules = []
         for n in n_hidden:
@@ -64,10 +64,9 @@ class MLP(nn.Module):
 
     def forward(self, x):
         """Return logits, (n_batch, n_classes), of rows, (n_batch, n_inputs), or of images with as many numbers."""
-        x = x.flatten(1)
-        return self.layers(x if self.whitening is None else self.whitening(x))
+        return self.layers(self.whitening(x.flatten(1)))
 
     def first_layer(self):
         """Return the weights that meet the input, (n_hidden[0], n_inputs)."""
         weight = self.layers[0].weight
-        return weight if self.whitening is None else weight @ self.whitening.weight
+        return weight if isinstance(self.whitening, nn.Identity) else weight @ self.whitening.weight

@@ -34,7 +34,7 @@ def undecided(outcomes):
     return [name for name, outcome in outcomes.items() if not outcome.is_decided]
 
 
-ACTIVATION, RETURN = "modules.append(nn.LeakyReLU(neg_slope))", "return self.layers(x.flatten(1))"
+ACTIVATION, RETURN = "modules.append(nn.LeakyReLU(neg_slope))", "return self.layers(self.whitening(x.flatten(1)))"
 LAST = "modules.append(nn.Linear(n_inputs, n_classes))"
 COMPARED = ["mlp_pytorch.forward", "mlp_pytorch.slope", "mlp_pytorch.depth", "mlp_pytorch.steps"]
 BATCH_NORM = (ACTIVATION, f"modules.append(nn.BatchNorm1d(n))\n            {ACTIVATION}")
