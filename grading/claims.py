@@ -9,7 +9,7 @@ from pathlib import Path
 from grading import pages
 from grading.runs import interval, read_runs
 from grading.scheme import FILES
-from report.claims import CLAIMS, is_borne_out, judge, measures
+from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measures
 from run_folder import RunError, read_metrics
 
 # Flags that change no number that is compared, or that every run has of its own. How often a run is evaluated is none
@@ -123,7 +123,7 @@ def _row(claim, value, recorded):
     if claim.relation == "about":
         low, high, tolerance = interval([run[claim.quantity] for run in recorded], 0.95)
         expected, is_met = f"{max(low, 0):.4f} to {high:.4f}", low <= value <= high
-        tolerance += "" if decides else f"; of what the original report says they say: {verdict}"
+        tolerance += "" if decides else f"; by these the claim {'is ' * (verdict == UNDECIDED)}{verdict}"
     else:
         expected, is_met = f"{claim.relation} {claim.bound:.4g}", claim.happens(value)
         tolerance = f"{verdict} recorded runs"

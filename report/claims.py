@@ -42,7 +42,8 @@ def prediction_interval(values, confidence=0.95):
 # ---- What is measured of a run -------------------------------------------------------------------
 
 CHANCE = 0.1  # accuracy of guessing one of ten classes
-DIP, JUMP = 0.02, 0.1  # of test accuracy and of test loss, from one evaluation to the next
+# From one evaluation to the next: falls of test accuracy, small and large, and a rise of test loss.
+DIP, COLLAPSE, JUMP = 0.02, 0.1, 0.1
 FLAT = 0.95  # of the highest test accuracy: from there on a curve counts as flat
 
 
@@ -63,6 +64,8 @@ def measures(metrics):
         "gap": metrics[-1]["train_accuracy"] - accuracy[-1],
         "n_falls": sum(before - after >= DIP for before, after in pairwise(accuracy)),
         "n_jumps": sum(after - before >= JUMP for before, after in pairwise(loss)),
+        "n_collapses": sum(before - after >= COLLAPSE for before, after in pairwise(accuracy)),
+        "first_train_loss": metrics[0]["train_loss"],
         "flat_from": next(step for step, value in zip(steps, accuracy, strict=True) if value >= FLAT * max(accuracy)),
         "best_step": steps[accuracy.index(max(accuracy))],
     }

@@ -7,8 +7,9 @@ import numpy as np
 
 from figures import SPLIT_STYLES
 from report.claims import CLAIMS
-from report.records import EXPERIMENTS, LADDER, read_records
-from report.tables import numbers
+from report.finite_differences import chosen_step, relative_error
+from report.records import ADAM_EPS, EXPERIMENTS, LADDER, read_records
+from report.tables import gradients, numbers
 
 GREY = "#555555"
 # Hollow markers and filled ones: in grey the colours are nearly one.
@@ -17,16 +18,6 @@ STYLES = {
 }
 FONT_SIZE = 8  # in points; the report shows figures at about their size, so that text is 7 to 8 there
 GUESSING = {"accuracy": 0.1, "loss": math.log(10)}  # of ten classes, each as likely
-# What the table of the report's ladder calls the rungs, in fewer words.
-RUNG_LABELS = {
-    "0_start": "Figure 11's network",
-    "1_kaiming": "+ He et al.'s weights",
-    "2_batch_norm": "+ batch norm",
-    "3_onecycle": "+ one-cycle",
-    "4_augment": "+ mirrored, shifted",
-    "5_dropout": "+ dropout 0.1",
-    "6_width": "− dropout, twice the width",
-}
 # Number of the figure of accuracy, of which the next is that of loss, its experiment, and a title.
 RUNS = [
     (1, "fig01_mlp_numpy", "NumPy MLP"),
@@ -34,29 +25,56 @@ RUNS = [
     (5, "fig05_adam", "Adam"),
     (7, "fig07_five_layers", "five hidden layers, SGD"),
     (9, "fig09_long", "50,000 steps"),
-    (11, "fig11_five_layers_adam_long", "five hidden layers, Adam, 50,000 steps"),
+    (11, "fig11_five_layers_adam_long", ""),  # whose panels have titles of their own
     (13, "fig13_convnet", "ConvNet"),
 ]
 
 
-def new_figure(width, height):
+def new_panels(width, height, rows, columns):
+    """Return a figure and its axes, (rows, columns), which share both scales."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.tick_params(labelsize=FONT_SIZE)
-    axes.grid(alpha=0.3)
-    return figure, axes
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in panels.flat:
+        axes.tick_params(labelsize=FONT_SIZE)
+        axes.grid(alpha=0.3)
+    return figure, panels
+
+
+def new_figure(width, height):
+    figure, panels = new_panels(width, height, 1, 1)
+    return figure, panels[0, 0]
 
 
 def label(figure, title, xlabel, ylabel, legend_columns=2):
-    """Name a figure and its axes, with a legend below them, where it hides no curve."""
+    """Name a figure of one panel and its axes, with a legend below, where it hides no curve."""
     axes = figure.axes[0]
     axes.set_title(title, fontsize=FONT_SIZE)
     axes.set_xlabel(xlabel, fontsize=FONT_SIZE)
     axes.set_ylabel(ylabel, fontsize=FONT_SIZE)
-    legend = {"fontsize": FONT_SIZE, "frameon": False, "handlelength": 2, "columnspacing": 1, "handletextpad": 0.5}
-    figure.legend(loc="outside lower center", ncols=legend_columns, **legend)
+    add_legend(figure, legend_columns)
+
+
+def label_panels(figure, panels, titles, xlabel, ylabel, legend_columns):
+    """Name the columns of a figure's panels and their axes, with one legend below."""
+    for axes, title in zip(panels[0], titles, strict=True):
+        axes.set_title(title, fontsize=FONT_SIZE)
+    for axes in panels[-1]:
+        axes.set_xlabel(xlabel, fontsize=FONT_SIZE)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(ylabel, fontsize=FONT_SIZE)
+    add_legend(figure, legend_columns)
+
+
+def add_legend(figure, n_columns):
+    """Add a legend of all panels' lines below them, each name once."""
+    named = {}
+    for axes in figure.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(name, handle)
+    style = {"fontsize": FONT_SIZE, "frameon": False, "handlelength": 2, "columnspacing": 1, "handletextpad": 0.5}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=n_columns, **style)
 
 
 def fingerprint(figure):
@@ -66,13 +84,16 @@ def fingerprint(figure):
     """
     from matplotlib.ticker import FixedLocator
 
-    axes = figure.axes[0]
-    shown = [axes.get_title(), axes.get_xlabel(), axes.get_ylabel()]
-    if isinstance(axes.xaxis.get_major_locator(), FixedLocator):
-        shown += [tick.get_text() for tick in axes.get_xticklabels()]
-    for line in axes.lines:
-        shown += [line.get_label() if line.get_label()[0] != "_" else "", line.get_linestyle(), str(line.get_marker())]
-        shown += [f"{value:.6g}" for values in line.get_data() for value in values]
+    shown = []
+    for axes in figure.axes:
+        shown += [axes.get_title(), axes.get_xlabel(), axes.get_ylabel()]
+        if isinstance(axes.xaxis.get_major_locator(), FixedLocator):
+            shown += [tick.get_text() for tick in axes.get_xticklabels()]
+        for line in axes.lines:
+            name = line.get_label() if line.get_label()[0] != "_" else ""
+            shown += [name, line.get_linestyle(), str(line.get_marker())]
+            shown += [f"{value:.6g}" for values in line.get_data() for value in values]
+        shown += [f"{value:.6g}" for value in axes.get_ylim()]
     return hashlib.sha256("\n".join(shown).encode()).hexdigest()
 
 
@@ -94,7 +115,28 @@ def markers(n_steps, turn, n_turns):
 
 def draw_run(name, quantity, title):
     """Return a figure of accuracy or loss over the steps: mean and spread over seeds, claims dashed."""
-    figure, axes = new_figure(3.3, 2.6)
+    # Nothing moves in figures 7 and 8: they need little room.
+    figure, axes = new_figure(3.3, 1.7 if name == "fig07_five_layers" else 2.4)
+    draw_claims(axes, name, quantity)
+    for turn, split in enumerate(("train", "test")):
+        steps, values = curves(name, f"{split}_{quantity}")
+        style = STYLES[split] | markers(len(steps), turn, 2)
+        axes.plot(steps, values.mean(axis=0), label=split, lw=1.2, **style)
+        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0)
+        axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.5)  # the mean is smoother than any seed
+    set_range(axes, quantity)
+    seeds = [record.seed for record in read_records(name)]
+    title += f", {len(seeds)} seeds" if len(seeds) > 1 else f", seed {seeds[0]}"
+    n_named = len(axes.get_legend_handles_labels()[0])
+    label(figure, title, "training step", YLABELS[quantity], legend_columns=3 if n_named <= 3 else 2)
+    return figure
+
+
+YLABELS = {"accuracy": "accuracy", "loss": "cross-entropy loss"}
+
+
+def draw_claims(axes, name, quantity):
+    """Draw what the original report claims as dashed lines: its numbers, or the chance level."""
     claimed = {claim.quantity: claim.number for claim in CLAIMS[name]}
     for of, what, dashes in (
         (f"test_{quantity}", "test, original report", (6, 4)),
@@ -106,23 +148,91 @@ def draw_run(name, quantity, title):
     if "off_chance" in claimed:
         chance = GUESSING[quantity]
         axes.axhline(chance, color=GREY, ls=(0, (6, 4)), lw=1, zorder=3, label=f"chance level: {chance:.3g}")
-    for turn, split in enumerate(("train", "test")):
-        steps, values = curves(name, f"{split}_{quantity}")
-        style = STYLES[split] | markers(len(steps), turn, 2)
-        axes.plot(steps, values.mean(axis=0), label=split, lw=1.2, **style)
-        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0)
-        axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.5)  # the mean is smoother than any seed
+
+
+def set_range(axes, quantity):
+    """Let curves fill their axes: accuracies from 0 up, losses as they are, but no rounding and no one collapse."""
+    low, high = axes.get_ylim()
     if quantity == "accuracy":
-        axes.set_ylim(0, 1)
-    elif np.ptp(axes.get_ylim()) < 0.1:  # rounding would fill the figure
-        axes.set_ylim(np.mean(axes.get_ylim()) + np.array([-0.1, 0.1]))
-    elif axes.get_ylim()[1] > 20:  # one collapse would flatten all the rest
+        axes.set_ylim(0, max(high, 0.2))
+    elif high - low < 0.1:  # rounding would fill the figure
+        axes.set_ylim((low + high) / 2 - 0.1, (low + high) / 2 + 0.1)
+    elif high > 20:  # one collapse would flatten all the rest
         axes.set_yscale("log")
-    seeds = [record.seed for record in read_records(name)]
-    title += f", {len(seeds)} seeds" if len(seeds) > 1 else f", seed {seeds[0]}"
-    ylabel = "accuracy" if quantity == "accuracy" else "cross-entropy loss"
-    n_named = len(axes.get_legend_handles_labels()[0])
-    label(figure, title, "training step", ylabel, legend_columns=3 if n_named <= 3 else 2)
+
+
+def draw_seeds(name, quantity, also):
+    """Return a figure of accuracy or loss over the steps with a panel a run: its dips are not averaged away.
+
+    Args:
+        also: an experiment of the same run in float32, whose runs follow.
+    """
+    runs = [(f"seed {record.seed}", record) for record in read_records(name)]
+    runs += [(f"seed {record.seed}, float32", record) for record in read_records(also)]
+    figure, panels = new_panels(6.5, 2.0 if quantity == "accuracy" else 1.8, 1, len(runs))
+    for axes, (_, record) in zip(panels[0], runs, strict=True):
+        draw_claims(axes, name, quantity)
+        steps = [m["step"] / 1000 for m in record.metrics]
+        for split in ("train", "test"):
+            style = {"color": STYLES[split]["color"], "ls": STYLES[split]["ls"]}
+            axes.plot(steps, [m[f"{split}_{quantity}"] for m in record.metrics], label=split, lw=0.8, **style)
+    set_range(panels[0, 0], quantity)
+    titles = [title for title, _ in runs]
+    label_panels(figure, panels, titles, "training step, thousands", YLABELS[quantity], legend_columns=3)
+    return figure
+
+
+def draw_gradients():
+    """Return a figure of how large an entry of each layer's gradient is over the steps: weights by optimiser."""
+    names = {"normal": "the course's weights", "kaiming": "He et al.'s weights", "pytorch": "PyTorch's own weights"}
+    figure, panels = new_panels(6.5, 3.9, 2, 3)
+    for row, optimizer in zip(panels, ("sgd", "adam"), strict=True):
+        for axes, init in zip(row, names, strict=True):
+            (record,) = read_records(f"gradients_{init}_{optimizer}")
+            steps, weights, biases = gradients(record)
+            for layer, (values, colour) in enumerate(zip(weights, LAYER_COLOURS, strict=True), 1):
+                axes.plot(steps, values, color=colour, lw=1, label=f"layer {layer}")
+            axes.plot(steps, biases[-1], color="black", ls=":", lw=1, label="last layer's bias")
+            if optimizer == "adam":
+                axes.axhline(1e-8, color=GREY, ls=(0, (6, 4)), lw=1, label="Adam's ε")
+    panels[0, 0].set_yscale("log")
+    for row, optimizer in zip(panels, ("SGD", "Adam"), strict=True):
+        row[-1].annotate(
+            optimizer, (1.03, 0.5), xycoords="axes fraction", fontsize=FONT_SIZE, rotation=270, va="center"
+        )
+    label_panels(figure, panels, names.values(), "training step", "r.m.s. of the gradient", legend_columns=4)
+    return figure
+
+
+def draw_waking():
+    """Return a figure of the first hundred steps of Adam, for three values of its ε."""
+    figure, panels = new_panels(6.5, 2.5, 1, len(ADAM_EPS))
+    for axes, eps in zip(panels[0], ADAM_EPS, strict=True):
+        (record,) = read_records(f"wake_eps_{eps}")
+        steps, weights, biases = gradients(record)
+        for layer, (weight, bias, colour) in enumerate(zip(weights, biases, LAYER_COLOURS, strict=True), 1):
+            axes.plot(steps, weight, color=colour, lw=1, label=f"layer {layer}, weights")
+            axes.plot(steps, bias, color=colour, lw=1, ls=":", label=f"layer {layer}, bias")
+        axes.axhline(float(eps), color=GREY, ls=(0, (6, 4)), lw=1, label="ε")
+    panels[0, 0].set_yscale("log")
+    titles = [rf"$\epsilon = 10^{{{round(math.log10(float(eps)))}}}$" for eps in ADAM_EPS]
+    label_panels(figure, panels, titles, "training step", "r.m.s. of the gradient", legend_columns=5)
+    return figure
+
+
+LAYER_COLOURS = ("#440154", "#414487", "#2A788E", "#22A884", "#7AD151", "#C9B400")  # from the input to the output
+
+
+def draw_differences():
+    """Return a figure of the error of a finite difference over its step, with the step that the tests take."""
+    figure, axes = new_figure(3.3, 2.4)
+    for dtype, name, style in ((np.float32, "float32", STYLES["train"]), (np.float64, "float64", STYLES["test"])):
+        steps = 2.0 ** np.arange(round(math.log2(np.finfo(dtype).eps)) + 3, 1)
+        errors = [relative_error(dtype, h) for h in steps]
+        axes.plot(steps, errors, lw=1, label=name, **style | {"marker": "."})
+        axes.axvline(chosen_step(dtype), color=GREY, lw=1, ls=":", label="cube root of u")
+    axes.set(xscale="log", yscale="log")
+    label(figure, "central differences of batch norm", "step h", "relative error", legend_columns=3)
     return figure
 
 
@@ -144,7 +254,7 @@ def draw_learning_rates():
         draw_points(axes, rates, rates.values(), f"{split}_accuracy", label=split, **STYLES[split])
     diverged = [rate for rate, name in rates.items() if numbers(name)["n_diverged"]]
     axes.plot(diverged, [0.02] * len(diverged), "x", color="black", label="diverged")
-    axes.axhline(GUESSING["accuracy"], color=GREY, lw=1, ls=":", label="guessing")
+    axes.axhline(GUESSING["accuracy"], color=GREY, lw=1, ls=":", label="chance level")
     axes.axvline(2e-3, color=GREY, lw=1, ls="-.", label="the course's default")
     axes.set(xscale="log", ylim=(0, 0.6))
     label(figure, "SGD, one hidden layer of 100, 1,500 steps", "learning rate", "accuracy, last evaluation")
@@ -153,49 +263,45 @@ def draw_learning_rates():
 
 def draw_depths():
     """Return a figure of what SGD reaches in 1,500 steps over the number of hidden layers."""
-    figure, axes = new_figure(3.4, 2.6)
+    figure, axes = new_figure(2.9, 2.5)
     course = [f"depth_{n}_normal" for n in range(5)] + ["fig07_five_layers"]
-    he = [f"depth_{n}_kaiming" for n in range(6)]
     for names, whose, style in (
         (course, "weights from N(0, 0.0001²)", STYLES["test"]),
-        (he, "He et al.'s weights", STYLES["train"]),
+        ([f"depth_{n}_kaiming" for n in range(6)], "He et al.'s weights", STYLES["train"]),
+        ([f"depth_{n}_pytorch" for n in range(6)], "PyTorch's own weights", STYLES["validation"]),
     ):
         draw_points(axes, range(6), names, "test_accuracy", label=whose, **style)
-    axes.axhline(GUESSING["accuracy"], color=GREY, lw=1, ls=":", label="guessing")
+    axes.axhline(GUESSING["accuracy"], color=GREY, lw=1, ls=":", label="chance level")
     axes.set_ylim(0, 0.6)
     title = "SGD, learning rate 0.002, 1,500 steps"
-    label(figure, title, "hidden layers: the first of 900, 500, 350, 150, 50", "test accuracy")
+    label(figure, title, "hidden layers", "test accuracy", legend_columns=1)
     return figure
 
 
 def draw_ladder():
-    """Return a figure of the improved MLP's rungs: what each change gives on images held out, and on the test set."""
-    figure, axes = new_figure(2.8, 3.0)
-    for split, offset in (("validation", -0.06), ("test", 0.06)):
-        style = STYLES[split] | {"ls": "none"}
-        places = [i + offset for i in range(len(LADDER))]
-        draw_points(axes, places, [f"ladder_{rung}" for rung in LADDER], f"{split}_accuracy", label=split, **style)
-    axes.set_xticks(
-        range(len(LADDER)), [RUNG_LABELS[rung] for rung in LADDER], rotation=45, ha="right", rotation_mode="anchor"
-    )
-    label(figure, "Adam, 5,000 steps", "", "accuracy")
+    """Return a figure of the improved MLP's rungs: what each change gives on training images held out."""
+    figure, axes = new_figure(2.9, 2.1)
+    names = [f"ladder_{rung}" for rung in LADDER]
+    draw_points(axes, range(len(LADDER)), names, "validation_accuracy", label="validation", **STYLES["validation"])
+    axes.set_xticks(range(len(LADDER)), [str(n + 1) for n in range(len(LADDER))])
+    label(figure, "Adam, 5,000 steps", "rung", "validation accuracy")
     return figure
 
 
 def draw_wrong_gradients():
     """Return a figure of the NumPy MLP's test accuracy, trained by its gradients and by wrong ones."""
-    figure, axes = new_figure(3.6, 2.7)
+    figure, axes = new_figure(3.3, 2.4)
     for name, which, turn, style in (
         ("fig01_mlp_numpy", "right", 0, STYLES["test"]),
-        ("wrong_bias_averaged", "bias gradient averaged", 1, STYLES["train"]),
-        ("wrong_slope_of_wrong_sign", "slope of the wrong sign", 2, STYLES["validation"]),
+        ("wrong_bias_averaged", "bias averaged", 1, STYLES["train"]),
+        ("wrong_slope_of_wrong_sign", "slope of wrong sign", 2, STYLES["validation"]),
         ("wrong_cross_terms_lost", "cross terms lost: diverges", 0, {"color": "#CC79A7", "ls": "-.", "marker": "D"}),
     ):
         steps, values = curves(name, "test_accuracy")
         axes.plot(steps, values.mean(axis=0), label=which, lw=1.2, **markers(len(steps), turn, 3), **style)
         axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.12, lw=0)
     axes.set_ylim(0, 0.6)
-    label(figure, "NumPy MLP, defaults, right and wrong gradients", "training step", "test accuracy")
+    label(figure, "NumPy MLP, right and wrong gradients", "training step", "test accuracy")
     return figure
 
 
@@ -204,13 +310,20 @@ def figures():
     for number, name, title in RUNS:
         if read_records(name):
             for n, quantity in ((number, "accuracy"), (number + 1, "loss")):
-                yield f"fig{n:02d}_{name.split('_', 1)[1]}_{quantity}", draw_run(name, quantity, title)
+                if name == "fig11_five_layers_adam_long":
+                    figure = draw_seeds(name, quantity, also="precision_five_layers")
+                else:
+                    figure = draw_run(name, quantity, title)
+                yield f"fig{n:02d}_{name.split('_', 1)[1]}_{quantity}", figure
     studies = {  # of the experiments that have its name, and one more
         "learning_rate": (draw_learning_rates, "fig03_mlp_pytorch"),
         "depth": (draw_depths, "fig07_five_layers"),
+        "gradients": (draw_gradients, None),
+        "wake": (draw_waking, None),
         "ladder": (draw_ladder, None),
         "wrong": (draw_wrong_gradients, "fig01_mlp_numpy"),
     }
     for study, (draw, other) in studies.items():
         if all(read_records(name) for name in EXPERIMENTS if name.startswith(f"{study}_") or name == other):
             yield f"study_{study}", draw()
+    yield "study_differences", draw_differences()

@@ -7,8 +7,12 @@ prints.
 import re
 import statistics
 
+import numpy as np
+
 from report.claims import CLAIMS, is_borne_out, judge, measured, measures, prediction_interval
-from report.records import EXPERIMENTS, REPORT, read_records
+from report.finite_differences import chosen_step, relative_error
+from report.records import ADAM_EPS, EXPERIMENTS, INITS, REPORT, read_records
+from report.worked_example import BACKWARD, FORWARD, example_tex, inputs_tex, step_tex
 
 # ---- Numbers -----------------------------------------------------------------------------------
 
@@ -40,11 +44,15 @@ def numbers(name):
     return found
 
 
-DIGITS = {"n_falls": 1, "n_jumps": 1, "flat_from": 0, "best_step": 0, "minutes": 1}  # others: 3
+# Digits behind the point; of others, 3.
+DIGITS = dict.fromkeys(("n_falls", "n_jumps", "n_collapses", "first_train_loss", "minutes"), 1)
+DIGITS |= dict.fromkeys(("flat_from", "best_step"), 0)
 
 
-def format_number(quantity, value):
+def format_number(quantity, value, statistic="mean"):
     """Return a number as report and README print it."""
+    if statistic in ("min", "max") and quantity.startswith("n_"):
+        return str(value)
     if quantity in ("n", "n_diverged", "first_seed", "last_seed"):
         return str(value)
     if quantity == "loss_change":
@@ -63,13 +71,57 @@ def all_numbers():
         for claim in claims
         if claim.number is not None
     }
+    found["claims.borne_out"] = str(
+        sum(all(is_borne_out(claim, measured(name)) for claim in CLAIMS[name]) for name in RUNS)
+    )
+    for dtype in (np.float32, np.float64):
+        found[f"differences.{dtype.__name__}"] = f"{relative_error(dtype, chosen_step(dtype)):.0e}"
+    found |= gradient_numbers()
     for name in EXPERIMENTS:
         if not read_records(name):
             continue
         for quantity, value in numbers(name).items():
             for statistic, number in value.items() if isinstance(value, dict) else [("", value)]:
                 key = ".".join(filter(None, (name, quantity, statistic)))
-                found[key] = format_number(quantity, number)
+                found[key] = format_number(quantity, number, statistic)
+    return found
+
+
+def gradients(record):
+    """Return the steps of a run's evaluations but the first, and of each layer's weights and bias the gradients there.
+
+    They are root mean squares over the entries, which is what Adam's ε is to be compared with: (n_layers, n_steps).
+    """
+    sizes = [3072, *record.config["flags"]["dnn_hidden_units"], 10]
+    metrics = record.metrics[1:]  # before the first step there is no gradient
+    found = []
+    for name, n_entries in (("weight", np.multiply(sizes[:-1], sizes[1:])), ("bias", np.array(sizes[1:]))):
+        norms = [[m[f"{name}_{layer}_gradient"] for m in metrics] for layer in range(1, len(sizes))]
+        found.append(np.array(norms) / np.sqrt(n_entries)[:, None])
+    return [m["step"] for m in metrics], *found
+
+
+AWAKE = 1e-8  # Adam's ε by default
+
+
+def gradient_numbers():
+    """Return what the recorded gradients show, in numbers.
+
+    `wake.1e-4` is the step at which the weights' gradients of all layers have come above `AWAKE` with an ε of 1e-4;
+    `gradients.least_ratio` by how much, under SGD, those from other initial weights are larger than from the course's.
+    """
+    found = {}
+    for eps in ADAM_EPS:
+        for record in read_records(f"wake_eps_{eps}"):
+            steps, weights, _ = gradients(record)
+            above = (weights >= AWAKE).all(axis=0)
+            if above.any():
+                found[f"wake.{eps}"] = str(steps[above.argmax()])
+    normal, *others = (read_records(f"gradients_{init}_sgd") for init in INITS)
+    if normal and all(others):
+        ratios = [gradients(other)[1] / gradients(normal[0])[1] for (other,) in others]
+        digits, exponent = f"{np.min(ratios):e}".split("e")
+        found["gradients.least_ratio"] = f"{digits[0]}e{int(exponent)}"  # rounded down: it is at least that
     return found
 
 
@@ -97,14 +149,14 @@ RUNS = {  # figures, and what is run for them
 }
 # What our runs gave, of the quantity that a claim is about.
 OURS = {
-    "test_accuracy": "test accuracy {pm}",
-    "test_loss": "loss {pm}",
-    "best_test_accuracy": "peak {pm}",
-    "best_train_accuracy": "highest {min} to {max}",
+    "test_accuracy": "{pm}",
+    "test_loss": "{pm}",
+    "best_test_accuracy": "{pm}",
+    "best_train_accuracy": "{min} to {max} at its highest",
     "gap": "{pm} apart at the end",
     "n_falls": "{pm} of 15 evaluations dip",
     "n_jumps": "{pm} of 15 evaluations jump",
-    "off_chance": "at most {max} from 0.1",
+    "off_chance": "within {max} of 0.1",
     "loss_change": "by {max} at most",
     "flat_from": "by step {max} at the latest",
     "best_step": "at step {min} to {max}",
@@ -141,7 +193,7 @@ def claims_markdown():
     for figures, run, claims in claims_table():
         columns = ["<br>".join(column) for column in zip(*claims, strict=True)]
         lines.append(f"| {' | '.join((figures, run, *columns))} |")
-    return "\n".join(lines) + "\n"
+    return re.sub(r"(\d)e-0?(\d+)", r"\1·10<sup>−\2</sup>", "\n".join(lines)) + "\n"
 
 
 def results_markdown():
@@ -162,7 +214,7 @@ def results_markdown():
 
 def tex(text):
     """Return a text of the tables as LaTeX."""
-    text = re.sub(r"(\d)e-0?(\d+)", r"$\1 \\cdot 10^{-\2}$", text)
+    text = re.sub(r"\d+e-\d+", r"\\num{\g<0>}", text)
     return text.replace("±", r"$\pm$").replace("%", r"\%")
 
 
@@ -188,18 +240,37 @@ def configurations_tex():
     """Return the rows of the report's table of configurations: for each figure how many of its claims are borne out."""
     lines = []
     for configuration, names in CONFIGURATIONS.items():
-        cells = [configuration]
+        cells = [[configuration], [""]]
         for figure, name in zip(CONFIGURATIONS["the course's weights"], names, strict=True):
             runs = measured(name)
             # Figure 9 is held against figure 3 in the same configuration.
             claims = [claim._replace(of=names[0]) if claim.of else claim for claim in CLAIMS[figure]]
             if runs:
                 n = sum(is_borne_out(claim, runs) for claim in claims)
-                cells.append(f"{n} of {len(claims)}: {plus_minus(name, 'test_accuracy')}")
+                cells[0].append(f"{n} of {len(claims)}")
+                cells[1].append(plus_minus(name, "test_accuracy"))
             else:
-                cells.append("not run")
-        lines.append(" & ".join(map(tex, cells)) + r" \\")
-    return "\n".join(lines) + "\n"
+                cells[0].append("not run")
+                cells[1].append("")
+        lines.append("\n".join(" & ".join(map(tex, row)) + r" \\" for row in cells))
+    return "\n\\addlinespace\n".join(lines) + "\n"
+
+
+def convnet_tex():
+    """Return the rows of the report's table of the ConvNet: layer, shape of its output, number of parameters."""
+    from convnet_pytorch import LAYERS
+
+    rows, channels, side = [], 3, 32
+    for layer in LAYERS:
+        if layer == "pool":
+            side, name, parameters = side // 2, r"max pooling $3 \times 3$, stride 2", 0
+        else:
+            # Weights, and a bias, γ and β for each channel.
+            name, parameters, channels = f"convolution {layer}, batch norm, ReLU", (9 * channels + 3) * layer, layer
+        rows.append((name, rf"${channels} \times {side} \times {side}$", parameters))
+    rows.append(("linear", "10", (channels + 1) * 10))
+    rows.append((r"\midrule all", "", sum(parameters for *_, parameters in rows)))
+    return "\n".join(f"{name} & {shape} & {parameters:,}" r" \\" for name, shape, parameters in rows) + "\n"
 
 
 # What report.tex calls to print numbers: the names that each stands for, of its argument.
@@ -240,6 +311,14 @@ def results_tex():
         )
     lines = ["% Written by report/reproduce.py from report/results; \\result{NAME} prints a number."]
     lines += [rf"\defineresult{{{name}}}{{{number}}}" for name, number in found.items() if name in quoted]
-    tables = {"claimrows": claims_tex(), "configurationrows": configurations_tex()}
+    tables = {
+        "claimrows": claims_tex(),
+        "configurationrows": configurations_tex(),
+        "convnetrows": convnet_tex(),
+        "exampleinputs": inputs_tex(),
+        "exampleforward": example_tex(FORWARD),
+        "examplebackward": example_tex(BACKWARD),
+        "examplestep": step_tex(),
+    }
     lines += [f"\\newcommand{{\\{name}}}{{%\n{rows}}}" for name, rows in tables.items()]
     return "\n".join(lines) + "\n"

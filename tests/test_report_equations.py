@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from gradcheck import assert_close, numerical_gradient
 
+from report import worked_example
+
 ROOT = Path(__file__).parents[1]
 REPORT = (ROOT / "report" / "report.tex").read_text(encoding="utf-8")
 CODE = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("modules.py", "custom_batchnorm.py")}
@@ -497,6 +499,51 @@ def test_every_equation_that_the_code_cites_is_in_the_report_and_every_gradient_
     assert GRADIENTS - everywhere == set()
     for name, formula in CITED_BESIDE.items():
         assert re.search(rf"^ *{re.escape(formula)}  +Eq\. \({name}\)$", "\n".join(CODE.values()), re.MULTILINE), name
+
+
+def test_what_epsilon_leaves_of_a_gradient_is_as_the_report_says():
+    """Batch norm's Jacobian takes all of a gradient along 1, and along x̂ leaves the share ε / (σ² + ε)."""
+    draw = Draw()
+    jacobians, (_, variance) = FORMULAS["bn-jacobian"][3](draw), statistics(draw.X_tilde)
+    for jacobian_i, x_hat, v in zip(jacobians, normalized(draw.X_tilde).T, variance, strict=True):
+        scaled = np.sqrt(v + EPS) * jacobian_i
+        np.testing.assert_allclose(scaled @ one(B), 0, atol=1e-15)
+        np.testing.assert_allclose(scaled @ x_hat, EPS / (v + EPS) * x_hat, rtol=1e-13)
+        np.testing.assert_allclose(x_hat @ x_hat, B * v / (v + EPS))
+
+
+def test_code_that_the_report_prints_stands_in_the_modules():
+    printed_code = re.findall(r"\\code\{(.+?)\}", REPORT.split(r"\begin{document}")[1])
+    assert len(printed_code) == 15
+    for code in printed_code:
+        assert code in "".join(CODE.values()), f"the report prints {code}, which is in neither module"
+
+
+def test_worked_example_follows_from_the_equations():
+    """By the formulas of one example, and not by modules.py."""
+    w1, w2, x, t, a = *worked_example.WEIGHTS, worked_example.X[0], worked_example.T[0], worked_example.SLOPE
+    expected = {"x_tilde_1": w1 @ x}
+    slope_1 = np.where(expected["x_tilde_1"] > 0, 1, a)
+    assert sorted(slope_1) == [a, 1], "one hidden unit of each sign"
+    expected["x_1"] = slope_1 * expected["x_tilde_1"]
+    expected["x_tilde_2"] = w2 @ expected["x_1"]
+    expected["x_2"] = softmax(expected["x_tilde_2"])
+    expected["loss"] = -np.log(expected["x_2"][1])
+    expected["d_x_tilde_2"] = expected["d_bias_2"] = expected["x_2"] - t
+    expected["d_weight_2"] = np.outer(expected["d_x_tilde_2"], expected["x_1"])
+    expected["d_x_1"] = w2.T @ expected["d_x_tilde_2"]
+    expected["d_x_tilde_1"] = expected["d_bias_1"] = slope_1 * expected["d_x_1"]
+    expected["d_weight_1"] = np.outer(expected["d_x_tilde_1"], x)
+    after = {}
+    for name, value in {"weight_1": w1, "weight_2": w2, "bias_1": 0, "bias_2": 0}.items():
+        after[name] = expected[f"{name}_after"] = value - worked_example.LEARNING_RATE * expected[f"d_{name}"]
+    hidden = after["weight_1"] @ x + after["bias_1"]
+    hidden = np.where(hidden > 0, 1, a) * hidden
+    expected["loss_after"] = -np.log(softmax(after["weight_2"] @ hidden + after["bias_2"])[1])
+    found = worked_example.quantities()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, err_msg=name)
 
 
 def test_names_of_equations_are_unique():

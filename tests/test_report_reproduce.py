@@ -218,6 +218,18 @@ def test_run_on_synthetic_images_is_not_reported(small):
         records.read_records("small")
 
 
+def test_long_experiments_run_only_by_name(small, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "LONG_EXPERIMENTS", {"quick"})
+    monkeypatch.setattr(reproduce, "write_figures", lambda: None)
+    asked = []
+    monkeypatch.setattr(reproduce, "missing_runs", lambda names, n_seeds: asked.append(names) or [])
+    for flags in ([], ["--only", "q*"]):
+        assert reproduce.main(flags) == 0
+    assert asked == [["small", "steep", "wrong"], ["quick"]]
+    assert reproduce.main(["--list"]) == 0
+    assert "quick" in capsys.readouterr().out
+
+
 def test_list_shows_what_is_recorded(capsys):
     assert reproduce.main(["--list", "--only", "fig0[13]*"]) == 0
     lines = capsys.readouterr().out.splitlines()
