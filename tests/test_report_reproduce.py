@@ -234,7 +234,7 @@ def test_list_shows_what_is_recorded(capsys):
     assert reproduce.main(["--list", "--only", "fig0[13]*"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["experiment", "fig01_mlp_numpy", "fig03_mlp_pytorch"]
-    assert re.search(r"5 of 5 +0\.\d$", lines[1])
+    assert re.search(r"15 of 15 +0\.\d$", lines[1])
 
 
 def test_list_shows_the_minutes_of_the_latest_run(monkeypatch, tmp_path, capsys):
