@@ -146,11 +146,12 @@ def test_text_of_a_submission_cannot_say_that_a_check_was_not_run(tmp_path):
 
 def test_failed_check_cites_the_reports_equation_and_its_page(tmp_path):
     check = next(check for check in ALL_CHECKS if check.name == "softmax.backward")
+    one, batch = (pages.equation_pages()[equation] for equation in ("softmax-backward", "batch-softmax"))
     for name, outcome in {"wrong": Outcome(False, "f()"), "unwritten": Outcome(False, is_written=False)}.items():
-        text = "Eq. (softmax-backward) on page 3, Eq. (batch-softmax) on page 4 of report.pdf"
+        text = f"Eq. (softmax-backward) on page {one}, Eq. (batch-softmax) on page {batch} of report.pdf"
         assert (("see", text) in pages.lines_of(check, outcome)) == (name == "wrong")
     page = pages.submission_page("one", [(check, Outcome(False, "f()"))], [], {}, tmp_path / "a b")
-    (link,) = re.findall(r'<a href="([^"#]*)#page=3">Eq\. \(softmax-backward\) on page 3</a>', page)
+    (link,) = re.findall(rf'<a href="([^"#]*)#page={one}">Eq\. \(softmax-backward\) on page {one}</a>', page)
     assert (tmp_path / "a b" / link).resolve() == ROOT / "report" / "report.pdf"
 
 
