@@ -212,7 +212,8 @@ def make_schedule(optimizer, args):
     if args.lr_schedule == "cosine":
         return schedules.CosineAnnealingLR(optimizer, args.max_steps)
     if args.lr_schedule == "onecycle":
-        return schedules.OneCycleLR(optimizer, args.learning_rate, total_steps=args.max_steps + 1, cycle_momentum=False)
+        highest = [group["lr"] for group in optimizer.param_groups]
+        return schedules.OneCycleLR(optimizer, highest, total_steps=args.max_steps + 1, cycle_momentum=False)
     if args.lr_schedule == "triangle":
         rising = args.max_steps / 5
 
@@ -374,7 +375,8 @@ def draw_results(network, images, dataset, precision, title, with_pictures):
     np.add.at(counts, (dataset.classes, probabilities.argmax(axis=1)), 1)
     figures = {"confusion_matrix": draw_confusion_matrix(counts, CLASSES, f"{title}: test images")}
     if with_pictures:
-        weights = network.first_layer().detach().float().cpu().numpy()
+        # A student's network may have no such method.
+        weights = getattr(network, "first_layer", lambda: next(network.parameters()))().detach().float().cpu().numpy()
         weights = weights.reshape(-1, *dataset.pixels.shape[1:]) if weights.ndim == 2 else weights
         figures["first_layer"] = draw_weights(weights, f"{title}: weights of the first layer")
         title = f"{title}: worst mistakes on test images"

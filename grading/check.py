@@ -123,7 +123,8 @@ class Grading:
     def run(self, check):
         """Return the `Outcome` of a check, whatever happens in it."""
         broken = [self._broken[name] for name in check.files if name in self._broken]
-        if broken:
+        is_left_out = self.training.data is None and check.name.endswith(".training")  # says so itself
+        if broken and not is_left_out:
             return Outcome(False, f"import {check.files[0][:-3]}", broken[0], "a file that can be imported")
         outcome = check.run(self)
         if not outcome.passed and outcome.was_run and outcome.is_decided:

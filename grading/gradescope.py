@@ -39,7 +39,8 @@ RUN = """#!/usr/bin/env bash
 here=$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)
 chmod 700 "$here/source" "$here/submission" "$here/results" # a submission's user has no business there
 cd "$here/source"
-timeout --signal=INT --kill-after=20 {seconds} ../venv/bin/python -B grade.py ../submission --out_dir ../results {flags}
+python=$here/venv/bin/python
+timeout --signal=INT --kill-after=20 {seconds} "$python" -B grade.py ../submission --out_dir ../results {flags}
 """
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from grading.check import Outcome
 
-PLAIN = {"Linear", "LeakyReLU", "Identity", "Flatten"}
 KINDS = (("batch norm", ("Norm", "BN")), ("dropout", ("Dropout",)), ("log-probabilities", ("LogSoftmax",)))
 ACTIVATIONS = {
     "ReLU6", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Tanh", "Sigmoid", "Softplus", "Softsign", "PReLU", "RReLU",

@@ -2,6 +2,8 @@
 
 # ruff: noqa: E501, a row of a table stays on its line
 
+import copy
+
 import torch
 from torch import nn
 
@@ -121,9 +123,24 @@ def gradients_of(f):
     return {name: gradient(i) for i, name in enumerate(("dx", "dgamma", "dbeta"))}
 
 
+def kept_by(f):
+    """Return the right formulas, of x_hat and 1/std as a forward pass of `f` has kept them, as `_function` takes them."""
+
+    def kept(c):
+        c = copy.copy(c)
+        c.x_hat = f(c.x, torch.ones_like(c.gamma), torch.zeros_like(c.beta), c.eps)
+        c.inv = c.x_hat / (c.x - c.x.mean(dim=0))
+        c.dgamma = (c.dout * c.x_hat).sum(dim=0)
+        return c
+
+    return {"dx": lambda c: kept(c).dx(), "dgamma": lambda c: kept(c).dgamma}
+
+
 def _forward_or_both(mistakes):
-    """Return the rows of wrong forward passes, with the right backward pass, then with the one that belongs to it."""
-    return [(text, _function(y=f, **grads)) for text, f in mistakes for grads in ({}, gradients_of(f))]
+    """Return the rows of wrong forward passes, with each backward pass that students write: the right one, the one that
+    belongs to it, and the right formula of what the wrong forward pass has kept."""
+    backward = [lambda f: {}, gradients_of, kept_by]
+    return [(text, _function(y=f, **gradients(f))) for text, f in mistakes for gradients in backward]
 
 
 def _function(y=None, **gradients):

@@ -271,8 +271,9 @@ def _finished(folder, key):
 def _graders_own(args):
     """Return a digest of what every score depends on: flags, grader, reference, recorded runs, training images."""
     data = [] if args.no_training else sorted((p.name, p.stat().st_size) for p in Path(args.data_dir).glob("*"))
-    digest = hashlib.sha256(repr([args.no_training, args.full, args.lenient, args.visibility, data]).encode())
-    own = ("grading/**/*.py", "*.py", "grading/*.json", "report/records.py", "report/results/fig*.jsonl")
+    flags = [args.no_training, args.full, args.lenient, args.visibility, args.require_sandbox]
+    digest = hashlib.sha256(repr([flags, data]).encode())
+    own = ("grading/**/*.py", "*.py", "grading/*.json", "report/*.json", "report/*.py", "report/results/fig*.jsonl")
     _add(digest, {str(p.relative_to(ROOT)): p.read_bytes() for pattern in own for p in ROOT.glob(pattern)})
     return digest
 

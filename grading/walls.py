@@ -149,7 +149,7 @@ class Sandbox:
     def popen(self, code, environment):
         """Return what `subprocess.Popen` takes to run Python code in the way chosen."""
         code = f"import sys; sys.path[:] = {[str(self.folder), *self.sys_path]!r}; {code}"
-        python = [sys.executable, "-I", "-X", "utf8", "-c", code]
+        python = [os.path.abspath(sys.executable), "-I", "-X", "utf8", "-c", code]
         environment = ENVIRONMENT | {"HOME": HOME, "TMPDIR": "/tmp"} | environment
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
@@ -195,7 +195,7 @@ def _lies_in(path, folders):
 def _can_become(uid):
     """Return whether this process may start one of the user `uid`."""
     try:
-        return subprocess.run(["true"], user=uid, group=uid, extra_groups=[]).returncode == 0
+        return subprocess.run(["/bin/sh", "-c", ":"], user=uid, group=uid, extra_groups=[]).returncode == 0
     except OSError:
         return False
 

@@ -81,6 +81,44 @@ def test_what_is_wrong_stays_wrong_in_a_network_of_another_kind():
     assert "mlp_pytorch.forward" in lost(outcomes)
 
 
+NATURAL = """
+import torch
+
+
+class Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, gamma, beta, eps=1e-5):
+        inverse_std = STD
+        x_hat = (x - x.mean(dim=0)) * inverse_std
+        ctx.save_for_backward(x_hat, gamma, inverse_std)
+        return gamma * x_hat + beta
+
+    @staticmethod
+    def backward(ctx, dout):
+        x_hat, gamma, inverse_std = ctx.saved_tensors
+        dbeta, dgamma = dout.sum(dim=0), (dout * x_hat).sum(dim=0)
+        dx = gamma * inverse_std * (dout - dbeta / len(dout) - x_hat * dgamma / len(dout))
+        x_needs, gamma_needs, beta_needs, _ = ctx.needs_input_grad
+        return dx if x_needs else None, dgamma if gamma_needs else None, dbeta if beta_needs else None, None
+
+
+CustomBatchNormManualFunction = Function
+"""
+
+
+@pytest.mark.parametrize(
+    ("std", "lost_check"),
+    [
+        ("(x.var(dim=0) + eps).rsqrt()", "bn_function.forward"),
+        ("1 / (x.var(dim=0, correction=0).sqrt() + eps)", "bn_function.eps"),
+    ],
+)
+def test_a_wrong_forward_pass_whose_statistics_the_right_formula_takes_costs_one_check(std, lost_check):
+    text = NATURAL.replace("STD", std)
+    outcomes = grade_here(PROJECT | {B: text}, [check for check in CHECKS if check.question == "3.2b"])
+    assert lost(outcomes) == [lost_check]
+
+
 def test_an_empty_list_of_hidden_layers_costs_one_check():
     refuses = 'if len(n_hidden) == 0:\n            raise ValueError("no hidden layer")\n        '
     files = PROJECT | {

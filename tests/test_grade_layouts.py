@@ -14,7 +14,7 @@ from grading import right_answer
 from grading.check import Grading
 from grading.sandbox import Session
 from grading.submission import read_submission
-from grading.walls import ROOT, SandboxError
+from grading.walls import ROOT, Sandbox, SandboxError
 
 # How mlp_numpy.py imports modules.py, and where both are.
 LAYOUTS = {
@@ -78,3 +78,10 @@ def test_packages_of_another_environment_are_a_submissions_too(tmp_path, way):
     assert sum(test["score"] for test in tests) == sum(
         check.points for check in CHECKS if check.files == ("modules.py",)
     )
+
+
+def test_python_that_is_called_through_a_parent_folder_is_called_by_its_own_path(monkeypatch):
+    path = Path(sys.executable)
+    monkeypatch.setattr(sys, "executable", f"{path.parent}/../{path.parent.name}/{path.name}")
+    with Sandbox() as sandbox:  # a folder in between may be closed to another user, or not be there behind walls
+        assert str(path) in sandbox.popen("", {})["args"]

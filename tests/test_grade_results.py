@@ -236,16 +236,17 @@ def test_result_is_used_again_only_where_it_would_come_out_the_same(tmp_path):
     assert not submissions._finished(folder, "k")
 
 
-def test_key_of_a_result_knows_the_training_images_and_the_recorded_runs(monkeypatch, tmp_path):
+def test_key_of_a_result_knows_flags_training_images_recorded_runs_and_pages(monkeypatch, tmp_path):
     monkeypatch.setattr(submissions, "ROOT", tmp_path)
-    args = SimpleNamespace(
-        no_training=False, full=False, lenient=False, visibility="visible", data_dir=tmp_path / "data"
-    )
+    flags = {"no_training": False, "full": False, "lenient": False, "require_sandbox": False}
+    args = SimpleNamespace(**flags, visibility="visible", data_dir=tmp_path / "data")
     keys = {submissions._graders_own(args).digest()}
-    for name in ("data/data_batch_1", "report/results/fig01_mlp_numpy.jsonl"):
+    for name in flags:
+        keys.add(submissions._graders_own(SimpleNamespace(**{**vars(args), name: True})).digest())
+    for name in ("data/data_batch_1", "report/results/fig01_mlp_numpy.jsonl", "report/equations.json"):
         write((tmp_path / name).parent, {Path(name).name: ""})
         keys.add(submissions._graders_own(args).digest())
-    assert len(keys) == 3
+    assert len(keys) == 8
 
 
 def test_wrong_use_ends_with_one_line_and_status_2(tmp_path, capsys):

@@ -390,6 +390,17 @@ def test_learning_rate_follows_its_schedule():
 
 
 @pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "onecycle", "triangle"])
+def test_muon_trains_the_rest_by_a_tenth_of_the_rate_at_every_step(lr_schedule):
+    arguments = flags(optimizer="muon", momentum=0.6, lr_schedule=lr_schedule)
+    optimizer = make_optimizer(nn.Linear(2, 2), arguments)
+    schedule = make_schedule(optimizer, arguments)
+    for _ in range(99):
+        schedule.step()
+        matrices, others = (group["lr"] for group in optimizer.param_groups)
+        assert others == pytest.approx(matrices / 10)
+
+
+@pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "onecycle", "triangle"])
 @pytest.mark.parametrize("max_steps", [1, 2])
 def test_schedule_fits_the_shortest_runs(lr_schedule, max_steps):
     assert len(learning_rates(lr_schedule=lr_schedule, max_steps=max_steps)) == max_steps
