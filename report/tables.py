@@ -133,6 +133,7 @@ README_RUNS = {
     "fig13_convnet": "`train_convnet_pytorch.py`, bf16",
     "precision_convnet": "`train_convnet_pytorch.py`, fp32",
     "best_mlp": "`train_mlp_pytorch.py @report/experiments/best_mlp.args`",
+    "whitened_mlp": "`train_mlp_pytorch.py @report/experiments/whitened_mlp.args`",
     "best_convnet": "`train_convnet_pytorch.py @report/experiments/best_convnet.args`",
 }
 

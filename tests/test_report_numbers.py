@@ -234,18 +234,19 @@ def decimals(text):
     return re.findall(r"\d+\.\d+(?:e-?\d+)?|\d+e-\d+|\d+(?=\s*(?:%|\\%|per cent))", text)
 
 
-def known_settings():
-    """Return all numbers of the experiments' flags, the scripts' defaults among them."""
+def known_settings(kinds=float):
+    """Return all numbers of these kinds among the experiments' flags, the scripts' defaults among them."""
     known = set()
     for name in records.EXPERIMENTS:
         for record in records.read_records(name)[:1]:
-            known |= {value for value in record.config["flags"].values() if isinstance(value, float)}
+            for value in record.config["flags"].values():
+                known |= {float(v) for v in (value if isinstance(value, list) else [value]) if isinstance(v, kinds)}
     return known | {0.0001, 0.02, 0.1, 0.01}  # of the initial weights; what counts as a fall, a jump, random
 
 
 def test_report_quotes_no_number_but_recorded_ones():
     text = re.sub(r"(?<!\\)%.*", "", REPORT.split(r"\begin{document}")[1])
-    assert {float(value) for value in re.findall(r"\\setting\{(.+?)\}", text)} <= known_settings()
+    assert {float(value) for value in re.findall(r"\\setting\{(.+?)\}", text)} <= known_settings(int | float)
     # Widths of columns and pictures, and the titles of the course's questions, are no results.
     text = re.sub(r"\\(?:setting|claimed|pmresult|rangeresult|result|subsection\*?|name|label|ref)\{.*?\}", "", text)
     text = re.sub(r"(?s)\\begin\{tikzpicture\}.*?\\end\{tikzpicture\}", "", text)
@@ -278,8 +279,8 @@ def test_numbers_are_left_alone_where_one_that_they_need_is_not_recorded(monkeyp
     monkeypatch.setattr(reproduce, "write_figures", lambda: None)
     message = (
         "results.tex and README.md are left as they are: no whole run of fig01_mlp_numpy, fig03_mlp_pytorch, "
-        "precision_mlp, fig13_convnet, precision_convnet, best_mlp, best_convnet, fig07_five_layers is recorded; "
-        "to run what is missing: python report/reproduce.py\n"
+        "precision_mlp, fig13_convnet, precision_convnet, best_mlp, whitened_mlp, best_convnet, fig07_five_layers is "
+        "recorded; to run what is missing: python report/reproduce.py\n"
     )
     assert reproduce.main(["--figures"]) == 0
     assert capsys.readouterr() == (message, "")
