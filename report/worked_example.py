@@ -65,11 +65,9 @@ def matrix_tex(value, form="{:.4f}"):
 def example_tex(rows):
     """Return rows such as `FORWARD` as rows of the report's table."""
     found = quantities()
-    cells = [
-        (f"${formula}$", rf"\eqref{{eq:{equation}}}" if equation else "", name) for formula, equation, name in rows
-    ]
     return "".join(
-        rf"{formula} & {reference} & ${matrix_tex(found[name])}$ \\[2pt]" "\n" for formula, reference, name in cells
+        rf"${formula}$ & \eqref{{eq:{equation}}} & ${matrix_tex(found[name])}$ \\[2pt]" "\n"
+        for formula, equation, name in rows
     )
 
 
