@@ -8,6 +8,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
+    import interrupts
+
+    interrupts.end_in_one_line()
 
 import torch
 from torch import nn

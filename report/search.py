@@ -21,6 +21,9 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
+    import interrupts
+
+    interrupts.end_in_one_line()
 
 import torch_utils
 from cifar10_utils import DataSet, get_cifar10
@@ -211,4 +214,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    interrupts.raise_again()
     sys.exit(main())

@@ -220,7 +220,13 @@ def test_diverging_pytorch_run_stops_and_keeps_the_last_good_checkpoint(syntheti
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
-@pytest.mark.parametrize("script", [f"{NUMPY}.py", f"{MLP}.py", f"{CONVNET}.py", "report/reproduce.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        *(f"{script}.py" for script in (NUMPY, MLP, CONVNET)),
+        *(f"report/{script}.py" for script in ("reproduce", "search", "gradient_flow", "wrong_gradients")),
+    ],
+)
 def test_interrupt_while_a_script_is_imported_is_one_line_and_status_130(tmp_path, script):
     (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     done = subprocess.run(
