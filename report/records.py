@@ -26,7 +26,7 @@ WRONG_GRADIENTS = ("bias_averaged", "slope_of_wrong_sign", "cross_terms_lost")
 INITS = ("normal", "kaiming", "pytorch")
 ADAM_EPS = ("1e-16", "1e-8", "1e-4")
 OTHER_CONFIGURATIONS = ("pytorch", "kaiming", "standardize")
-COLLAPSE_CONTROLS = ("eps_1e-16", "eps_1e-4", "rate_2e-4", "clip_1")
+COLLAPSE_CONTROLS = ("none", "eps_1e-16", "eps_1e-4", "rate_2e-4", "clip_1")
 
 # Name, which is that of the flag file in report/experiments: its script, and how many seeds it takes.
 # Five where a run takes up to 3 minutes on two cores, three where it takes up to 25; fifteen of the defaults, by whose
@@ -61,8 +61,7 @@ EXPERIMENTS = {
 # Those that take a quarter of an hour a seed, or a quarter of an hour for all; reproduce.py runs them only by name.
 LONG_EXPERIMENTS = {
     **{f"{name}_{figure}": ("train_mlp_pytorch", 5) for name in OTHER_CONFIGURATIONS for figure in ("fig11", "fig09")},
-    "course_fig11": ("report/gradient_flow", 5),
-    **{f"collapses_{control}": ("report/gradient_flow", 5) for control in COLLAPSE_CONTROLS},
+    **{f"collapses_{control}": ("report/gradient_flow", 3) for control in COLLAPSE_CONTROLS},
     "whitened_mlp": ("train_mlp_pytorch", 3),
     "muon_convnet": ("train_convnet_pytorch", 3),
     "long_convnet": ("train_convnet_pytorch", 1),  # on a GPU
