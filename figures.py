@@ -40,16 +40,22 @@ def draw_confusion_matrix(counts, class_names, title):
     """
     figure = _figure(7, 6.6)
     axes = figure.subplots()
+    show_confusion_matrix(axes, counts, class_names, fontsize=8)
+    axes.set_title(title)
+    return figure
+
+
+def show_confusion_matrix(axes, counts, class_names, fontsize):
+    """Show counts as `draw_confusion_matrix` takes them."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=fontsize)
     ticks = range(len(class_names))
     axes.set_xticks(ticks, class_names, rotation=45, ha="right")
     axes.set_yticks(ticks, class_names)
-    axes.set(xlabel="predicted class", ylabel="true class", title=title)
-    return figure
+    axes.set(xlabel="predicted class", ylabel="true class")
 
 
 def draw_weights(weights, title, n_most=100):
@@ -61,20 +67,26 @@ def draw_weights(weights, title, n_most=100):
         n_most: how many are drawn at most.
     """
     weights = weights[:n_most]
+    n_columns = int(np.ceil(np.sqrt(len(weights))))
+    n_rows = -(-len(weights) // n_columns)
+    figure = _figure(6, 6.3 * n_rows / n_columns)
+    axes = figure.subplots()
+    show_weights(axes, weights, n_columns)
+    axes.set_title(title)
+    return figure
+
+
+def show_weights(axes, weights, n_columns):
+    """Show weights of shape (n, 3, height, width) as images, each stretched to its own range."""
     low, high = (f(weights, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
     images = (weights - low) / np.maximum(high - low, np.finfo(weights.dtype).tiny)
-    n_columns = int(np.ceil(np.sqrt(len(images))))
     n_rows = -(-len(images) // n_columns)
     n, n_channels, height, width = images.shape
     sheet = np.ones((n_rows * n_columns, height + 1, width + 1, n_channels), images.dtype)  # 1: white lines between
     sheet[:n, :height, :width] = images.transpose(0, 2, 3, 1)
     sheet = sheet.reshape(n_rows, n_columns, height + 1, width + 1, n_channels).swapaxes(1, 2)
-    figure = _figure(6, 6.3 * n_rows / n_columns)
-    axes = figure.subplots()
     axes.imshow(sheet.reshape(n_rows * (height + 1), n_columns * (width + 1), n_channels), interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(title)
-    return figure
 
 
 def draw_mistakes(images, labels, probabilities, class_names, title, n_columns=8, n_rows=4):

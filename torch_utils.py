@@ -366,13 +366,24 @@ def score(network, images, precision, processes, limit=0):
     return loss / n, n_correct / n
 
 
-def draw_results(network, images, dataset, precision, title, with_pictures):
-    """Return figures: the confusion matrix on a split; `with_pictures` also first-layer weights and worst mistakes."""
+def predict(network, images, precision):
+    """Return the probability of each class for each image of a split, float32 (n, n_classes)."""
     with evaluation(network):
         batches = outputs(network, images, precision, np.arange(len(images)))
-        probabilities = torch.cat([logits.softmax(dim=1) for logits, _ in batches]).cpu().numpy()
+        return torch.cat([logits.softmax(dim=1) for logits, _ in batches]).float().cpu().numpy()
+
+
+def confusion_matrix(classes, probabilities):
+    """Return how many examples of each class (a row) were taken for which (a column), (n_classes, n_classes)."""
     counts = np.zeros((len(CLASSES), len(CLASSES)), int)
-    np.add.at(counts, (dataset.classes, probabilities.argmax(axis=1)), 1)
+    np.add.at(counts, (classes, probabilities.argmax(axis=1)), 1)
+    return counts
+
+
+def draw_results(network, images, dataset, precision, title, with_pictures):
+    """Return figures: the confusion matrix on a split; `with_pictures` also first-layer weights and worst mistakes."""
+    probabilities = predict(network, images, precision)
+    counts = confusion_matrix(dataset.classes, probabilities)
     figures = {"confusion_matrix": draw_confusion_matrix(counts, CLASSES, f"{title}: test images")}
     if with_pictures:
         # A student's network may have no such method.

@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 
-from figures import SPLIT_STYLES
+from cifar10_utils import CLASSES
+from figures import SPLIT_STYLES, show_confusion_matrix, show_weights
 from report.claims import CLAIMS
 from report.finite_differences import chosen_step, relative_error
 from report.records import ADAM_EPS, EXPERIMENTS, LADDER, read_records
@@ -93,6 +94,9 @@ def fingerprint(figure):
             name = line.get_label() if line.get_label()[0] != "_" else ""
             shown += [name, line.get_linestyle(), str(line.get_marker())]
             shown += [f"{value:.6g}" for values in line.get_data() for value in values]
+        for image in axes.images:
+            shown += [f"{value:.3f}" for value in image.get_array().ravel()]
+        shown += [text.get_text() for text in axes.texts]
         shown += [f"{value:.6g}" for value in axes.get_ylim()]
     return hashlib.sha256("\n".join(shown).encode()).hexdigest()
 
@@ -305,6 +309,23 @@ def draw_wrong_gradients():
     return figure
 
 
+def draw_answers():
+    """Return a figure of a ConvNet's first layer, a kernel a square, and of what it takes test images for."""
+    from matplotlib.figure import Figure
+
+    (record,) = read_records("answers_convnet")
+    figure = Figure(figsize=(6.5, 3.4), layout="constrained")
+    kernels, matrix = figure.subplots(1, 2, width_ratios=(0.75, 1))
+    show_weights(kernels, np.array(record.summary["first_layer"], np.float32), n_columns=8)
+    show_confusion_matrix(matrix, np.array(record.summary["confusion_matrix"]), CLASSES, fontsize=6)
+    matrix.tick_params(labelsize=FONT_SIZE - 1)
+    for axes, title in ((kernels, "first layer, 64 kernels of 3×3"), (matrix, "test images")):
+        axes.set_title(title, fontsize=FONT_SIZE)
+        axes.xaxis.label.set_fontsize(FONT_SIZE)
+        axes.yaxis.label.set_fontsize(FONT_SIZE)
+    return figure
+
+
 def figures():
     """Yield (name, figure) of all that can be drawn from what is recorded."""
     for number, name, title in RUNS:
@@ -321,6 +342,7 @@ def figures():
         "gradients": (draw_gradients, None),
         "wake": (draw_waking, None),
         "ladder": (draw_ladder, None),
+        "answers": (draw_answers, None),
         "wrong": (draw_wrong_gradients, "fig01_mlp_numpy"),
     }
     for study, (draw, other) in studies.items():

@@ -62,6 +62,7 @@ EXPERIMENTS = {
 LONG_EXPERIMENTS = {
     **{f"{name}_{figure}": ("train_mlp_pytorch", 5) for name in OTHER_CONFIGURATIONS for figure in ("fig11", "fig09")},
     **{f"collapses_{control}": ("report/gradient_flow", 3) for control in COLLAPSE_CONTROLS},
+    "answers_convnet": ("report/convnet_answers", 1),
     "whitened_mlp": ("train_mlp_pytorch", 3),
     "muon_convnet": ("train_convnet_pytorch", 3),
     "long_convnet": ("train_convnet_pytorch", 1),  # on a GPU

@@ -9,6 +9,7 @@ import statistics
 
 import numpy as np
 
+from cifar10_utils import CLASSES
 from report.claims import CLAIMS, is_borne_out, judge, measured, measures, prediction_interval
 from report.finite_differences import chosen_step, relative_error
 from report.records import ADAM_EPS, EXPERIMENTS, INITS, REPORT, read_records
@@ -77,6 +78,9 @@ def all_numbers():
     for dtype in (np.float32, np.float64):
         found[f"differences.{dtype.__name__}"] = f"{relative_error(dtype, chosen_step(dtype)):.0e}"
     found |= gradient_numbers()
+    for record in read_records("answers_convnet"):  # answers.cat.dog: how many cats were taken for dogs
+        counts = np.array(record.summary["confusion_matrix"])
+        found |= {f"answers.{CLASSES[i]}.{CLASSES[j]}": str(n) for (i, j), n in np.ndenumerate(counts)}
     for name in EXPERIMENTS:
         if not read_records(name):
             continue

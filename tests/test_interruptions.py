@@ -223,8 +223,8 @@ def test_diverging_pytorch_run_stops_and_keeps_the_last_good_checkpoint(syntheti
 @pytest.mark.parametrize(
     "script",
     [
-        *(f"{script}.py" for script in (NUMPY, MLP, CONVNET)),
-        *(f"report/{script}.py" for script in ("reproduce", "search", "gradient_flow", "wrong_gradients")),
+        *(f"{script}.py" for script in (NUMPY, MLP, CONVNET, "report/reproduce", "report/search")),
+        *(f"report/{script}.py" for script in ("gradient_flow", "convnet_answers", "wrong_gradients")),
     ],
 )
 def test_interrupt_while_a_script_is_imported_is_one_line_and_status_130(tmp_path, script):

@@ -6,10 +6,12 @@ import math
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+import train_convnet_pytorch
 import train_mlp_pytorch
-from report import gradient_flow, records, wrong_gradients
+from report import convnet_answers, gradient_flow, records, wrong_gradients
 
 # What a run is told that changes nothing of what it computes, or that its seed and folder say.
 NOT_OF_THE_EXPERIMENT = {"seed", "out_dir", "data_dir", "dataset", "resume", "quiet"}
@@ -96,6 +98,25 @@ def test_gradient_flow_trains_as_the_script_does_and_adds_norms(tmp_path):
     assert all(clipped[1][key] == flow[1][key] for key in norms), "before they are clipped"
     assert flow[1]["weight_1_gradient"] > 1e-3
     assert clipped[1]["test_loss"] != flow[1]["test_loss"]
+
+
+def test_convnet_answers_trains_as_the_script_does_and_keeps_first_layer_and_confusion_matrix(tmp_path):
+    flags = ["--dataset=synthetic", "--synthetic_size=100", "--batch_size=10", "--max_steps=1", "--quiet"]
+
+    def last_and_summary(main, folder):
+        assert main([*flags, "--out_dir", str(tmp_path / folder)]) == 0
+        summary = json.loads((tmp_path / folder / "summary.json").read_text())
+        return {key: value for key, value in summary["last"].items() if key != "seconds"}, summary
+
+    plain, _ = last_and_summary(train_convnet_pytorch.main, "plain")
+    last, summary = last_and_summary(convnet_answers.main, "answers")
+    assert last == plain
+    counts = np.array(summary["confusion_matrix"])
+    assert counts.shape == (10, 10)
+    assert counts.trace() / counts.sum() == pytest.approx(last["test_accuracy"])
+    weights = np.array(summary["first_layer"])
+    assert weights.shape == (64, 3, 3, 3)
+    assert 0.1 < abs(weights).max() < 0.3, "a kernel of 27 weights starts below 1/√27 = 0.19"
 
 
 @pytest.mark.parametrize(
