@@ -4,6 +4,7 @@ Numbers have names, `fig05_adam.test_accuracy.mean`, and `results.tex` defines a
 prints.
 """
 
+import json
 import re
 import statistics
 
@@ -77,7 +78,7 @@ def all_numbers():
     )
     for dtype in (np.float32, np.float64):
         found[f"differences.{dtype.__name__}"] = f"{relative_error(dtype, chosen_step(dtype)):.0e}"
-    found |= gradient_numbers()
+    found |= gradient_numbers() | search_numbers()
     for record in read_records("answers_convnet"):  # answers.cat.dog: how many cats were taken for dogs
         counts = np.array(record.summary["confusion_matrix"])
         found |= {f"answers.{CLASSES[i]}.{CLASSES[j]}": str(n) for (i, j), n in np.ndenumerate(counts)}
@@ -129,6 +130,16 @@ def gradient_numbers():
     return found
 
 
+def search_numbers():
+    """Return how many trials the search of each network had, and how many images the longest of them saw."""
+    trials = [json.loads(line) for line in (REPORT / "search.jsonl").read_text().splitlines()]
+    found = {}
+    for network in ("mlp", "convnet"):
+        images = [t["images"] for t in trials if t["script"] == f"train_{network}_pytorch"]
+        found |= {f"search.{network}.n": str(len(images)), f"search.{network}.images": f"{max(images):,}"}
+    return found
+
+
 # Experiments in the README's table of results, and what they are called there.
 README_RUNS = {
     "fig01_mlp_numpy": "`train_mlp_numpy.py`",
@@ -137,7 +148,6 @@ README_RUNS = {
     "fig13_convnet": "`train_convnet_pytorch.py`, bf16",
     "precision_convnet": "`train_convnet_pytorch.py`, fp32",
     "best_mlp": "`train_mlp_pytorch.py @report/experiments/best_mlp.args`",
-    "whitened_mlp": "`train_mlp_pytorch.py @report/experiments/whitened_mlp.args`",
     "best_convnet": "`train_convnet_pytorch.py @report/experiments/best_convnet.args`",
 }
 
@@ -220,7 +230,7 @@ def results_markdown():
 def tex(text):
     """Return a text of the tables as LaTeX."""
     text = re.sub(r"\d+e-\d+", r"\\num{\g<0>}", text)
-    return text.replace("±", r"$\pm$").replace("%", r"\%")
+    return text.replace("±", r"$\pm$").replace("ε", r"$\epsilon$").replace("%", r"\%")
 
 
 def claims_tex():
@@ -253,12 +263,51 @@ def configurations_tex():
             if runs:
                 n = sum(is_borne_out(claim, runs) for claim in claims)
                 cells[0].append(f"{n} of {len(claims)}")
-                cells[1].append(plus_minus(name, "test_accuracy"))
+                cells[1].append(f"{plus_minus(name, 'test_accuracy')} ({len(runs)})")
             else:
                 cells[0].append("not run")
                 cells[1].append("")
         lines.append("\n".join(" & ".join(map(tex, row)) + r" \\" for row in cells))
     return "\n\\addlinespace\n".join(lines) + "\n"
+
+
+# Figure 11's run in each configuration.
+LONG_RUNS = {
+    "the course's weights, bfloat16": "fig11_five_layers_adam_long",
+    "the course's weights": "precision_five_layers",
+    "PyTorch's own weights": "pytorch_fig11",
+    "He et al.'s weights": "kaiming_fig11",
+    "standardised pixels": "standardize_fig11",
+}
+
+
+LONG_QUANTITIES = ("best_test_accuracy", "best_step", "best_train_accuracy", "test_accuracy", "n_collapses")
+# Its first 10,000 steps in float32, with one change each.
+CONTROLS = {
+    "none": "collapses_none",
+    "Adam's ε 1e-16, not 1e-8": "collapses_eps_1e-16",
+    "Adam's ε 1e-4": "collapses_eps_1e-4",
+    "learning rate 2e-4, not 2e-3": "collapses_rate_2e-4",
+    "gradient's norm at most 1": "collapses_clip_1",
+}
+CONTROL_QUANTITIES = ("n_collapses", "best_test_accuracy", "best_train_accuracy")
+
+
+def ranges_tex(experiments, quantities):
+    """Return rows of a table, `{what it is called: experiment}`: number of seeds, quantities from lowest to highest.
+
+    Experiments without a record have no row.
+    """
+    rows = []
+    for called, name in experiments.items():
+        if runs := measured(name):
+            row = [called, str(len(runs))]
+            for quantity in quantities:
+                values = [run[quantity] for run in runs]
+                ends = (format_number(quantity, end(values), end.__name__) for end in (min, max))
+                row.append(" to ".join(dict.fromkeys(ends)))
+            rows.append(row)
+    return "\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows) + "\n"
 
 
 def convnet_tex():
@@ -319,6 +368,8 @@ def results_tex():
     tables = {
         "claimrows": claims_tex(),
         "configurationrows": configurations_tex(),
+        "longrows": ranges_tex(LONG_RUNS, LONG_QUANTITIES),
+        "controlrows": ranges_tex(CONTROLS, CONTROL_QUANTITIES),
         "convnetrows": convnet_tex(),
         "exampleinputs": inputs_tex(),
         "exampleforward": example_tex(FORWARD),
