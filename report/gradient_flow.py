@@ -3,6 +3,7 @@
 python report/gradient_flow.py --dnn_hidden_units 900,500,350,150,50 --optimizer adam --max_steps 2000 --eval_freq 20
 """
 
+import io
 import sys
 from pathlib import Path
 
@@ -12,13 +13,15 @@ if __name__ == "__main__":
 
     interrupts.end_in_one_line()
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 import torch_utils
 import train_mlp_pytorch
 from cifar10_utils import DataError
-from flags import real_number
+from flags import real_number, whole_number
 from torch_flags import check_torch_flags
 from train_utils import run_script
 
@@ -53,16 +56,35 @@ def train(args):
             optimizer.param_groups[0]["eps"] = args.adam_eps
         return optimizer
 
-    plain_run, plain_optimizer = torch_utils.TorchRun, torch_utils.make_optimizer
-    torch_utils.TorchRun, torch_utils.make_optimizer = Run, make_optimizer
+    def get_cifar10(*folder, **kwargs):
+        data = plain_data(*folder, **kwargs)
+        if args.jpeg:
+            for dataset in data.values():
+                dataset.pixels = through_jpeg(dataset.pixels, args.jpeg)
+                dataset.mean_image = data["train"].pixels.mean(axis=0).astype(np.float32)
+        return data
+
+    plain_run, plain_optimizer, plain_data = torch_utils.TorchRun, torch_utils.make_optimizer, torch_utils.get_cifar10
+    torch_utils.TorchRun, torch_utils.make_optimizer, torch_utils.get_cifar10 = Run, make_optimizer, get_cifar10
     try:
         return train_mlp_pytorch.train(args)
     finally:
         torch_utils.TorchRun, torch_utils.make_optimizer = plain_run, plain_optimizer
+        torch_utils.get_cifar10 = plain_data
+
+
+def through_jpeg(images, quality):
+    """Return images, uint8 (n, 3, 32, 32), as they are after JPEG at a quality from 1 to 95."""
+    decoded = np.empty_like(images)
+    for i, image in enumerate(images):
+        file = io.BytesIO()
+        Image.fromarray(image.transpose(1, 2, 0)).save(file, "JPEG", quality=quality)
+        decoded[i] = np.asarray(Image.open(file)).transpose(2, 0, 1)
+    return decoded
 
 
 def make_flags():
-    """Return the parser of this script's flags: those of train_mlp_pytorch.py and two more."""
+    """Return the parser of this script's flags: those of train_mlp_pytorch.py and three more."""
     parser = train_mlp_pytorch.make_flags()
     parser.prog, parser.description = "gradient_flow.py", "Train the PyTorch MLP and record its gradients' norms."
     parser.set_defaults(script="gradient_flow")
@@ -70,6 +92,7 @@ def make_flags():
         "--adam_eps", type=real_number(0, exclusive=True), default=1e-8, help="what Adam adds to its denominator"
     )
     parser.add_argument("--clip_norm", type=real_number(0), default=0.0, help="of the whole gradient, at most; 0: any")
+    parser.add_argument("--jpeg", type=whole_number(0, 95), default=0, help="quality that images are put through again")
     return parser
 
 

@@ -26,6 +26,7 @@ WRONG_GRADIENTS = ("bias_averaged", "slope_of_wrong_sign", "cross_terms_lost")
 INITS = ("normal", "kaiming", "pytorch")
 ADAM_EPS = ("1e-16", "1e-8", "1e-4")
 OTHER_CONFIGURATIONS = ("pytorch", "kaiming", "standardize")
+JPEG_QUALITIES = (75, 50)
 COLLAPSE_CONTROLS = ("none", "eps_1e-16", "eps_1e-4", "rate_2e-4", "clip_1")
 
 # Name, which is that of the flag file in report/experiments: its script, and how many seeds it takes.
@@ -47,6 +48,7 @@ EXPERIMENTS = {
     # Figures 3, 5 and 7 in other configurations; with other initial weights, figure 7 is at depth 5.
     **{f"{name}_{figure}": ("train_mlp_pytorch", 5) for name in OTHER_CONFIGURATIONS for figure in ("fig03", "fig05")},
     "standardize_fig07": ("train_mlp_pytorch", 5),
+    **{f"jpeg_{quality}": ("report/gradient_flow", 5) for quality in JPEG_QUALITIES},
     **{f"gradients_{init}_{by}": ("report/gradient_flow", 1) for init in INITS for by in ("sgd", "adam")},
     **{f"wake_eps_{eps}": ("report/gradient_flow", 1) for eps in ADAM_EPS},
     **{f"wrong_{mistake}": ("report/wrong_gradients", 5) for mistake in WRONG_GRADIENTS},

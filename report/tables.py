@@ -136,7 +136,7 @@ def search_numbers():
     found = {}
     for network in ("mlp", "convnet"):
         images = [t["images"] for t in trials if t["script"] == f"train_{network}_pytorch"]
-        found |= {f"search.{network}.n": str(len(images)), f"search.{network}.images": f"{max(images):,}"}
+        found |= {f"search.{network}.n": str(len(images)), f"search.{network}.images": str(max(images))}
     return found
 
 

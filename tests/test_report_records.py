@@ -92,12 +92,14 @@ def test_gradient_flow_trains_as_the_script_does_and_adds_norms(tmp_path):
 
     plain, flow = metrics(train_mlp_pytorch.main, "plain"), metrics(gradient_flow.main, "flow")
     clipped = metrics(gradient_flow.main, "clipped", "--clip_norm=1e-3", "--adam_eps=1e-4")
+    compressed = metrics(gradient_flow.main, "compressed", "--jpeg=5")
     norms = {f"{kind}_{layer}_gradient" for kind in ("weight", "bias") for layer in (1, 2)}
     assert [norms & m.keys() for m in flow] == [set(), norms]
     assert [{key: value for key, value in m.items() if key not in norms} for m in flow] == plain
     assert all(clipped[1][key] == flow[1][key] for key in norms), "before they are clipped"
     assert flow[1]["weight_1_gradient"] > 1e-3
     assert clipped[1]["test_loss"] != flow[1]["test_loss"]
+    assert compressed[0]["test_loss"] != flow[0]["test_loss"], "before any step"
 
 
 def test_convnet_answers_trains_as_the_script_does_and_keeps_first_layer_and_confusion_matrix(tmp_path):
