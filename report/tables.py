@@ -285,10 +285,11 @@ LONG_QUANTITIES = ("best_test_accuracy", "best_step", "best_train_accuracy", "te
 # Its first 10,000 steps in float32, with one change each.
 CONTROLS = {
     "none": "collapses_none",
-    "Adam's ε 1e-16, not 1e-8": "collapses_eps_1e-16",
-    "Adam's ε 1e-4": "collapses_eps_1e-4",
+    "standardised pixels": "collapses_standardize",
     "learning rate 2e-4, not 2e-3": "collapses_rate_2e-4",
     "gradient's norm at most 1": "collapses_clip_1",
+    "Adam's ε 1e-4, not 1e-8": "collapses_eps_1e-4",
+    "Adam's ε 1e-16": "collapses_eps_1e-16",
 }
 CONTROL_QUANTITIES = ("n_collapses", "best_test_accuracy", "best_train_accuracy")
 
