@@ -56,7 +56,6 @@ EXPERIMENTS = {
     "precision_five_layers": ("train_mlp_pytorch", 1),
     "precision_convnet": ("train_convnet_pytorch", 1),
     **{f"ladder_{rung}": ("train_mlp_pytorch", 5) for rung in LADDER},
-    "best_convnet": ("train_convnet_pytorch", 3),
 }
 
 # Those that take a quarter of an hour a seed, or a quarter of an hour for all; reproduce.py runs them only by name.
@@ -65,7 +64,7 @@ LONG_EXPERIMENTS = {
     **{f"collapses_{control}": ("report/gradient_flow", 3) for control in COLLAPSE_CONTROLS},
     "answers_convnet": ("report/convnet_answers", 1),
     "best_mlp": ("train_mlp_pytorch", 3),
-    "muon_convnet": ("train_convnet_pytorch", 3),
+    "best_convnet": ("train_convnet_pytorch", 3),
     "long_convnet": ("train_convnet_pytorch", 1),  # on a GPU
 }
 EXPERIMENTS |= LONG_EXPERIMENTS
