@@ -25,6 +25,10 @@ def spread(values):
     return {"mean": statistics.mean(values), **sd, "min": min(values), "max": max(values)}
 
 
+# What is the same but for one thing: of these, `change` is the difference in test accuracy of two runs of one seed.
+COMPARED_WITH = {"jpeg_75": "fig03_mlp_pytorch", "jpeg_50": "fig03_mlp_pytorch", "precision_mlp": "fig03_mlp_pytorch"}
+
+
 def numbers(name):
     """Return what an experiment gave, `{'test_accuracy': {'mean': …, …}, …}`, over its seeds.
 
@@ -42,6 +46,11 @@ def numbers(name):
     if whole:
         runs = [measures(record.metrics) for record in whole]
         found |= {quantity: spread([run[quantity] for run in runs]) for quantity in runs[0]}
+        if name in COMPARED_WITH:
+            other = {record.seed: record.metrics[-1] for record in read_records(COMPARED_WITH[name])}
+            found["change"] = spread(
+                [r.metrics[-1]["test_accuracy"] - other[r.seed]["test_accuracy"] for r in whole if r.seed in other]
+            )
         found["minutes"] = spread([record.summary["seconds"] / 60 for record in whole])
     return found
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from runs import ROOT
 
+from cifar10_utils import CLASSES
 from report import finite_differences, records, reproduce, tables
 
 REPORT = (ROOT / "report" / "report.tex").read_text(encoding="utf-8")
@@ -35,6 +36,15 @@ def recorded(name):
 def exact_mean(values):
     """Return the mean without the rounding of a sum, which decides where the last printed digit is a tie."""
     return float(sum(map(Fraction, values)) / len(values))
+
+
+def changes(name):
+    """Return by how much test accuracy at the end differs from that of the same seed without the change."""
+    before, after = (
+        {line["seed"]: run[-1]["test_accuracy"] for line, run in recorded(of)}
+        for of in (tables.COMPARED_WITH[name], name)
+    )
+    return [after[seed] - before[seed] for seed in after]
 
 
 def recomputed(key):
@@ -63,6 +73,7 @@ def recomputed(key):
         "best_step": [run[np.argmax(a)]["step"] for run, a in zip(whole, accuracy, strict=True)],
         "flat_from": [run[np.argmax(a >= 0.95 * a.max())]["step"] for run, a in zip(whole, accuracy, strict=True)],
         "minutes": [seed["summary"]["seconds"] / 60 for seed in seeds] if len(whole) == len(runs) else None,
+        "change": changes(name) if quantity == "change" else None,
     }.get(quantity) or [run[-1][quantity] for run in whole]
     number = {"mean": exact_mean, "sd": lambda v: np.std(v, ddof=1), "min": np.min, "max": np.max}[statistic[0]](values)
     digits = {
@@ -89,12 +100,29 @@ def test_every_number_is_recomputed_from_the_metrics():
     assert len(DEFINED) > 120
     assert numbers | DEFINED == numbers
     for key, text in numbers.items():
-        if key.rsplit(".", 1)[0] not in OTHER_NUMBERS and not key.startswith("claim."):
+        if key.split(".")[0] not in OTHER_NUMBERS:
             assert text == recomputed(key), key
 
 
 # Those that are of no single experiment; tests of their own follow.
-OTHER_NUMBERS = ("claims", "differences", "gradients", "wake")
+OTHER_NUMBERS = ("answers", "claim", "claims", "differences", "gradients", "search", "wake")
+
+
+def test_trials_of_the_search_are_counted():
+    trials = [json.loads(line) for line in (ROOT / "report" / "search.jsonl").open()]
+    numbers = tables.all_numbers()
+    assert int(numbers["search.mlp.n"]) + int(numbers["search.convnet.n"]) == len(trials)
+    for name in ("mlp", "convnet"):
+        longest = max(t["images"] for t in trials if name in t["script"])
+        assert numbers[f"search.{name}.images"] == str(longest)
+
+
+def test_confusion_matrix_is_that_of_a_thousand_images_of_each_class():
+    numbers = tables.all_numbers()
+    for true in CLASSES:
+        assert sum(int(numbers[f"answers.{true}.{predicted}"]) for predicted in CLASSES) == 1000
+    n_right = sum(int(numbers[f"answers.{true}.{true}"]) for true in CLASSES)
+    assert f"{n_right / 10_000:.3f}" == numbers["answers_convnet.test_accuracy.mean"]
 
 
 def norms(name, layer):
