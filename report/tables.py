@@ -291,7 +291,7 @@ LONG_RUNS = {
 
 
 LONG_QUANTITIES = ("best_test_accuracy", "best_step", "best_train_accuracy", "test_accuracy", "n_collapses")
-# Its first 10,000 steps in float32, with one change each.
+# Its first 5,000 steps in float32, with one change each.
 CONTROLS = {
     "none": "collapses_none",
     "standardised pixels": "collapses_standardize",
