@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,6 +18,7 @@ START_SECONDS = 60
 CHECK_SECONDS = 30  # for what takes a tenth of one where nothing else runs
 
 
+@dataclass
 class Answer:
     """What came back to one request.
 
@@ -28,9 +30,11 @@ class Answer:
         seconds: until the answer was there.
     """
 
-    def __init__(self, arrays=None, error=None, kind=None, detail=None, seconds=0.0):
-        self.arrays, self.error, self.kind = arrays or {}, error, kind
-        self.detail, self.seconds = detail or {}, seconds
+    arrays: dict = field(default_factory=dict)
+    error: str | None = None
+    kind: str | None = None
+    detail: dict = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class Session:
@@ -48,6 +52,7 @@ class Session:
     Attributes:
         protection: a sentence on what held the process.
         old_names: of NumPy, which it used, where `lenient`.
+        was_cut_off: whether a question was left without an answer.
     """
 
     def __init__(self, sandbox, files, folders, lenient=False, total_seconds=300, cpu_seconds=1200, least_seconds=2):
@@ -55,22 +60,18 @@ class Session:
         self.cpu_seconds, self.total_seconds = cpu_seconds, total_seconds
         self.least_seconds = least_seconds
         self.protection, self.old_names = "nothing of the submission was run", set()
+        self.was_cut_off = False
         self._worker, self._spent = None, 0.0
-
-    @property
-    def is_running(self):
-        """Whether there is a process to ask."""
-        return self._worker is not None
 
     def ask(self, op, params, arrays=None, seconds=CHECK_SECONDS):
         """Return the `Answer` to one operation, within `seconds`."""
         seconds = min(seconds, max(self.total_seconds - self._spent, self.least_seconds))
         began = time.monotonic()
-        if not self.is_running:
+        if self._worker is None:
             self._start()
         answer = self._exchange({"op": op, "params": params}, arrays or {}, seconds)
-        is_answered = answer.kind in (None, "error")
-        self._spent += (time.monotonic() - began) / (4 if is_answered else 1)
+        self.was_cut_off |= answer.kind in ("timeout", "died")
+        self._spent += (time.monotonic() - began) / (4 if answer.kind in (None, "error") else 1)
         return answer
 
     def _start(self):

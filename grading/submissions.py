@@ -29,17 +29,6 @@ MISSED = re.compile(r"No such file or directory: '([^']+)'|No module named '([^'
 UNFINISHED = "grading has not ended: this is no grade yet"
 
 
-class WatchedSession(Session):
-    """A session that knows whether a question was left without an answer."""
-
-    was_cut_off = False
-
-    def ask(self, *args, **kwargs):
-        answer = super().ask(*args, **kwargs)
-        self.was_cut_off |= answer.kind in ("timeout", "died")
-        return answer
-
-
 def grade_all(folders, args, out_dir=None):
     """Grade submissions, `args.jobs` at once, and return for each whether it could be done.
 
@@ -146,7 +135,7 @@ def grade_one(sandbox, reference, training, sessions, submission, folder, key, p
     began, lenient = time.monotonic(), args.lenient
     outcomes, name = {check: _waiting() for check in ALL_CHECKS}, pages.file_name(submission.path)
     total = FULL_TOTAL_SECONDS if training.full else TOTAL_SECONDS
-    with WatchedSession(sandbox, submission.files, submission.folders, lenient, total, CPU_RATIO * total) as session:
+    with Session(sandbox, submission.files, submission.folders, lenient, total, CPU_RATIO * total) as session:
         sessions.append(session)
         grading = Grading(session, reference, submission, training)
         grading.import_all()

@@ -69,7 +69,7 @@ def answer_here(load, op, params, arrays):
             operation(load, params, {name: array.copy() for name, array in arrays.items()}, out)
         except Exception as raised:
             error = {"type": type(raised).__name__, "message": str(raised), "where": ""}
-    return Answer(out, error and f"{error['type']}: {error['message']}", error and "error", error, 0.01)
+    return Answer(out, error and f"{error['type']}: {error['message']}", error and "error", error or {}, 0.01)
 
 
 def grade_here(files, checks=CHECKS):
