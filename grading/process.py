@@ -11,7 +11,7 @@ import time
 
 import psutil
 
-from grading.walls import FOLDER_MB
+from grading.walls import FOLDER_MB, SandboxError
 
 MEMORY_MB, TORCH_MB = 4096, 1000  # a submission's, and PyTorch's own
 MIN_FREE_MB = 500  # of the machine: what is counted for no process, such as files in memory, ends here
@@ -32,10 +32,13 @@ class Worker:
         channel: the socket on which it answers.
         reason: how it ended, once it has.
         said: what it complained of before it ran a line of the submission, once it has ended.
+
+    Raises:
+        SandboxError: the sandbox has been stopped.
     """
 
     def __init__(self, sandbox, cpu_seconds, has_torch):
-        self.reason, self.said = None, ""
+        self.reason, self.said, self._sandbox = None, "", sandbox
         self._mark = os.urandom(8).hex()
         limits = {"memory_mb": MEMORY_MB, "cpu_seconds": cpu_seconds, "file_mb": FOLDER_MB // 2}
         limits |= {"tasks": MAX_PROCESSES + sandbox.other_tasks(), "has_torch": has_torch}
@@ -55,6 +58,10 @@ class Worker:
         self._is_over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
+        sandbox.workers.add(self)
+        if sandbox.is_stopped:  # asked now: who stops it sees this process, or this process that it is stopped
+            self.close()
+            raise SandboxError("no process is started any more")
 
     def _watch(self):
         try:
@@ -94,7 +101,7 @@ class Worker:
                     process.kill()
             time.sleep(0.005)
 
-    def kill(self, reason):
+    def kill(self, reason="it was stopped by the grader"):
         """End it, from any thread; `close` waits for that."""
         self.reason = self.reason or reason
         self._process.kill()
@@ -106,10 +113,11 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace)
         if self._process.returncode is None:
-            self.kill("it was stopped by the grader")
+            self.kill()
         code = self._process.wait()
         self._is_over.set()
         self._watcher.join()
+        self._sandbox.workers.discard(self)
         number = -code if code < 0 else code - 128  # as a shell has it, and bubblewrap
         is_signal = number in list(signal.Signals)
         how = f"signal {signal.Signals(number).name}" if is_signal else f"exit status {code}"

@@ -78,9 +78,6 @@ class Session:
         # Without PyTorch, which takes a second, where nothing can ask for it.
         has_torch = any(b"torch" in raw for raw in self.files.values())
         worker = self._worker = Worker(self.sandbox, self.cpu_seconds, has_torch)
-        if self.sandbox.is_stopped:  # asked now: who stops it sees the process, or this sees that it is stopped
-            self.close()
-            raise SandboxError("no process is started any more")
         self.protection = self.sandbox.protection
         self._read, self._write = (worker.channel.makefile(mode) for mode in ("rb", "wb"))
         files = {name: np.frombuffer(raw, np.uint8) for name, raw in self.files.items()}
@@ -93,11 +90,11 @@ class Session:
 
     def _exchange(self, request, arrays, seconds):
         number = os.urandom(8).hex()
-        is_late = threading.Event()
+        is_late, worker = threading.Event(), self._worker
 
         def give_up():
             is_late.set()
-            self.hang_up()
+            worker.kill()
 
         alarm = threading.Timer(seconds, give_up)
         began = time.monotonic()
@@ -129,18 +126,12 @@ class Session:
         text = f"{detail['type']}: {detail['message']}".rstrip(": ")
         return Answer(results, f"{text} ({detail['where']})" if detail["where"] else text, "error", detail, elapsed)
 
-    def hang_up(self):
-        """Have the process ended, from any thread; `close` waits for that."""
-        if worker := self._worker:
-            worker.kill("it was stopped by the grader")
-
     def close(self, grace=0):
         """End the process and all that it started, and return how it had ended. Nothing of it is left afterwards."""
-        worker = self._worker
+        worker, self._worker = self._worker, None
         if worker is None:
             return None
         worker.close(grace)
-        self._worker = None
         return worker.reason
 
     def __enter__(self):

@@ -56,7 +56,7 @@ def grade_all(folders, args, out_dir=None):
             results[path] = _give_up(path, folder, error, args.visibility)
     if todo:
         training = load_training(args.data_dir, not args.no_training, args.full, args.jobs)
-        reference, sessions = Reference(), []
+        reference = Reference()
         # Of a path into an archive, the archive.
         handed_in = (next(p for p in (path, *path.parents) if p.exists()) for path in folders)
         hidden = (*handed_in, *folders.values())
@@ -68,7 +68,7 @@ def grade_all(folders, args, out_dir=None):
                 demand_full_points(sandbox, reference)
             total, unit = (len(todo), "submission") if out_dir else (len(ALL_CHECKS), "check")
             with tqdm(total=total, unit=unit, disable=None, leave=False) as progress:
-                grade = functools.partial(grade_one, sandbox, reference, training, sessions)
+                grade = functools.partial(grade_one, sandbox, reference, training)
                 after_check = None if out_dir else progress.update
                 futures = {}
                 try:  # from the first on, or Ctrl-C would wait for all that are handed in
@@ -86,12 +86,7 @@ def grade_all(folders, args, out_dir=None):
                             progress.update()
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
-                    sandbox.is_stopped = True
-                    # One that was handed in as Ctrl-C came is not among the futures.
-                    while not all(future.done() for future in futures) or any(s.is_running for s in sessions):
-                        for session in list(sessions):
-                            session.hang_up()
-                        time.sleep(0.1)
+                    sandbox.stop()
                     raise
     graded = {path: "error" not in results[path]["extra_data"] for path in folders}
     if out_dir:
@@ -116,7 +111,7 @@ def _as_completed(futures):
         yield from done
 
 
-def grade_one(sandbox, reference, training, sessions, submission, folder, key, progress, args):
+def grade_one(sandbox, reference, training, submission, folder, key, progress, args):
     """Run all checks on a submission; return its results as results.json has them, and how many seconds they took.
 
     results.json in `folder` is written anew after every check, and says that it is finished when all else is written.
@@ -125,7 +120,6 @@ def grade_one(sandbox, reference, training, sessions, submission, folder, key, p
         sandbox: `walls.Sandbox`.
         reference: `reference.Reference`.
         training: `checks_training.Training`.
-        sessions: a list, which gets the session.
         submission: `submission.Submission`.
         folder: where results go; it exists.
         key: noted, to tell whether the same has been graded before.
@@ -136,7 +130,6 @@ def grade_one(sandbox, reference, training, sessions, submission, folder, key, p
     outcomes, name = {check: _waiting() for check in ALL_CHECKS}, pages.file_name(submission.path)
     total = FULL_TOTAL_SECONDS if training.full else TOTAL_SECONDS
     with Session(sandbox, submission.files, submission.folders, lenient, total, CPU_RATIO * total) as session:
-        sessions.append(session)
         grading = Grading(session, reference, submission, training)
         grading.import_all()
         for check in outcomes:

@@ -48,7 +48,8 @@ class Sandbox:
         has_walls: whether bubblewrap holds the processes; else only limits do.
         why_not: what forbids it, in a few words.
         sys_path: the grader's, without the project's own folders.
-        is_stopped: set it, and no process is started any more.
+        workers: the `process.Worker`s that run now.
+        is_stopped: whether no process is started any more.
 
     Raises:
         SandboxError: there are no limits here, no walls where they are required, or no user to run submissions as.
@@ -62,7 +63,7 @@ class Sandbox:
             )
         self.hidden = {os.path.realpath(path) for path in (ROOT, *hidden)}
         self.sys_path = [os.path.abspath(p) for p in sys.path if p and self._is_installed(os.path.realpath(p))]
-        self.is_stopped = False
+        self.workers, self.is_stopped = set(), False
         with contextlib.ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="grade-")))
             shutil.copytree(ROOT / "grading" / "child", self.folder / "child")
@@ -180,6 +181,12 @@ class Sandbox:
             with contextlib.suppress(psutil.Error):
                 others += process.num_threads() if process.uids().real == uid else 0
         return others + 1000  # they come and go
+
+    def stop(self):
+        """End all processes, from any thread, and start no more: who waits for an answer waits no longer."""
+        self.is_stopped = True
+        for worker in list(self.workers):
+            worker.kill()
 
     def __enter__(self):
         return self

@@ -82,7 +82,7 @@ def nothing_is_run(monkeypatch, grade_one):
     monkeypatch.setattr(submissions, "Sandbox", lambda *_: contextlib.nullcontext(SimpleNamespace(has_walls=True)))
     monkeypatch.setattr(submissions, "demand_full_points", lambda *_: None)
 
-    def stub(sandbox, reference, training, sessions, submission, folder, key, progress, args):
+    def stub(sandbox, reference, training, submission, folder, key, progress, args):
         return json.loads(grade_one(submission)), 0.0
 
     monkeypatch.setattr(submissions, "grade_one", stub)
