@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from multiprocessing.connection import Connection
 
 import psutil
 
@@ -29,7 +30,7 @@ class Worker:
         has_torch: import PyTorch before memory is limited.
 
     Attributes:
-        channel: the socket on which it answers.
+        channel: the `multiprocessing.connection.Connection` on which it answers.
         reason: how it ended, once it has.
         said: what it complained of before it ran a line of the submission, once it has ended.
 
@@ -49,7 +50,8 @@ class Worker:
             os.chown(self._scratch.name, how.get("user", -1), how.get("group", -1))
             how["cwd"], how["env"]["HOME"], how["env"]["TMPDIR"] = [self._scratch.name] * 3
         self._log = tempfile.TemporaryFile()  # noqa: SIM115, as long as the process
-        self.channel, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair()
+        self.channel = Connection(os.dup(self._socket.fileno()))
         with theirs:
             self._process = subprocess.Popen(
                 **how, stdin=theirs, stdout=self._log, stderr=self._log, start_new_session=True
@@ -106,7 +108,7 @@ class Worker:
         self.reason = self.reason or reason
         self._process.kill()
         with contextlib.suppress(OSError):  # who waits for an answer waits no longer
-            self.channel.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self, grace=0):
         """End it where it does not do so itself within `grace` seconds. Nothing of it is left afterwards."""
@@ -123,6 +125,7 @@ class Worker:
         how = f"signal {signal.Signals(number).name}" if is_signal else f"exit status {code}"
         self.reason = self.reason or f"its process ended with {how}"
         self.channel.close()
+        self._socket.close()
         self._log.seek(0)
         self.said = self._log.read(1 << 16).decode(errors="replace")
         self._log.close()

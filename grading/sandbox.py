@@ -79,7 +79,6 @@ class Session:
         has_torch = any(b"torch" in raw for raw in self.files.values())
         worker = self._worker = Worker(self.sandbox, self.cpu_seconds, has_torch)
         self.protection = self.sandbox.protection
-        self._read, self._write = (worker.channel.makefile(mode) for mode in ("rb", "wb"))
         files = {name: np.frombuffer(raw, np.uint8) for name, raw in self.files.items()}
         course = {name: (ROOT / name).read_text(encoding="utf-8") for name in COURSE_FILES}
         request = {"op": "files", "folders": self.folders, "lenient": self.lenient, "course": course}
@@ -100,8 +99,8 @@ class Session:
         began = time.monotonic()
         alarm.start()
         try:
-            frames.write(self._write, request | {"id": number}, arrays)
-            header, results = frames.read(self._read, MAX_REPLY_BYTES)
+            frames.send(worker.channel, request | {"id": number}, arrays)
+            header, results = frames.receive(worker.channel, MAX_REPLY_BYTES)
             elapsed = time.monotonic() - began
             if header.get("id") != number:
                 raise frames.FrameError("an answer to another question")

@@ -111,7 +111,7 @@ ATTACKS = {
     "leaves a daemon": "\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            time.sleep(1000)\n        os._exit(0)",
     "kills whomever it may": "\n    import signal\n    for p in range(2, 100000):\n        try: os.kill(p, signal.SIGKILL)\n        except OSError: pass",
     "writes into the grader's channel": "\n    for fd in range(3, 20):\n        try: os.write(fd, b'\\xff' * 4096)\n        except OSError: pass",
-    "answers ahead of the question": "\n    import json, struct\n    h = json.dumps({'id': '0', 'error': None, 'arrays': [['out0', 'float64', [1]]]}).encode()\n    os.write(3, struct.pack('<QQ', len(h), 8) + h + bytes(8))",
+    "answers ahead of the question": "\n    import json, struct\n    h = json.dumps({'id': '0', 'error': None, 'arrays': [['out0', 'float64', [1]]]}).encode()\n    os.write(3, struct.pack('!i', len(h)) + h + struct.pack('!i', 8) + bytes(8))",
     "looks for the reference": "\n    import importlib\n    for p in sys.path: pass\n    for name in ('modules', 'mlp_numpy'):\n        sys.path.insert(0, "
     + repr(str(ROOT))
     + ")\n        sys.modules.pop(name, None)\n    m = importlib.import_module('modules')\n    globals().update({k: v for k, v in vars(m).items() if k.endswith('Module')})",

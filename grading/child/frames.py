@@ -1,74 +1,65 @@
 """Messages between grader and child: a JSON header and raw arrays. Reading one runs nothing that it holds.
 
-A message is two lengths (8 bytes each, little-endian), the header, and the arrays' bytes one behind the
-other, C order. The header's `arrays` lists `[name, dtype, shape]` of each.
+The header goes over a `multiprocessing.connection.Connection` by itself, then the bytes of each array, C order. Its
+`arrays` lists `[name, dtype, shape]` of each.
 """
 
 import json
 import math
-import struct
 
 import numpy as np
 
 DTYPES = ("bool", "uint8", "int32", "int64", "float16", "float32", "float64")
 MAX_HEADER_BYTES = 1 << 18
 MAX_ARRAYS = 200
-LENGTHS = struct.Struct("<QQ")
 
 
 class FrameError(Exception):
     """What came is no message, or larger than agreed."""
 
 
-def write(file, header, arrays):
-    """Write a message to a binary file and flush it.
+def send(connection, header, arrays):
+    """Send a message.
 
     Args:
-        file: open for bytes.
         header: JSON-serialisable dict.
         arrays: `{name: array}` of dtypes in `DTYPES`.
     """
     arrays = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
     listed = [[name, array.dtype.name, list(array.shape)] for name, array in arrays.items()]
-    head = json.dumps(header | {"arrays": listed}).encode()
-    file.write(LENGTHS.pack(len(head), sum(array.nbytes for array in arrays.values())))
-    file.write(head)
+    connection.send_bytes(json.dumps(header | {"arrays": listed}).encode())
     for array in arrays.values():
-        file.write(array.reshape(-1).view(np.uint8).data)
-    file.flush()
+        connection.send_bytes(array.reshape(-1).view(np.uint8))
 
 
-def read(file, max_bytes):
+def receive(connection, max_bytes):
     """Return header, a dict, and `{name: array}` of the next message.
 
     Args:
-        file: open for bytes, buffered.
         max_bytes: of all arrays together.
 
     Raises:
         EOFError: the other end is gone.
         FrameError: anything but a message of at most `max_bytes`.
     """
-    n_head, n_arrays = LENGTHS.unpack(_exactly(file, LENGTHS.size))
-    if n_head > MAX_HEADER_BYTES or n_arrays > max_bytes:
-        raise FrameError(f"a message of {n_head} + {n_arrays} bytes, expected at most {MAX_HEADER_BYTES} + {max_bytes}")
+    raw = _bytes(connection, MAX_HEADER_BYTES)
     try:
-        header = json.loads(_exactly(file, n_head))
-        listed = header.pop("arrays")
-        if len(listed) > MAX_ARRAYS:
-            raise ValueError(f"{len(listed)} arrays, expected at most {MAX_ARRAYS}")
-        layout = [_checked(*entry) for entry in listed]
+        header = json.loads(raw)
+        layout = [_checked(*entry) for entry in header.pop("arrays")]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FrameError(f"no header: {type(error).__name__}: {str(error)[:200]}") from error
-    if sum(dtype.itemsize * math.prod(shape) for _, dtype, shape in layout) != n_arrays:
-        raise FrameError("the arrays' shapes do not add up to the bytes announced")
-    raw = _exactly(file, n_arrays)
-    arrays, start = {}, 0
-    for name, dtype, shape in layout:
-        n = math.prod(shape)
-        array = np.frombuffer(raw, np.uint8 if dtype.kind == "b" else dtype, n, start).reshape(shape)
+    n_bytes = [dtype.itemsize * math.prod(shape) for _, dtype, shape in layout]
+    if len(layout) > MAX_ARRAYS or sum(n_bytes) > max_bytes:
+        raise FrameError(
+            f"{len(layout)} arrays of {sum(n_bytes)} bytes, expected at most {MAX_ARRAYS} of {max_bytes} bytes"
+        )
+    arrays = {}
+    for (name, dtype, shape), n in zip(layout, n_bytes, strict=True):
+        raw = _bytes(connection, n)
+        if len(raw) != n:
+            raise FrameError(f"an array of {len(raw)} bytes, expected {n}")
+        array = np.frombuffer(raw, np.uint8 if dtype.kind == "b" else dtype).reshape(shape)
         arrays[name] = array != 0 if dtype.kind == "b" else array  # a byte of 2 is no bool
-        start += n * dtype.itemsize
     return header, arrays
 
 
@@ -80,12 +71,10 @@ def _checked(name, dtype, shape):
     return name, np.dtype(dtype), tuple(shape)
 
 
-def _exactly(file, n):
-    raw = bytearray(n)  # of an agreed length, so that a lying header cannot ask for more
-    view = memoryview(raw)
-    while view:
-        got = file.readinto(view)
-        if not got:
-            raise EOFError("the other end is gone")
-        view = view[got:]
-    return raw
+def _bytes(connection, max_bytes):
+    try:
+        return connection.recv_bytes(max_bytes)
+    except OSError as error:
+        if error.errno is None:  # not the system's: longer than agreed, or cut off
+            raise FrameError(f"{error}, expected at most {max_bytes} bytes") from error
+        raise

@@ -4,9 +4,9 @@ import contextlib
 import importlib
 import os
 import resource
-import socket
 import sys
 import traceback
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,7 @@ def main(limits):
     for standard in range(3):
         os.dup2(nowhere, standard)
     del sys.path[0]  # this folder
-    serve(socket.socket(fileno=CHANNEL))
+    serve(Connection(CHANNEL))
 
 
 def limit(limits):
@@ -85,12 +85,11 @@ def limit(limits):
 
 
 def serve(connection):
-    """Answer requests on a socket until the other end hangs up."""
-    read, write = connection.makefile("rb"), connection.makefile("wb")
+    """Answer requests until the other end hangs up."""
     submission, used_old = Submission(), []
     while True:
         try:
-            request, arrays = frames.read(read, 1 << 40)
+            request, arrays = frames.receive(connection, 1 << 40)
         except EOFError:
             return
         reply, results = {"id": request["id"], "error": None}, {}
@@ -105,7 +104,7 @@ def serve(connection):
         except BaseException as error:  # exit() and Ctrl-C's exception are a submission's, too
             reply["error"] = _describe(error)
         reply["old"] = used_old
-        frames.write(write, reply, results)
+        frames.send(connection, reply, results)
 
 
 def _operation(name):
