@@ -15,8 +15,9 @@ from flags import Parser, file_path, whole_number
 from grading.scheme import VISIBILITIES
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("*.py", "requirements.txt", "grading/**/*.py", "grading/*.json", "report/*.py", "report/*.json",
-         "report/results/*.jsonl")  # fmt: skip
+# All that the grader is, and what a score depends on.
+PARTS = ("*.py", "requirements.txt", "grading/**/*.py", "grading/*.json", "grading/*.html", "report/*.py",
+         "report/*.json", "report/results/*.jsonl")  # fmt: skip
 SPARE_SECONDS = 45  # between the grader's end, with what it has, and the platform's
 SETUP = """#!/usr/bin/env bash
 # Run once, as the image is built: Python, the sandbox, and PyTorch without what it needs for GPUs.

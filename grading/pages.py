@@ -3,7 +3,6 @@
 import base64
 import csv
 import functools
-import html
 import io
 import json
 import os
@@ -12,6 +11,7 @@ import urllib.parse
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Template
 
 from grading.runs import read_runs
 from grading.scheme import BY_HAND, BY_HAND_POINTS, EQUATIONS, QUESTIONS
@@ -21,15 +21,9 @@ DEFAULT_OUT_DIR = Path("results", "grade")
 REPORT = Path(__file__).resolve().parents[1] / "report"
 N_SLOWEST = 3  # that are named
 NOT_RUN_YET = "not run yet"
-# Of each status, its mark in the table and its class in the page.
-STATUSES = {"pass": (" ", "ok"), "fail": ("✗", "no"), "not run": ("-", "skip"), "not decided": ("?", "skip")}
-STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222}
-h1{font-size:1.5em}h2{font-size:1.15em;margin-top:1.6em}table{border-collapse:collapse;width:100%}
-td,th{padding:.3em .6em;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
-td.n{white-space:nowrap;font-variant-numeric:tabular-nums;text-align:right}
-.ok{color:#006b3c}.no{color:#a6120d;font-weight:600}.skip{color:#666}
-dl{margin:.3em 0 .2em;display:grid;grid-template-columns:7em 1fr;gap:.1em .6em}dt{color:#666}dd{margin:0}
-code{font-size:.92em}img{max-width:100%}.note{background:#fff6df;padding:.4em .8em;margin:.4em 0}"""
+# Of each status, its mark in the table.
+MARKS = {"pass": " ", "fail": "✗", "not run": "-", "not decided": "?"}
+BY_HAND_TEXT = f"{BY_HAND_POINTS} points, written derivations of questions {', '.join(BY_HAND)}"
 
 
 def file_name(path):
@@ -68,7 +62,7 @@ def write_text(path, text):
 
 
 def status(outcome):
-    """Return a key of `STATUSES`."""
+    """Return a key of `MARKS`."""
     if outcome.passed:
         return "pass"
     return "not run" if not outcome.was_run else "fail" if outcome.is_decided else "not decided"
@@ -81,14 +75,14 @@ def equation_pages():
 
 
 def cited(check, outcome):
-    """Return the names of the equations that a failed check's right answer follows from."""
+    """Return `{name: page}` of the equations that a failed check's right answer follows from."""
     is_wrong = status(outcome) == "fail" and outcome.is_written and not outcome.called.startswith("import ")
-    return EQUATIONS.get(check.name, ()) if is_wrong else ()
+    return {name: equation_pages()[name] for name in EQUATIONS.get(check.name, ()) if is_wrong}
 
 
 def lines_of(check, outcome):
     """Return (label, text) of what a check has to say: one that passed, its note alone."""
-    see = ", ".join(f"Eq. ({name}) on page {equation_pages()[name]}" for name in cited(check, outcome))
+    see = ", ".join(f"Eq. ({name}) on page {page}" for name, page in cited(check, outcome).items())
     rows = [("called", outcome.called), ("got", outcome.got), ("expected", outcome.expected)] * (not outcome.passed)
     rows += [("note", outcome.hint), ("see", see and f"{see} of report.pdf")]
     return [(label, text) for label, text in rows if text]
@@ -140,11 +134,10 @@ def results_json(outcomes, notes, extra, visibility="visible"):
         }
         for check, outcome in outcomes
     ]
-    hand = f"{BY_HAND_POINTS} points of written derivations, by hand: questions {', '.join(BY_HAND)}"
     content = {
         "score": score(outcomes),
         # Students see this whatever the tests' visibility is.
-        "output": "\n".join([*(notes if visibility == "visible" else ()), hand]),
+        "output": "\n".join([*(notes if visibility == "visible" else ()), f"by hand: {BY_HAND_TEXT}"]),
         "visibility": visibility,
         "stdout_visibility": "hidden",
         "tests": tests,
@@ -153,62 +146,43 @@ def results_json(outcomes, notes, extra, visibility="visible"):
     return json.dumps(content, indent=1) + "\n"
 
 
+def by_question(outcomes):
+    """Yield question, title, and `[(check, outcome)]` of each."""
+    for question, title in QUESTIONS.items():
+        yield question, title, [(check, outcome) for check, outcome in outcomes if check.question == question]
+
+
 def table(name, outcomes, notes):
     """Return a submission's points as text for the terminal."""
     lines = [f"{name}: {of_points(outcomes)}", ""]
-    for question, title in QUESTIONS.items():
-        part = [(c, o) for c, o in outcomes if c.question == question]
+    for question, title, part in by_question(outcomes):
         lines.append(f"{question:<5} {title:<42} {of_points(part)}")
         for check, outcome, own in said_once(part):
-            mark = STATUSES[status(outcome)][0]
             earned = check.points if outcome.passed else 0
+            mark = MARKS[status(outcome)]
             lines.append(f"  {mark} {check.name:<30} {earned:>5g} of {check.points:<5g} {check.title}")
             lines += [f"        {label + ':':<10}{text}" for label, text in own]
-    lines.append(f"by hand: {BY_HAND_POINTS} points, written derivations of questions {', '.join(BY_HAND)}")
-    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+    return "\n".join([*lines, f"by hand: {BY_HAND_TEXT}", *(f"note: {note}" for note in notes)])
 
 
 def submission_page(name, outcomes, notes, pictures, folder):
     """Return report.html of a submission, to lie in `folder`, from which equations link to the report."""
-    report = urllib.parse.quote(os.path.relpath(REPORT / "report.pdf", folder).replace(os.sep, "/"))
-
-    def linked(match):
-        return f'<a href="{report}#page={match[2]}">{match[0]}</a>'
-
-    parts = [f"<p>{of_points(outcomes)}; by hand: {BY_HAND_POINTS} points, written "
-             f"derivations of questions {', '.join(BY_HAND)}.</p>"]  # fmt: skip
-    parts += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
-    for question, title in QUESTIONS.items():
-        part = [(c, o) for c, o in outcomes if c.question == question]
-        parts.append(f"<h2>{question} {title}: {of_points(part)}</h2><table>")
-        for check, outcome, own in said_once(part):
-            kind = STATUSES[status(outcome)][1]
-            rows = ""
-            for label, text in own:
-                text = html.escape(text)
-                if label == "see":
-                    text = re.sub(r"Eq\. \(([\w-]+)\) on page (\d+)", linked, text)
-                rows += f"<dt>{label}</dt><dd>{text}</dd>"
-            earned = check.points if outcome.passed else 0
-            parts.append(
-                f'<tr><td class="{kind}">{status(outcome)}</td><td><code>{check.name}</code> {html.escape(check.title)}'
-                f"{f'<dl>{rows}</dl>' if rows else ''}</td><td class='n'>{earned:g} / {check.points:g}</td></tr>"
-            )
-        parts.append("</table>")
-    return page(f"Grades of {name}", parts, pictures)
-
-
-def page(title, parts, pictures):
-    """Return a whole HTML page, with pictures, `{caption: PNG bytes}`, inside."""
-    images = "".join(
-        f'<h2>{html.escape(caption)}</h2><img alt="{html.escape(caption)}" '
-        f'src="data:image/png;base64,{base64.b64encode(raw).decode()}">'
-        for caption, raw in pictures.items()
+    return _page(
+        f"Grades of {name}",
+        f"{of_points(outcomes)}; by hand: {BY_HAND_TEXT}",
+        pictures,
+        notes=notes,
+        questions=[(f"{q} {title}: {of_points(part)}", said_once(part)) for q, title, part in by_question(outcomes)],
+        report=urllib.parse.quote(os.path.relpath(REPORT / "report.pdf", folder).replace(os.sep, "/")),
     )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{''.join(parts)}{images}</html>\n"
-    )
+
+
+def _page(title, result, pictures, **more):
+    """Return a page of the template `report.html`, with pictures, `{caption: PNG bytes}`, inside."""
+    images = {caption: base64.b64encode(raw).decode() for caption, raw in pictures.items()}
+    text = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    page = Template(text, autoescape=True, trim_blocks=True, keep_trailing_newline=True)
+    return page.render(title=title, result=result, pictures=images, status=status, cited=cited, **more)
 
 
 # ---- A run -------------------------------------------------------------------------------------
@@ -232,18 +206,9 @@ def run_table(path, experiment, rows):
 
 def run_page(path, experiment, metrics, rows):
     """Return report.html of a run."""
-    kinds = {"pass": "ok", "fail": "no", "undecided": "skip"}
-    cells = "".join(
-        f"<tr><td class='n'>{r.figure}</td><td>{html.escape(r.says)}</td><td class='n'>{r.value:.4f}</td>"
-        f"<td class='n'>{r.expected}</td><td>{html.escape(r.tolerance)}</td>"
-        f"<td class='{kinds[r.verdict]}'>{r.verdict}</td></tr>"
-        for r in rows
-    )
-    head = "<tr><th>figure<th>the report says<th>this run<th>tolerance<th>from<th></tr>"
-    parts = [f"<p>{_hold(rows)}.</p><table>{head}{cells}</table>"]
     pictures = {f"{quantity.capitalize()} over the recorded runs": curves(experiment, quantity, metrics)
                 for quantity in ("accuracy", "loss")}  # fmt: skip
-    return page(f"{printable(Path(path).name)} against {experiment}", parts, pictures)
+    return _page(f"{printable(Path(path).name)} against {experiment}", _hold(rows), pictures, claims=rows)
 
 
 def curves(experiment, quantity, metrics=()):

@@ -16,6 +16,7 @@ from grading import pages
 from grading.all_checks import ALL_CHECKS
 from grading.check import Grading, Outcome
 from grading.checks_training import load_training
+from grading.gradescope import PARTS
 from grading.reference import Reference
 from grading.right_answer import demand_full_points
 from grading.sandbox import Session
@@ -255,8 +256,8 @@ def _graders_own(args):
     data = [] if args.no_training else sorted((p.name, p.stat().st_size) for p in Path(args.data_dir).glob("*"))
     flags = [args.no_training, args.full, args.lenient, args.visibility, args.require_sandbox]
     digest = hashlib.sha256(repr([flags, data]).encode())
-    own = ("grading/**/*.py", "*.py", "grading/*.json", "report/*.json", "report/*.py", "report/results/fig*.jsonl")
-    _add(digest, {str(p.relative_to(ROOT)): p.read_bytes() for pattern in own for p in ROOT.glob(pattern)})
+    own = {str(path.relative_to(ROOT)): path.read_bytes() for part in PARTS for path in ROOT.glob(part)}
+    _add(digest, own)
     return digest
 
 

@@ -150,7 +150,8 @@ def test_failed_check_cites_the_reports_equation_and_its_page(tmp_path):
     for name, outcome in {"wrong": Outcome(False, "f()"), "unwritten": Outcome(False, is_written=False)}.items():
         text = f"Eq. (softmax-backward) on page {one}, Eq. (batch-softmax) on page {batch} of report.pdf"
         assert (("see", text) in pages.lines_of(check, outcome)) == (name == "wrong")
-    page = pages.submission_page("one", [(check, Outcome(False, "f()"))], [], {}, tmp_path / "a b")
+    page = pages.submission_page("one", [(check, Outcome(False, "f(<b>)"))], [], {}, tmp_path / "a b")
+    assert "f(&lt;b&gt;)" in page
     (link,) = re.findall(rf'<a href="([^"#]*)#page={one}">Eq\. \(softmax-backward\) on page {one}</a>', page)
     assert (tmp_path / "a b" / link).resolve() == ROOT / "report" / "report.pdf"
 
