@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Template
 
-from grading.runs import read_runs
 from grading.scheme import BY_HAND, BY_HAND_POINTS, EQUATIONS, QUESTIONS
 from run_folder import write_atomically
 
@@ -211,42 +210,33 @@ def run_page(path, experiment, metrics, rows):
     return _page(f"{printable(Path(path).name)} against {experiment}", _hold(rows), pictures, claims=rows)
 
 
-def curves(experiment, quantity, metrics=()):
-    """Return a PNG of the recorded runs of an experiment, their spread shaded, and evaluations over them.
+def curves(experiment, quantity, metrics):
+    """Return a PNG of the recorded runs of an experiment in the report's style, and evaluations over them.
 
     Args:
         quantity: 'accuracy' or 'loss'.
         metrics: evaluations of a run, or of a submission's network, which has none of training images.
     """
-    from matplotlib.figure import Figure
+    from report import draw
 
-    figure = Figure(figsize=(7.6, 4.4), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    recorded = read_runs(experiment)
-    for split, colour, dashes in (("train", "#0072B2", "--"), ("test", "#D55E00", "-")):
-        key = f"{split}_{quantity}"
-        steps = [m["step"] for m in recorded[0].metrics]
-        same = [r for r in recorded if [m["step"] for m in r.metrics] == steps]
-        values = np.array([[m[key] for m in r.metrics] for r in same])
-        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0)
-        label = f"{split}, {len(same)} recorded run{'s' if len(same) > 1 else ''}, lowest to highest"
-        dots = "." if len(steps) < 20 else None  # few evaluations: what is between them is nobody's
-        axes.plot(steps, values.mean(axis=0), color=colour, ls=dashes, lw=0.9, marker=dots, label=label)
+    figure, axes = draw.new_figure(6, 3.8)
+    draw.draw_claims(axes, experiment, quantity)
+    for split in ("train", "test"):
+        key, style = f"{split}_{quantity}", draw.STYLES[split]
+        steps, values = draw.curves(experiment, key)
+        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0)
+        dots = {"marker": "." if len(steps) < 20 else ""}  # few evaluations: what is between them is nobody's
+        axes.plot(steps, values.mean(axis=0), lw=0.9, label=f"{split}, recorded", **style | dots)
         own = [(m["step"], m[key]) for m in metrics if key in m]
         if own:
-            style = {"color": colour, "ls": dashes, "marker": "o", "ms": 3, "lw": 1.8}
-            axes.plot(*zip(*own, strict=True), **style, label=f"{split}, graded here")
-    if metrics and 3 * metrics[-1]["step"] < steps[-1]:  # a short budget would be a dot at the edge
+            axes.plot(*zip(*own, strict=True), lw=1.8, ms=4, label=f"{split}, graded here", **style)
+    if 3 * metrics[-1]["step"] < steps[-1]:  # a short budget would be a dot at the edge
         axes.set_xlim(0, 2 * metrics[-1]["step"])
-    axes.set(
-        xlabel="training step", ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss", title=experiment
-    )
-    if quantity == "loss" and axes.get_ylim()[1] > 6:
-        axes.set_yscale("log")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    draw.set_range(axes, quantity)
+    title = f"{experiment}: mean and spread of {len(values)} recorded runs"
+    draw.label(figure, title, "training step", draw.YLABELS[quantity])
     raw = io.BytesIO()
-    figure.savefig(raw, format="png")
+    figure.savefig(raw, format="png", dpi=140)
     return raw.getvalue()
 
 
