@@ -4,13 +4,15 @@ import base64
 import csv
 import functools
 import io
+import itertools
 import json
 import os
 import re
+import statistics
 import urllib.parse
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Template
 
 from grading.scheme import BY_HAND, BY_HAND_POINTS, EQUATIONS, QUESTIONS
@@ -38,10 +40,8 @@ def result_folders(paths, out_dir=None):
     folders, taken = {}, {"grades.csv", "grades.csv.tmp"}
     for path in paths:
         base = file_name(path)
-        name, n = base, 1
-        while name.casefold() in taken:
-            n += 1
-            name = f"{base}-{n}"
+        names = (base if n == 1 else f"{base}-{n}" for n in itertools.count(1))
+        name = next(name for name in names if name.casefold() not in taken)
         taken.add(name.casefold())
         folders[path] = Path(out_dir or DEFAULT_OUT_DIR, name)
     return folders
@@ -107,10 +107,10 @@ def maximum(outcomes):
 
 def of_points(outcomes):
     """Return the points as text, out of those of the checks that were decided; then what was not, and why."""
-    left = {}
+    left = Counter()
     for check, outcome in outcomes:
         if status(outcome) not in ("pass", "fail"):
-            left[status(outcome)] = left.get(status(outcome), 0) + check.points
+            left[status(outcome)] += check.points
     text = f"{score(outcomes):g} of {maximum(outcomes) - sum(left.values()):g} points"
     text += "".join(f"; {points:g} {why}" for why, points in left.items())
     return text + f" (of {maximum(outcomes):g})" * bool(left)
@@ -258,21 +258,12 @@ def grades_csv(rows):
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["submission", "score", *QUESTIONS, "not_run", "not_decided", "notes"])
     for name, results in sorted(rows.items()):
-        points = {q: sum(t["score"] for t in results["tests"] if t["name"].startswith(f"{q} ")) for q in QUESTIONS}
-        still_open = [
-            sum(t["max_score"] for t, status in _with_status(results) if status == kind)
-            for kind in ("not run", "not decided")
-        ]
+        points = [sum(t["score"] for t in results["tests"] if t["name"].startswith(f"{q} ")) for q in QUESTIONS]
+        for kind in ("not run", "not decided"):
+            points.append(sum(t["max_score"] for t, status in _with_status(results) if status == kind))
         # A name that begins like a formula would be one in a spreadsheet.
         safe = f"'{name}" if name[:1] in "=+-@\t" else name
-        writer.writerow(
-            [
-                safe,
-                f"{results['score']:g}",
-                *(f"{p:g}" for p in (*points.values(), *still_open)),
-                len(results["extra_data"]["notes"]),
-            ]
-        )
+        writer.writerow([safe, *(f"{p:g}" for p in (results["score"], *points)), len(results["extra_data"]["notes"])])
     return text.getvalue()
 
 
@@ -286,14 +277,11 @@ def summary(graded, seconds, took):
     """
     if not graded:
         return f"no submission was graded in {seconds:.0f} s"
-    scores, lost = np.array([results["score"] for results in graded]), {}
-    for results in graded:
-        for test, status in _with_status(results):
-            if status == "fail":
-                lost[test["name"]] = lost.get(test["name"], 0) + 1
-    most = sorted(lost.items(), key=lambda item: -item[1])[:5]
-    spread = f"points from {scores.min():g} to {scores.max():g}, median {np.median(scores):g}"
+    scores = [results["score"] for results in graded]
+    spread = f"points from {min(scores):g} to {max(scores):g}, median {statistics.median(scores):g}"
     lines = [f"{len(graded)} submission{'s' * (len(graded) > 1)} in {seconds:.0f} s: {spread}"]
+    lost = Counter(t["name"] for results in graded for t, status in _with_status(results) if status == "fail")
+    most = lost.most_common(5)
     lines += [f"  lost by {n:>3}: {name}" for name, n in most]
     lines += [f"  and {len(lost) - len(most)} more checks that some lost"] * (len(lost) > len(most))
     slowest = sorted(took.items(), key=lambda item: -item[1])[:N_SLOWEST]
