@@ -3,8 +3,8 @@
 python -m grading.gradescope autograder.zip --no_training
 python -m grading.gradescope autograder.zip --no_training --visibility after_due_date
 
-Its scripts find their places from where they lie: `setup.sh` in source/, and run_autograder beside source/,
-submission/ and results/, where the platform copies it.
+It holds the grader, the scripts in `autograder/`, and their `settings.sh`. They find their places from where they lie:
+`setup.sh` in source/, and run_autograder beside source/, submission/ and results/, where the platform copies it.
 """
 
 import sys
@@ -19,30 +19,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("*.py", "requirements.txt", "grading/**/*.py", "grading/*.json", "grading/*.html", "report/*.py",
          "report/*.json", "report/results/*.jsonl")  # fmt: skip
 SPARE_SECONDS = 45  # between the grader's end, with what it has, and the platform's
-SETUP = """#!/usr/bin/env bash
-# Run once, as the image is built: Python, the sandbox, and PyTorch without what it needs for GPUs.
-set -euo pipefail
-cd "$(dirname "${{BASH_SOURCE[0]}}")"
-apt-get update
-apt-get install -y --no-install-recommends python3 python3-venv bubblewrap
-python3 -m venv ../venv
-grep '^torch' requirements.txt > torch.txt
-../venv/bin/pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -r torch.txt
-../venv/bin/pip install --no-cache-dir -r requirements.txt
-{data}"""
-DATA = """../venv/bin/python -c '
-from pathlib import Path
-from cifar10_download import find_cifar10
-find_cifar10(Path("cifar10/cifar-10-batches-py"))'
-"""
-RUN = """#!/usr/bin/env bash
-# Run for each submission. results.json is there from the start, with 0 points, and has more as checks pass.
-here=$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)
-chmod 700 "$here/source" "$here/submission" "$here/results" # a submission's user has no business there
-cd "$here/source"
-python=$here/venv/bin/python
-timeout --signal=INT --kill-after=20 {seconds} "$python" -B grade.py ../submission --out_dir ../results {flags}
-"""
 
 
 def autograder(visibility="visible", training=True, minutes=10):
@@ -54,8 +30,9 @@ def autograder(visibility="visible", training=True, minutes=10):
         minutes: the assignment's time-out on the platform.
     """
     flags = f"--visibility {visibility}" + " --no_training" * (not training)
-    files = {"setup.sh": SETUP.format(data=DATA if training else "")}
-    files["run_autograder"] = RUN.format(seconds=60 * minutes - SPARE_SECONDS, flags=flags)
+    scripts = ROOT / "grading" / "autograder"
+    files = {name: (scripts / name).read_text(encoding="utf-8") for name in ("setup.sh", "run_autograder")}
+    files["settings.sh"] = f"flags='{flags}'\nseconds={60 * minutes - SPARE_SECONDS}\n"
     paths = sorted({path for part in PARTS for path in ROOT.glob(part)})
     return files | {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 

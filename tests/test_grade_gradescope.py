@@ -8,7 +8,7 @@ import sys
 import zipfile
 
 import pytest
-from graded import MAX_POINTS, PROJECT, write
+from graded import MAX_POINTS, PROJECT, replaced, write
 
 from grading import gradescope
 from grading.all_checks import ALL_CHECKS
@@ -48,18 +48,21 @@ def run(place, script, *more):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_scripts_are_bash_and_install_what_the_grader_needs(tmp_path, training):
+def test_scripts_install_what_the_grader_needs_and_start_it(tmp_path, training):
     place = laid_out(tmp_path, *([] if training else ["--no_training"]))
-    for name in ("setup.sh", "run_autograder"):
-        assert run(place, place / "source" / name, "bash", "-n").stderr == ""
-    if not training:
-        assert run(place, place / "source" / "setup.sh", "bash").returncode == 0
-        torch, rest = (place / "source" / "pip.log").read_text().splitlines()
-        assert torch == "install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -r torch.txt"
-        assert rest == "install --no-cache-dir -r requirements.txt"
-        assert {line[:5] for line in (place / "source" / "torch.txt").read_text().splitlines()} == {"torch"}
-    assert ("find_cifar10" in (place / "source" / "setup.sh").read_text()) == training
-    assert ("--no_training" in (place / "run_autograder").read_text()) != training
+    source = place / "source"
+    (source / "cifar10_download.py").write_text("def find_cifar10(path):\n    path.mkdir(parents=True)\n")
+    assert run(place, source / "setup.sh", "bash").returncode == 0
+    torch, rest = (source / "pip.log").read_text().splitlines()
+    assert torch == "install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -r torch.txt"
+    assert rest == "install --no-cache-dir -r requirements.txt"
+    assert {line[:5] for line in (source / "torch.txt").read_text().splitlines()} == {"torch"}
+    assert (source / "cifar10" / "cifar-10-batches-py").exists() == training
+    (source / "grade.py").write_text("import sys\nprint(*sys.argv)\n")
+    (place / "submission").mkdir()
+    done = run(place, place / "run_autograder")
+    flags = "--visibility visible" + " --no_training" * (not training)
+    assert done.stdout == f"grade.py ../submission --out_dir ../results {flags}\n"
 
 
 def test_autograder_replaces_no_file(tmp_path, capsys):
@@ -96,9 +99,9 @@ def test_autograder_that_ran_out_of_time_leaves_no_more_than_what_passed(tmp_pat
     )
     write(place / "submission", PROJECT | {"convnet_pytorch.py": hangs})
     assert run(place, place / "source" / "setup.sh", "bash").returncode == 0
-    script = place / "run_autograder"
-    script.write_text(script.read_text().replace(" 555 ", " 25 "))
-    run(place, script)
+    settings = place / "source" / "settings.sh"
+    settings.write_text(replaced(settings.read_text(), "seconds=555", "seconds=25"))
+    run(place, place / "run_autograder")
     results = json.loads((place / "results" / "results.json").read_text())
     assert results["score"] <= MAX_POINTS - 5
     assert not results["extra_data"]["finished"]

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Run once, as the image is built: Python, the sandbox, PyTorch without what it needs for GPUs, and images to train on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+source settings.sh
+apt-get update
+apt-get install -y --no-install-recommends python3 python3-venv bubblewrap
+python3 -m venv ../venv
+grep '^torch' requirements.txt > torch.txt
+../venv/bin/pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -r torch.txt
+../venv/bin/pip install --no-cache-dir -r requirements.txt
+if [[ $flags != *--no_training* ]]; then
+    ../venv/bin/python -c '
+from pathlib import Path
+from cifar10_download import find_cifar10
+find_cifar10(Path("cifar10/cifar-10-batches-py"))'
+fi
