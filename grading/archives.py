@@ -23,7 +23,11 @@ MANY = 3  # folders with the same file are submissions, and no longer drafts of 
 PLATFORMS = re.compile(r"submission_\d+$|.+_assignsubmission_file|\d+-\d+ - ")
 
 
-class ArchiveError(Exception):
+class SubmissionError(Exception):
+    """What was handed in cannot be read; the message says what to do."""
+
+
+class ArchiveError(SubmissionError):
     """The archive cannot be read; the message says why."""
 
 
@@ -37,34 +41,34 @@ def is_hidden(name):
 
 
 def read(path):
-    """Return `{name: (size, bytes or None)}` of what lies at a path into an archive, or None where that is not one.
+    """Return `{name: (size, bytes or None)}` of what lies at a path into an archive.
 
     Bytes are None where a file is larger than `MAX_FILE_BYTES`, size is None for a link.
 
     Raises:
-        ArchiveError: it is damaged, encrypted, too large, or has a name that leads out of it.
+        ArchiveError: it is none, damaged, encrypted, too large, or has a name that leads out of it.
     """
     path = Path(path)
     outer = next((place for place in (path, *path.parents) if place.is_file()), None)
-    return None if outer is None else _descend(_read_file(outer), path.relative_to(outer).parts)
+    if outer is None:
+        raise ArchiveError(f"{path} is neither a folder nor an archive: name a folder with {', '.join(FILES)}")
+    files, folder = _read_file(outer), ""
+    for part in path.relative_to(outer).parts:
+        name = folder + part
+        if name in files and is_archive(name):
+            size, raw = files[name]
+            if raw is None:
+                raise ArchiveError(f"{name} has {size:,} bytes, more than {MAX_INNER_BYTES:,}: unpack it")
+            files, folder = _unpack(io.BytesIO(raw), name), ""
+        else:
+            folder = f"{name}/"
+    return {name.removeprefix(folder): file for name, file in files.items() if name.startswith(folder)}
 
 
 @functools.lru_cache(maxsize=1)  # of the many submissions in an export, one follows the other
 def _read_file(path):
     with path.open("rb") as file:
         return _unpack(file, path.name)
-
-
-def _descend(files, parts):
-    for n in range(1, len(parts) + 1):
-        name = "/".join(parts[:n])
-        if name in files and is_archive(name):
-            raw = files[name][1]
-            if raw is None:
-                raise ArchiveError(f"{name} has {files[name][0]:,} bytes, more than {MAX_INNER_BYTES:,}: unpack it")
-            return _descend(_unpack(io.BytesIO(raw), name), parts[n:])
-    folder = "".join(f"{part}/" for part in parts)
-    return {name.removeprefix(folder): file for name, file in files.items() if name.startswith(folder)}
 
 
 def _unpack(file, name):
@@ -124,6 +128,12 @@ class _Limited:
         return self.file.read(n)
 
 
+def holders(names):
+    """Return the file of the course that most folders hold and the top does not, and those folders of the top."""
+    tops = {file: {n.split("/")[0] for n in names if PurePosixPath(n).name == file} for file in FILES}
+    return max(((file, tops[file] if file not in names else set()) for file in FILES), key=lambda pair: len(pair[1]))
+
+
 def submissions_in(path):
     """Return the paths of the submissions in an archive: its own, or one for each folder or archive in an export.
 
@@ -135,12 +145,11 @@ def submissions_in(path):
     while len(tops := {name.split("/")[0] for name in files}) == 1 and not files.keys() & tops:
         top = top / tops.pop()
         files = read(top)
-    holders = {file: {n.split("/")[0] for n in files if PurePosixPath(n).name == file} - {file} for file in FILES}
     folders = {name.split("/")[0] for name in files if "/" in name}
     inner = {name for name in files if "/" not in name and is_archive(name)}
     is_export = (
         any(PLATFORMS.match(folder) for folder in folders)
         or (len(inner) > 1 and not files.keys() & set(FILES))
-        or any(len(tops) >= MANY and file not in files for file, tops in holders.items())
+        or len(holders(files)[1]) >= MANY
     )
     return [top / name for name in sorted(folders | inner)] if is_export else [path]
