@@ -21,7 +21,6 @@ from run_folder import write_atomically
 DEFAULT_OUT_DIR = Path("results", "grade")
 REPORT = Path(__file__).resolve().parents[1] / "report"
 N_SLOWEST = 3  # that are named
-NOT_RUN_YET = "not run yet"
 # Of each status, its mark in the table.
 MARKS = {"pass": " ", "fail": "✗", "not run": "-", "not decided": "?"}
 BY_HAND_TEXT = f"{BY_HAND_POINTS} points, written derivations of questions {', '.join(BY_HAND)}"

@@ -47,7 +47,6 @@ class Session:
         lenient: bring back names that NumPy has dropped.
         total_seconds: for all requests together, of which one that is answered counts a quarter: what hangs stops
             the grader, what is slow may be so because the machine is. Past them, each gets `least_seconds`.
-        cpu_seconds: of processor time that each process of the submission may take.
 
     Attributes:
         protection: a sentence on what held the process.
@@ -55,10 +54,9 @@ class Session:
         was_cut_off: whether a question was left without an answer.
     """
 
-    def __init__(self, sandbox, files, folders, lenient=False, total_seconds=300, cpu_seconds=1200, least_seconds=2):
+    def __init__(self, sandbox, files, folders, lenient=False, total_seconds=300, least_seconds=2):
         self.sandbox, self.files, self.folders, self.lenient = sandbox, files, folders, lenient
-        self.cpu_seconds, self.total_seconds = cpu_seconds, total_seconds
-        self.least_seconds = least_seconds
+        self.total_seconds, self.least_seconds = total_seconds, least_seconds
         self.protection, self.old_names = "nothing of the submission was run", set()
         self.was_cut_off = False
         self._worker, self._spent = None, 0.0
@@ -77,7 +75,7 @@ class Session:
     def _start(self):
         # Without PyTorch, which takes a second, where nothing can ask for it.
         has_torch = any(b"torch" in raw for raw in self.files.values())
-        worker = self._worker = Worker(self.sandbox, self.cpu_seconds, has_torch)
+        worker = self._worker = Worker(self.sandbox, has_torch)
         self.protection = self.sandbox.protection
         files = {name: np.frombuffer(raw, np.uint8) for name, raw in self.files.items()}
         course = {name: (ROOT / name).read_text(encoding="utf-8") for name in COURSE_FILES}

@@ -24,10 +24,10 @@ from grading.submission import NOT_SEARCHED, SubmissionError, read_submission
 from grading.walls import INSTALL, ROOT, Sandbox, SandboxError
 
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
-CPU_RATIO = 4  # processor time to wall time: of several threads, and where most of the time is answered
 # How Python, NumPy and PyTorch say that a file or a module is not there.
 MISSED = re.compile(r"No such file or directory: '([^']+)'|No module named '([^']+)'|(\S+) not found\.")
 UNFINISHED = "grading has not ended: this is no grade yet"
+WAITING = Outcome(False, got="not run yet", was_run=False)
 
 
 def grade_all(folders, args, out_dir=None):
@@ -44,51 +44,31 @@ def grade_all(folders, args, out_dir=None):
         SandboxError: no submission can be graded here.
     """
     began, graders_own = time.monotonic(), _graders_own(args)
-    todo, keys, results, took = {}, {}, {}, {}
+    todo, results, took = {}, {}, {}
     for path, folder in folders.items():
         try:
             submission = read_submission(path)
-            keys[path] = _fingerprint(submission, graders_own)
-            results[path] = None if args.anew else _finished(folder, keys[path])
+            key = _digest(graders_own, submission.folders, sorted(submission.files.items()))
+            results[path] = None if args.anew else _finished(folder, key)
             if results[path] is None:
                 _begin(folder, _no_results([UNFINISHED], args.visibility))
-                todo[path] = submission
+                todo[path] = submission, folder, key
         except Exception as error:
             results[path] = _give_up(path, folder, error, args.visibility)
     if todo:
-        training = load_training(args.data_dir, not args.no_training, args.full, args.jobs)
-        reference = Reference()
-        # Of a path into an archive, the archive.
-        handed_in = (next(p for p in (path, *path.parents) if p.exists()) for path in folders)
-        hidden = (*handed_in, *folders.values())
-        with Sandbox(hidden, args.require_sandbox) as sandbox, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            if not sandbox.has_walls:
-                why = f"no bubblewrap here: {sandbox.why_not}"
-                print(f"grade.py: warning: submissions run under limits only ({why}); {INSTALL}", file=sys.stderr)
-            if any(path.resolve() != ROOT for path in todo):  # else it is what is graded
-                demand_full_points(sandbox, reference)
-            total, unit = (len(todo), "submission") if out_dir else (len(ALL_CHECKS), "check")
-            with tqdm(total=total, unit=unit, disable=None, leave=False) as progress:
-                grade = functools.partial(grade_one, sandbox, reference, training)
-                after_check = None if out_dir else progress.update
-                futures = {}
-                try:  # from the first on, or Ctrl-C would wait for all that are handed in
-                    for path in todo:
-                        future = pool.submit(grade, todo[path], folders[path], keys[path], after_check, args)
-                        futures[future] = path
-                    for n, future in enumerate(_as_completed(futures), 1):
-                        path = futures[future]
-                        try:
-                            results[path], took[folders[path].name] = future.result()
-                        except Exception as error:
-                            results[path] = _give_up(path, folders[path], error, args.visibility)
-                        if out_dir:
-                            tqdm.write(f"{n}/{len(todo)} {folders[path].name}: {results[path]['score']:g} points")
-                            progress.update()
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    sandbox.stop()
-                    raise
+        total, unit = (len(todo), "submission") if out_dir else (len(ALL_CHECKS), "check")
+        progress = tqdm(total=total, unit=unit, disable=None, leave=False)
+        after_check = None if out_dir else progress.update
+        with progress, contextlib.closing(_grade(todo, folders, args, after_check)) as ended:
+            for n, (path, future) in enumerate(ended, 1):
+                name = folders[path].name
+                try:
+                    results[path], took[name] = future.result()
+                except Exception as error:
+                    results[path] = _give_up(path, folders[path], error, args.visibility)
+                if out_dir:
+                    tqdm.write(f"{n}/{len(todo)} {name}: {results[path]['score']:g} points")
+                    progress.update()
     graded = {path: "error" not in results[path]["extra_data"] for path in folders}
     if out_dir:
         rows = {folders[path].name: results[path] for path in folders}
@@ -104,15 +84,40 @@ def grade_all(folders, args, out_dir=None):
     return list(graded.values())
 
 
-def _as_completed(futures):
-    """Yield futures as they end. Waits are short: a Ctrl-C that comes just as one begins is seen when it ends."""
-    waiting = set(futures)
-    while waiting:
-        done, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
-        yield from done
+def _grade(todo, folders, args, after_check):
+    """Yield path and future of `grade_one` as they end.
+
+    Args:
+        todo: `{path: arguments of grade_one}`.
+        folders: as of `grade_all`.
+        after_check: called after each check, or None.
+
+    Raises:
+        SandboxError: as of `grade_all`.
+    """
+    training, reference = load_training(args.data_dir, not args.no_training, args.full, args.jobs), Reference()
+    # Of a path into an archive, the archive.
+    handed_in = (next(p for p in (path, *path.parents) if p.exists()) for path in folders)
+    hidden = (*handed_in, *folders.values())
+    with Sandbox(hidden, args.require_sandbox) as sandbox, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        if not sandbox.has_walls:
+            why = f"no bubblewrap here: {sandbox.why_not}"
+            print(f"grade.py: warning: submissions run under limits only ({why}); {INSTALL}", file=sys.stderr)
+        if any(path.resolve() != ROOT for path in todo):  # else it is what is graded
+            demand_full_points(sandbox, reference)
+        grade = functools.partial(grade_one, sandbox, reference, training, args, after_check)
+        try:  # from the first on, or Ctrl-C would wait for all that are handed in
+            waiting = {pool.submit(grade, *what): path for path, what in todo.items()}
+            while waiting:  # for half a second: a Ctrl-C that comes just as one wait begins is seen when it ends
+                for future in concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED).done:
+                    yield waiting.pop(future), future
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            sandbox.stop()
+            raise
 
 
-def grade_one(sandbox, reference, training, submission, folder, key, progress, args):
+def grade_one(sandbox, reference, training, args, after_check, submission, folder, key):
     """Run all checks on a submission; return its results as results.json has them, and how many seconds they took.
 
     results.json in `folder` is written anew after every check, and says that it is finished when all else is written.
@@ -121,16 +126,16 @@ def grade_one(sandbox, reference, training, submission, folder, key, progress, a
         sandbox: `walls.Sandbox`.
         reference: `reference.Reference`.
         training: `checks_training.Training`.
+        args: the flags of grade.py.
+        after_check: called after each, or None.
         submission: `submission.Submission`.
         folder: where results go; it exists.
         key: noted, to tell whether the same has been graded before.
-        progress: called after each check, or None.
-        args: the flags of grade.py.
     """
-    began, lenient = time.monotonic(), args.lenient
-    outcomes, name = {check: _waiting() for check in ALL_CHECKS}, pages.file_name(submission.path)
+    began, name = time.monotonic(), pages.file_name(submission.path)
+    outcomes = dict.fromkeys(ALL_CHECKS, WAITING)
     total = FULL_TOTAL_SECONDS if training.full else TOTAL_SECONDS
-    with Session(sandbox, submission.files, submission.folders, lenient, total, CPU_RATIO * total) as session:
+    with Session(sandbox, submission.files, submission.folders, args.lenient, total) as session:
         grading = Grading(session, reference, submission, training)
         grading.import_all()
         for check in outcomes:
@@ -141,11 +146,11 @@ def grade_one(sandbox, reference, training, submission, folder, key, progress, a
             except Exception as error:  # a submission that trips the grader itself loses this check, not the others
                 got = pages.printable(f"the grader stumbled: {type(error).__name__}: {error}")
                 outcomes[check] = Outcome(False, check.title, got)
-            notes = [UNFINISHED, *_notes(grading, outcomes, lenient)]
-            _write(folder, outcomes, notes, _extra(grading, key, False, notes, lenient), args.visibility)
-            if progress:
-                progress()
-    notes = _notes(grading, outcomes, lenient)
+            notes = [UNFINISHED, *_notes(grading, outcomes)]
+            _write(folder, grading, outcomes, notes, key, args, finished=False)
+            if after_check:
+                after_check()
+    notes = _notes(grading, outcomes)
     pages.write_text(folder / "table.txt", pages.table(name, list(outcomes.items()), notes) + "\n")
     pictures = {}
     figures = {"steps_numpy": "fig01_mlp_numpy", "steps_pytorch": "fig03_mlp_pytorch", "convnet": "fig13_convnet"}
@@ -154,20 +159,18 @@ def grade_one(sandbox, reference, training, submission, folder, key, progress, a
         pictures[f"Test accuracy against {figures[op]}"] = pages.curves(figures[op], "accuracy", metrics)
     page = pages.submission_page(name, list(outcomes.items()), notes, pictures, folder)
     pages.write_text(folder / "report.html", page)
-    results = _write(folder, outcomes, notes, _extra(grading, key, True, notes, lenient), args.visibility)
+    results = _write(folder, grading, outcomes, notes, key, args, finished=True)
     return results, time.monotonic() - began
 
 
-def _notes(grading, outcomes, lenient):
+def _notes(grading, outcomes):
     notes = [*grading.submission.notes, *_what_was_missed(outcomes, grading.submission)]
     notes += [
         f"old code ({text}): no mistake of the answer; a teaching assistant can grade with --lenient"
         for text in sorted(grading.old_code)
     ]
-    if lenient and grading.session.old_names:
-        notes.append(
-            f"graded leniently: {', '.join(f'numpy.{n}' for n in sorted(grading.session.old_names))} brought back"
-        )
+    if old := sorted(grading.session.old_names):
+        notes.append(f"graded leniently: {', '.join(f'numpy.{name}' for name in old)} brought back")
     return [pages.printable(note) for note in (*notes, grading.session.protection)]
 
 
@@ -196,25 +199,19 @@ def _what_was_missed(outcomes, submission):
     return notes
 
 
-def _extra(grading, key, finished, notes, lenient):
-    extra = {"finished": finished, "key": key, "lenient": lenient, "measured": grading.measured}
-    extra["was_cut_off"] = grading.session.was_cut_off
-    return extra | {"notes": notes, "mistakes": [m.sentence for m in grading.carried]}
-
-
-def _waiting():
-    return Outcome(False, got=pages.NOT_RUN_YET, was_run=False)
-
-
-def _write(folder, outcomes, notes, extra, visibility):
-    text = pages.results_json(list(outcomes.items()), notes, extra, visibility)
+def _write(folder, grading, outcomes, notes, key, args, finished):
+    """Write results.json, and return what is in it."""
+    extra = {"finished": finished, "key": key, "lenient": args.lenient, "measured": grading.measured}
+    extra |= {"was_cut_off": grading.session.was_cut_off, "notes": notes}
+    extra["mistakes"] = [mistake.sentence for mistake in grading.carried]
+    text = pages.results_json(list(outcomes.items()), notes, extra, args.visibility)
     pages.write_text(folder / "results.json", text)
     return json.loads(text)
 
 
 def _no_results(notes=(), visibility="visible", **extra):
     """Return results.json with 0 in each check."""
-    outcomes = [(check, _waiting()) for check in ALL_CHECKS]
+    outcomes = [(check, WAITING) for check in ALL_CHECKS]
     return pages.results_json(outcomes, notes, {"finished": False, "notes": list(notes)} | extra, visibility)
 
 
@@ -255,21 +252,9 @@ def _graders_own(args):
     """Return a digest of what every score depends on: flags, grader, reference, recorded runs, training images."""
     data = [] if args.no_training else sorted((p.name, p.stat().st_size) for p in Path(args.data_dir).glob("*"))
     flags = [args.no_training, args.full, args.lenient, args.visibility, args.require_sandbox]
-    digest = hashlib.sha256(repr([flags, data]).encode())
     own = {str(path.relative_to(ROOT)): path.read_bytes() for part in PARTS for path in ROOT.glob(part)}
-    _add(digest, own)
-    return digest
+    return _digest(flags, data, sorted(own.items()))
 
 
-def _fingerprint(submission, graders_own):
-    """Return a digest of all that the score depends on."""
-    digest = graders_own.copy()
-    digest.update(repr(submission.folders).encode())
-    _add(digest, submission.files)
-    return digest.hexdigest()
-
-
-def _add(digest, files):
-    for name, raw in sorted(files.items()):
-        digest.update(f"{name} {len(raw)} ".encode(errors="surrogateescape"))  # a name may be of any bytes
-        digest.update(raw)
+def _digest(*what):
+    return hashlib.sha256(repr(what).encode()).hexdigest()

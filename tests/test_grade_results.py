@@ -82,7 +82,7 @@ def nothing_is_run(monkeypatch, grade_one):
     monkeypatch.setattr(submissions, "Sandbox", lambda *_: contextlib.nullcontext(SimpleNamespace(has_walls=True)))
     monkeypatch.setattr(submissions, "demand_full_points", lambda *_: None)
 
-    def stub(sandbox, reference, training, submission, folder, key, progress, args):
+    def stub(sandbox, reference, training, args, after_check, submission, folder, key):
         return json.loads(grade_one(submission)), 0.0
 
     monkeypatch.setattr(submissions, "grade_one", stub)
@@ -241,12 +241,12 @@ def test_key_of_a_result_knows_flags_training_images_recorded_runs_and_pages(mon
     monkeypatch.setattr(submissions, "ROOT", tmp_path)
     flags = {"no_training": False, "full": False, "lenient": False, "require_sandbox": False}
     args = SimpleNamespace(**flags, visibility="visible", data_dir=tmp_path / "data")
-    keys = {submissions._graders_own(args).digest()}
+    keys = {submissions._graders_own(args)}
     for name in flags:
-        keys.add(submissions._graders_own(SimpleNamespace(**{**vars(args), name: True})).digest())
+        keys.add(submissions._graders_own(SimpleNamespace(**{**vars(args), name: True})))
     for name in ("data/data_batch_1", "report/equations.json", "report/results/fig01_mlp_numpy.jsonl"):
         write((tmp_path / name).parent, {Path(name).name: ""})
-        keys.add(submissions._graders_own(args).digest())
+        keys.add(submissions._graders_own(args))
     assert len(keys) == 8
 
 
