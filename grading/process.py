@@ -42,7 +42,7 @@ class Worker:
         self.reason, self.said, self._sandbox = None, "", sandbox
         self._mark = os.urandom(8).hex()
         limits = {"memory_mb": MEMORY_MB, "cpu_seconds": CPU_SECONDS, "file_mb": FOLDER_MB // 2}
-        limits |= {"tasks": MAX_PROCESSES + sandbox.other_tasks(), "has_torch": has_torch}
+        limits |= {"tasks": MAX_PROCESSES, "has_own_user": sandbox.has_own_user, "has_torch": has_torch}
         how = sandbox.popen(f"from child import worker; worker.main({limits!r})", {MARK: self._mark})
         self._scratch, self._uid = None, how.get("user", -1)
         if not sandbox.has_walls:
@@ -94,8 +94,7 @@ class Worker:
         """Kill what it has started, also what has lost its parents. Behind walls, most of it has ended by itself."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            found = {p for p in psutil.process_iter() if mark_of(p) == self._mark or uid_of(p) == self._uid}
-            left = set(filter(is_alive, self._family | found))
+            left = set(filter(is_alive, self._family | marked(self._mark, self._uid)))
             if not left:
                 return
             for process in left:
@@ -139,13 +138,7 @@ def is_alive(process):
     return False
 
 
-def mark_of(process):
-    with contextlib.suppress(psutil.Error):
-        return process.environ().get(MARK)
-    return None
-
-
-def uid_of(process):
-    with contextlib.suppress(psutil.Error):
-        return process.uids().real
-    return None
+def marked(mark, uid):
+    """Return the processes that bear a submission's mark, or are of its user."""
+    found = psutil.process_iter(["environ", "uids"])
+    return {p for p in found if (p.info["environ"] or {}).get(MARK) == mark or (p.info["uids"] or [None])[0] == uid}

@@ -13,8 +13,6 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import psutil
-
 ROOT = Path(__file__).resolve().parents[1]
 # Of the system, what a Python process opens while it runs; the rest of the disk is not there.
 SYSTEM = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/etc/ld.so.cache", "/etc/alternatives"]
@@ -25,7 +23,8 @@ FOLDER_MB = 128  # each
 # Of users that are nobody's: each process of a root grader has one of its own; rootless containers have no high ones.
 FIRST_UIDS = (1_900_000_000, 50_000)
 ENVIRONMENT = {
-    "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "USER": "student", "LOGNAME": "student", "MPLBACKEND": "Agg",
+    "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": HOME, "TMPDIR": "/tmp", "USER": "student", "LOGNAME": "student",
+    "MPLBACKEND": "Agg",
     "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait: a third of the speed on a busy machine
     "TORCHDYNAMO_DISABLE": "1",  # torch.compile takes longer to start a compiler than a check may take
@@ -47,6 +46,7 @@ class Sandbox:
     Attributes:
         has_walls: whether bubblewrap holds the processes; else only limits do.
         why_not: what forbids it, in a few words.
+        has_own_user: whether each process has a user of its own.
         sys_path: the grader's, without the project's own folders.
         workers: the `process.Worker`s that run now.
         is_stopped: whether no process is started any more.
@@ -80,7 +80,11 @@ class Sandbox:
     @property
     def protection(self):
         """A sentence on what holds the processes."""
-        own = ", as root without its privileges, for want of another user here" if self.is_root else ""
+        own = (
+            ", as root without its privileges, for want of another user here"
+            if os.geteuid() == 0 and not self.has_own_user
+            else ""
+        )
         if self.has_walls:
             return f"it ran without a network, in a file system of its own, under limits{own}"
         return (
@@ -127,7 +131,7 @@ class Sandbox:
         own = next((uid for uid in FIRST_UIDS if _can_become(uid)), None) if is_root else None
         self.why_not = "it is switched off" if not bwrap else None if shutil.which("bwrap") else "it is not installed"
         for walls, uid in [*([] if self.why_not else [(True, own), (True, None)]), (False, own)]:
-            self.has_walls, self._first_uid, self.is_root = walls, uid, is_root and uid is None
+            self.has_walls, self.has_own_user, self._first_uid = walls, uid is not None, uid
             failed = self._fails_to_start()
             if failed is None:
                 return
@@ -151,18 +155,18 @@ class Sandbox:
         """Return what `subprocess.Popen` takes to run Python code in the way chosen."""
         code = f"import sys; sys.path[:] = {[str(self.folder), *self.sys_path]!r}; {code}"
         python = [os.path.abspath(sys.executable), "-I", "-X", "utf8", "-c", code]
-        environment = ENVIRONMENT | {"HOME": HOME, "TMPDIR": "/tmp"} | environment
-        if "LD_LIBRARY_PATH" in os.environ:
-            environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-        uid = None if self._first_uid is None else self._first_uid + secrets.randbelow(10_000)
+        environment = ENVIRONMENT | {k: os.environ[k] for k in ("LD_LIBRARY_PATH",) if k in os.environ} | environment
+        uid = self._first_uid + secrets.randbelow(10_000) if self.has_own_user else None
         if not self.has_walls:
             as_user = {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
             dies_too = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
             return {"args": [*dies_too, *python], "env": environment, **as_user}
         bwrap = shutil.which("bwrap")
-        walls = [bwrap, "--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid", "--unshare-net"]
-        walls += ["--unshare-uts", "--unshare-cgroup-try", "--proc", "/proc", "--dev", "/dev", *self._mounts]
-        walls += ["--chdir", HOME, "--cap-drop", "ALL"]
+        walls = (
+            f"{bwrap} --die-with-parent --new-session --unshare-ipc --unshare-pid --unshare-net --unshare-uts".split()
+        )
+        walls += ["--unshare-cgroup-try", "--proc", "/proc", "--dev", "/dev", *self._mounts, "--chdir", HOME]
+        walls += ["--cap-drop", "ALL"]
         if uid is not None:  # root shows what only root may reach, becomes another user, and is no more
             walls += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
             walls += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all"]
@@ -171,16 +175,6 @@ class Sandbox:
         if "--disable-userns" in _bwrap_help():
             walls.append("--disable-userns")
         return {"args": [*walls, *python], "env": environment}
-
-    def other_tasks(self):
-        """Return how many tasks more than a submission's own its user may have: all that the kernel may count."""
-        if self._first_uid is not None:
-            return 0
-        others, uid = 0, os.geteuid()
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                others += process.num_threads() if process.uids().real == uid else 0
-        return others + 1000  # they come and go
 
     def stop(self):
         """End all processes, from any thread, and start no more: who waits for an answer waits no longer."""

@@ -176,7 +176,8 @@ def hostile(attack):
 
 def left_processes():
     """Return what is left of submissions: processes that bear the grader's mark, zombies not counted."""
-    return {p.pid for p in psutil.process_iter() if process.mark_of(p) and process.is_alive(p)}
+    found = psutil.process_iter(["environ"])
+    return {p.pid for p in found if process.MARK in (p.info["environ"] or {}) and process.is_alive(p)}
 
 
 @pytest.fixture(scope="module")

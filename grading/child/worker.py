@@ -76,7 +76,9 @@ def limit(limits):
     }
     if sys.platform == "linux":  # elsewhere a process maps more than it may
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        wanted |= {"RLIMIT_AS": mapped + limits["memory_mb"] * megabyte, "RLIMIT_NPROC": limits["tasks"]}
+        # The kernel counts all tasks of a user: those of others may be all that there are, and they come and go.
+        others = 0 if limits["has_own_user"] else 1000 + int(Path("/proc/loadavg").read_text().split()[3].split("/")[1])
+        wanted |= {"RLIMIT_AS": mapped + limits["memory_mb"] * megabyte, "RLIMIT_NPROC": limits["tasks"] + others}
         Path("/proc/self/oom_score_adj").write_text("1000")  # where the machine runs out of memory, this ends first
     for name, value in wanted.items():
         hard = resource.getrlimit(getattr(resource, name))[1]
