@@ -162,11 +162,9 @@ class Sandbox:
             dies_too = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
             return {"args": [*dies_too, *python], "env": environment, **as_user}
         bwrap = shutil.which("bwrap")
-        walls = (
-            f"{bwrap} --die-with-parent --new-session --unshare-ipc --unshare-pid --unshare-net --unshare-uts".split()
-        )
-        walls += ["--unshare-cgroup-try", "--proc", "/proc", "--dev", "/dev", *self._mounts, "--chdir", HOME]
-        walls += ["--cap-drop", "ALL"]
+        walls = [bwrap, "--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid", "--unshare-net"]
+        walls += ["--unshare-uts", "--unshare-cgroup-try", "--proc", "/proc", "--dev", "/dev", *self._mounts]
+        walls += ["--chdir", HOME, "--cap-drop", "ALL"]
         if uid is not None:  # root shows what only root may reach, becomes another user, and is no more
             walls += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
             walls += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all"]
