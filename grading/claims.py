@@ -22,10 +22,6 @@ RUN_FILES = ("config.json", "metrics.jsonl")
 MAX_FILE_BYTES = 4 << 20  # 500 evaluations have 0.1 MB
 
 
-class RunRefusedError(Exception):
-    """The run cannot be held against the report; the message says why, and what to do."""
-
-
 @dataclass
 class Row:
     """A claim of the original report held against a run.
@@ -69,7 +65,7 @@ def hold_run(path, folder):
         print(pages.run_table(path, experiment, rows))
         folder.mkdir(parents=True, exist_ok=True)
         pages.write_text(folder / "report.html", pages.run_page(path, experiment, metrics, rows))
-    except (RunRefusedError, OSError) as error:
+    except (RunError, OSError) as error:
         print(f"grade.py: error: {pages.printable(error)[:500]}", file=sys.stderr)
         return False
     print(f"curves: {folder / 'report.html'}\n")
@@ -80,16 +76,14 @@ def grade_run(path):
     """Return the experiment's name, the run's evaluations, and a `Row` for each claim.
 
     Raises:
-        RunRefusedError: a synthetic run, an incomplete or damaged one, or one of other flags.
+        RunError: a synthetic run, an incomplete or damaged one, or one of other flags.
     """
     try:
         return _grade_run(Path(path))
-    except RunRefusedError:
+    except RunError:
         raise
-    except RunError as error:
-        raise RunRefusedError(str(error)) from error
     except Exception as error:  # its files are somebody else's, and may hold anything
-        raise RunRefusedError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): train again") from error
+        raise RunError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): train again") from error
 
 
 def _grade_run(path):
@@ -104,13 +98,13 @@ def _grade_run(path):
             if type(m[name]) not in (int, float) or not math.isfinite(m[name]):
                 raise ValueError(f"{name} at step {m['step']} is {m[name]!r}, a run's are numbers")
     if is_synthetic:
-        raise RunRefusedError(
+        raise RunError(
             f"{path} was trained on synthetic images, of which the report says nothing: train with --dataset cifar10"
         )
     experiment = match(path, flags)
     if not metrics or metrics[-1].get("step") != flags.get("max_steps"):
         step = metrics[-1].get("step") if metrics else 0
-        raise RunRefusedError(
+        raise RunError(
             f"{path} is at step {step} of {flags.get('max_steps')}: go on with {flags.get('script')}.py --resume {path}"
         )
     found, recorded = measures(metrics), [measures(run.metrics) for run in read_runs(experiment)]
@@ -134,7 +128,7 @@ def match(path, flags):
     """Return the experiment whose recorded runs have these flags.
 
     Raises:
-        RunRefusedError: there is none; the message names the nearest and what differs.
+        RunError: there is none; the message names the nearest and what differs.
     """
     nearest = None
     for experiment in CLAIMS:
@@ -148,9 +142,9 @@ def match(path, flags):
         if nearest is None or len(differing) < len(nearest[1]):
             nearest = experiment, differing, theirs
     if nearest is None:
-        raise RunRefusedError(f"{path} is a run of {flags.get('script')}.py, of which the report has no figure")
+        raise RunError(f"{path} is a run of {flags.get('script')}.py, of which the report has no figure")
     experiment, differing, theirs = nearest
     difference = ", ".join(f"--{k} {flags[k]} for {theirs[k]}" for k in differing)
-    raise RunRefusedError(
+    raise RunError(
         f"{path} has the flags of no figure, and is held against none; nearest is {experiment}, with {difference}"
     )

@@ -5,10 +5,11 @@ import pytest
 from graded import a_run, call_grade, run_grade
 
 from grading import pages
-from grading.claims import RunRefusedError, _row, grade_run, is_run
+from grading.claims import _row, grade_run, is_run
 from grading.runs import interval, read_runs
 from report import tables
 from report.claims import CLAIMS, Claim, judge, measures
+from run_folder import RunError
 
 
 def rows_of(experiment, metrics):
@@ -125,7 +126,7 @@ def test_run_that_cannot_be_compared_is_refused_with_the_reason(tmp_path, capsys
         return changed if isinstance(changed, list) else None
 
     folder = a_run(tmp_path / "run", only)
-    with pytest.raises(RunRefusedError, match=says):
+    with pytest.raises(RunError, match=says):
         grade_run(folder)
     assert call_grade(folder, "--out_dir", tmp_path / "out") == 1
     assert capsys.readouterr().err.count("\n") == 1
@@ -134,7 +135,7 @@ def test_run_that_cannot_be_compared_is_refused_with_the_reason(tmp_path, capsys
 def test_nested_json_is_a_damaged_run_and_a_submission_is_no_run(tmp_path):
     folder = a_run(tmp_path / "run")
     (folder / "config.json").write_text("[" * 100_000)
-    with pytest.raises(RunRefusedError, match="RecursionError"):
+    with pytest.raises(RunError, match="RecursionError"):
         grade_run(folder)
     assert is_run(folder)
     (folder / "modules.py").touch()
