@@ -3,8 +3,8 @@
 from grading.all_checks import ALL_CHECKS
 from grading.check import Grading
 from grading.checks_training import Training
-from grading.sandbox import Session
 from grading.scheme import FILES
+from grading.session import Session
 from grading.submission import Submission
 from grading.walls import ROOT, SandboxError
 

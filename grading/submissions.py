@@ -19,7 +19,7 @@ from grading.checks_training import load_training
 from grading.gradescope import PARTS
 from grading.reference import Reference
 from grading.right_answer import demand_full_points
-from grading.sandbox import Session
+from grading.session import Session
 from grading.submission import NOT_SEARCHED, SubmissionError, read_submission
 from grading.walls import INSTALL, ROOT, Sandbox, SandboxError
 

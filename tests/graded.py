@@ -19,8 +19,8 @@ from grading.child import operations, operations_torch
 from grading.handout import blanked
 from grading.reference import Reference
 from grading.runs import read_runs
-from grading.sandbox import ROOT, Answer, Session
 from grading.scheme import FILES
+from grading.session import ROOT, Answer, Session
 from grading.submission import Submission
 
 PROJECT = {name: (ROOT / name).read_text() for name in FILES}

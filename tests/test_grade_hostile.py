@@ -19,8 +19,8 @@ import psutil
 import pytest
 from graded import PROJECT, grade, lost, points
 
-from grading import process, sandbox, walls
-from grading.sandbox import Session
+from grading import process, walls
+from grading.session import Answer, Session
 from grading.walls import ROOT, Sandbox, SandboxError
 
 # Stubs under the course's names, so that every check gets as far as it can.
@@ -162,7 +162,7 @@ class Bomb:
 
 
 SAY_PROTECTION = """
-from grading.sandbox import Session
+from grading.session import Session
 from grading.walls import Sandbox
 with Sandbox() as sandbox, Session(sandbox, {"modules.py": b""}, ["."]) as session:
     session.ask("import_module", {"module": "modules"})
@@ -238,7 +238,7 @@ def test_answer_that_comes_as_its_time_ends_costs_the_next_question_nothing(serv
     with Session(server, {"modules.py": b""}, ["."]) as session:
         assert session.ask("import_module", {"module": "modules"}).error is None
         with monkeypatch.context() as patch:
-            patch.setattr(sandbox.threading, "Timer", LastMomentTimer)
+            patch.setattr("grading.session.threading.Timer", LastMomentTimer)
             assert session.ask("import_module", {"module": "modules"}).error is None
         assert session.ask("import_module", {"module": "modules"}).error is None
 
@@ -249,9 +249,9 @@ def test_slow_answers_count_a_quarter_and_hangs_whole(server, monkeypatch):
     with Session(server, files, ["."], total_seconds=100) as session:
         assert session.ask("import_module", {"module": "quick"}).error is None
         spent, slow = session._spent, iter([0.0, 40.0])
-        monkeypatch.setattr(session, "_exchange", lambda *_: sandbox.Answer())
+        monkeypatch.setattr(session, "_exchange", lambda *_: Answer())
         with monkeypatch.context() as patch:
-            patch.setattr(sandbox, "time", SimpleNamespace(monotonic=lambda: next(slow)))
+            patch.setattr("grading.session.time", SimpleNamespace(monotonic=lambda: next(slow)))
             session.ask("import_module", {"module": "quick"})
         assert session._spent - spent == 10.0
         monkeypatch.undo()
@@ -391,7 +391,7 @@ def test_ordinary_user_has_walls_wherever_the_kernel_allows_them():
     if shutil.which("bwrap") is None or run("bwrap", "--ro-bind", "/", "/", "true").returncode:
         pytest.skip("an ordinary user has no bubblewrap here")
     try:
-        run(sys.executable, "-c", "import grading.sandbox").check_returncode()
+        run(sys.executable, "-c", "import grading.session").check_returncode()
     except (PermissionError, subprocess.CalledProcessError) as error:
         pytest.skip(f"user {user} can read no Python, or no project: {error}")
     assert "in a file system of its own" in run(sys.executable, "-c", SAY_PROTECTION).stdout

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from graded import PROJECT, call_grade, write
 
-from grading import sandbox, submissions
+from grading import session, submissions
 from grading.process import Worker
 from grading.walls import ROOT
 
@@ -60,12 +60,12 @@ def test_interrupted_grader_waits_for_no_process(tmp_path, monkeypatch, when):
                 os.kill(os.getpid(), signal.SIGINT)
             return future
 
-    def ask(session, op, params, *rest, ask=submissions.Session.ask, **kwargs):
+    def ask(self, op, params, *rest, ask=submissions.Session.ask, **kwargs):
         asked.append(op)
-        return ask(session, op, params, *rest, **kwargs)
+        return ask(self, op, params, *rest, **kwargs)
 
     asked = []
-    monkeypatch.setattr(sandbox, "Worker", Slow)
+    monkeypatch.setattr(session, "Worker", Slow)
     monkeypatch.setattr(submissions, "demand_full_points", lambda *_: None)
     monkeypatch.setattr(submissions.concurrent.futures, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(submissions.Session, "ask", ask)

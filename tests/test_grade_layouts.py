@@ -12,7 +12,7 @@ from graded import CHECKS, NO_TRAINING, PROJECT, project_with, reference, write
 
 from grading import right_answer
 from grading.check import Grading
-from grading.sandbox import Session
+from grading.session import Session
 from grading.submission import read_submission
 from grading.walls import ROOT, Sandbox, SandboxError
 

@@ -16,9 +16,9 @@ import run_folder
 from grading import pages, submissions
 from grading.all_checks import ALL_CHECKS
 from grading.check import Outcome
-from grading.sandbox import ROOT, SandboxError
 from grading.scheme import EQUATIONS
 from grading.submission import read_submission
+from grading.walls import ROOT, SandboxError
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from graded import CHECKS, PROJECT, TEMPLATES, a_run, checks_of, grade, lost, po
 from grading.all_checks import ALL_CHECKS
 from grading.archives import MAX_FILE_BYTES
 from grading.check import MISTAKES, Outcome
-from grading.sandbox import Session
 from grading.scheme import BY_HAND_POINTS, FILES
+from grading.session import Session
 from grading.submission import SubmissionError, read_submission
 from grading.submissions import _what_was_missed
 

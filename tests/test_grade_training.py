@@ -9,7 +9,7 @@ from cifar10_utils import DataSet
 from grading import checks_training, pages
 from grading.check import Grading
 from grading.checks_training import MAX_THREADS, Training, load_training, parts, start_weights
-from grading.sandbox import Session
+from grading.session import Session
 
 
 def small_data():
