@@ -81,7 +81,7 @@ class Grading:
     """One submission on its way through the checks.
 
     Attributes:
-        session: its `sandbox.Session`.
+        session: its `session.Session`.
         reference: computes what is expected; shared by all submissions.
         submission: its `submission.Submission`.
         training: what the training checks need, `checks_training.Training`.
