@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from graded import PROJECT, call_grade, write
+from graded import call_grade, write
 
 from grading import session, submissions
 from grading.process import Worker
@@ -18,7 +18,7 @@ from grading.walls import ROOT
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
-def test_interrupted_grader_ends_at_once(server, tmp_path):
+def test_interrupted_grader_ends_at_once_and_leaves_results_that_are_no_grades(server, tmp_path):
     folders = [write(tmp_path / f"s{i}", {"modules.py": "import time\ntime.sleep(1000)\n"}) for i in range(3)]
     command = [sys.executable, str(ROOT / "grade.py"), *map(str, folders), "--no_training", "-j", "2"]
     process = subprocess.Popen(
@@ -37,6 +37,10 @@ def test_interrupted_grader_ends_at_once(server, tmp_path):
     assert process.returncode == 130
     assert said.endswith("interrupted; the same command goes on\n")
     assert said.count("\n") == 1
+    for folder in folders:
+        results = json.loads((tmp_path / "out" / folder.name / "results.json").read_text())
+        assert (results["score"], sum(test["max_score"] for test in results["tests"])) == (0, 59)
+        assert results["extra_data"]["notes"][0] == submissions.UNFINISHED
 
 
 @pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
@@ -78,19 +82,3 @@ def test_interrupted_grader_waits_for_no_process(tmp_path, monkeypatch, when):
         signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 9  # of 0.2; it would wait 60 s for the process, or 20 for the submission
     assert asked == ["import_module"], "another question was asked: it had waited for the first one's end"
-
-
-@pytest.mark.slow
-def test_result_file_is_there_from_the_start_and_survives_the_grader(server, tmp_path):
-    folder = write(tmp_path / "slow", PROJECT | {"modules.py": "import time\ntime.sleep(1000)\n"})
-    command = [sys.executable, str(ROOT / "grade.py"), str(folder), "--no_training", "--out_dir", str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "out" / "results.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["score"] == 0
-    assert sum(test["max_score"] for test in results["tests"]) == 59
