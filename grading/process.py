@@ -17,7 +17,6 @@ from grading.walls import FOLDER_MB, SandboxError
 MEMORY_MB, TORCH_MB = 4096, 1000  # a submission's, and PyTorch's own
 MIN_FREE_MB = 500  # of the machine: what is counted for no process, such as files in memory, ends here
 MAX_PROCESSES = 40
-CPU_SECONDS = 32_000  # each: four times as long as a grading takes at most, of several threads
 WATCH_SECONDS = 0.2
 MARK = "GRADED_AS"  # a variable that tells each submission's processes from all others
 
@@ -27,6 +26,7 @@ class Worker:
 
     Args:
         sandbox: a `walls.Sandbox`, which says how it is started.
+        cpu_seconds: of processor time, for each process.
         has_torch: import PyTorch before memory is limited.
 
     Attributes:
@@ -38,10 +38,10 @@ class Worker:
         SandboxError: the sandbox has been stopped.
     """
 
-    def __init__(self, sandbox, has_torch):
+    def __init__(self, sandbox, cpu_seconds, has_torch):
         self.reason, self.said, self._sandbox = None, "", sandbox
         self._mark = os.urandom(8).hex()
-        limits = {"memory_mb": MEMORY_MB, "cpu_seconds": CPU_SECONDS, "file_mb": FOLDER_MB // 2}
+        limits = {"memory_mb": MEMORY_MB, "cpu_seconds": cpu_seconds, "file_mb": FOLDER_MB // 2}
         limits |= {"tasks": MAX_PROCESSES, "has_own_user": sandbox.has_own_user, "has_torch": has_torch}
         how = sandbox.popen(f"from child import worker; worker.main({limits!r})", {MARK: self._mark})
         self._scratch, self._uid = None, how.get("user", -1)

@@ -15,6 +15,7 @@ from grading.walls import ROOT, SandboxError
 COURSE_FILES = ("cifar10_utils.py", "cifar10_files.py", "cifar10_download.py", "synthetic_data.py")
 MAX_REPLY_BYTES = 64 << 20
 START_SECONDS = 60
+CPU_RATIO = 4  # processor time of each process to `total_seconds`: of threads, and as answers count a quarter
 CHECK_SECONDS = 30  # for what takes a tenth of one where nothing else runs
 
 
@@ -75,7 +76,7 @@ class Session:
     def _start(self):
         # Without PyTorch, which takes a second, where nothing can ask for it.
         has_torch = any(b"torch" in raw for raw in self.files.values())
-        worker = self._worker = Worker(self.sandbox, has_torch)
+        worker = self._worker = Worker(self.sandbox, CPU_RATIO * self.total_seconds, has_torch)
         self.protection = self.sandbox.protection
         files = {name: np.frombuffer(raw, np.uint8) for name, raw in self.files.items()}
         course = {name: (ROOT / name).read_text(encoding="utf-8") for name in COURSE_FILES}
