@@ -116,7 +116,7 @@ class Session:
             return Answer(error=reason, kind="died")
         finally:
             alarm.cancel()
-            alarm.join()  # it may be hanging up right now, and a process started meanwhile is not meant
+            alarm.join()  # it may be hanging up right now: then it is late
         if is_late.is_set():  # it hung up as the answer came: the next question needs a new process
             self.close()
         if detail is None:

@@ -75,6 +75,6 @@ def _bytes(connection, max_bytes):
     try:
         return connection.recv_bytes(max_bytes)
     except OSError as error:
-        if error.errno is None:  # not the system's: longer than agreed, or cut off
-            raise FrameError(f"{error}, expected at most {max_bytes} bytes") from error
+        if str(error) == "bad message length":  # and not the other end's death in the middle of one
+            raise FrameError(f"a message of more than {max_bytes} bytes") from error
         raise
