@@ -13,6 +13,7 @@ from run_folder import write_atomically
 REPORT = Path(__file__).resolve().parent
 RESULTS = REPORT / "results"
 FLAG_FILES = REPORT / "experiments"
+SEARCH = REPORT / "search.jsonl"
 SEED = 42  # the first of each experiment's seeds; the others follow
 
 # The improved MLP's rungs, each of which keeps the changes of those before it.
@@ -116,7 +117,8 @@ def read_records(name):
     path = record_file(name)
     if not path.exists():
         return []
-    remedy = "restore it, as by git checkout, or take that seed out and run it again: python report/reproduce.py"
+    run_again = "python report/reproduce.py --only NAME"
+    remedy = f"restore it, as by git checkout, or take that seed out and run it again: {run_again}"
     records = []
     shared, *lines = read_objects(path, remedy)
     check_keys(shared, SHARED_KEYS, f"{path}, line 1", remedy)
@@ -197,7 +199,7 @@ def add_run(name, folder, diverged=None):
 
 def read_run(folder, diverged=None):
     """Return the `Record` of the run in a folder; arguments and errors are those of `add_run`."""
-    remedy = "remove its folder and run that seed again: python report/reproduce.py"
+    remedy = "remove its folder and run that seed again: python report/reproduce.py --only NAME"
 
     def read(file, keys):
         objects = read_objects(folder / file, remedy)

@@ -260,7 +260,7 @@ def reproduce(args, names):
     if lacking:
         message = (
             f"results.tex and README.md are left as they are: no whole run of {', '.join(lacking)} is recorded; "
-            "to run what is missing: python report/reproduce.py"
+            "to run one: python report/reproduce.py --only NAME"
         )
         if args.pdf:
             raise ReproduceError(message)

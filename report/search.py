@@ -28,9 +28,8 @@ if __name__ == "__main__":
 import torch_utils
 from cifar10_utils import DataSet, get_cifar10
 from flags import Parser, parse_args
-from report.records import REPORT
+from report.records import SEARCH
 
-RECORD = REPORT / "search.jsonl"
 N_VALIDATION = 5000  # the last training images
 SEED = 1000  # not a seed of the reported runs
 
@@ -147,7 +146,7 @@ def run_trial(script, flags, images, seed):
 
 def read_trials():
     """Return the recorded trials by script, flags, images and seed."""
-    trials = map(json.loads, RECORD.read_text().splitlines() if RECORD.exists() else [])
+    trials = map(json.loads, SEARCH.read_text().splitlines() if SEARCH.exists() else [])
     return {(t["script"], t["flags"], t["images"], t["seed"]): t for t in trials}
 
 
@@ -156,7 +155,7 @@ def trial(*key):
     found = read_trials().get(key)
     if found is None:
         found = run_trial(*key)
-        with RECORD.open("a") as file:
+        with SEARCH.open("a") as file:
             file.write(json.dumps(found) + "\n")
     print_trial(found)
     return found

@@ -13,7 +13,7 @@ import numpy as np
 from cifar10_utils import CLASSES
 from report.claims import CLAIMS, is_borne_out, judge, measured, measures, prediction_interval
 from report.finite_differences import chosen_step, relative_error
-from report.records import ADAM_EPS, EXPERIMENTS, INITS, REPORT, read_records
+from report.records import ADAM_EPS, EXPERIMENTS, INITS, REPORT, SEARCH, read_records
 from report.worked_example import BACKWARD, FORWARD, example_tex, inputs_tex, step_tex
 
 # ---- Numbers -----------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def gradient_numbers():
 
 def search_numbers():
     """Return how many trials the search of each network had, and how many images the longest of them saw."""
-    trials = [json.loads(line) for line in (REPORT / "search.jsonl").read_text().splitlines()]
+    trials = [json.loads(line) for line in SEARCH.read_text().splitlines()]
     found = {}
     for network in ("mlp", "convnet"):
         images = [t["images"] for t in trials if t["script"] == f"train_{network}_pytorch"]

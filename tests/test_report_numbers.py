@@ -308,7 +308,7 @@ def test_numbers_are_left_alone_where_one_that_they_need_is_not_recorded(monkeyp
     message = (
         "results.tex and README.md are left as they are: no whole run of fig01_mlp_numpy, fig03_mlp_pytorch, "
         "precision_mlp, fig13_convnet, precision_convnet, best_mlp, best_convnet, fig07_five_layers is "
-        "recorded; to run what is missing: python report/reproduce.py\n"
+        "recorded; to run one: python report/reproduce.py --only NAME\n"
     )
     assert reproduce.main(["--figures"]) == 0
     assert capsys.readouterr() == (message, "")

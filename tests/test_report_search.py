@@ -23,7 +23,7 @@ def ran(tmp_path, monkeypatch):
         record = {"script": script, "flags": flags, "images": images, "seed": seed, "seconds": 1.0}
         return record | {"validation_accuracy": accuracy, "validation_loss": 1.0, "train_accuracy": accuracy}
 
-    monkeypatch.setattr(search, "RECORD", tmp_path / "search.jsonl")
+    monkeypatch.setattr(search, "SEARCH", tmp_path / "search.jsonl")
     monkeypatch.setattr(search, "run_trial", run_trial)
     return keys
 
@@ -34,7 +34,7 @@ def test_the_better_half_trains_on_and_nothing_trains_twice(ran):
     assert ran == [*((flags, 100) for flags in first), *((flags, 200) for flags in reversed(first[2:]))]
     search.halve(SEARCH)
     assert len(ran) == 6
-    assert len(search.RECORD.read_text().splitlines()) == 6
+    assert len(search.SEARCH.read_text().splitlines()) == 6
 
 
 def test_ladder_weighs_each_ingredient_from_both_ends(ran):
