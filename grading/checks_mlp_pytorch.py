@@ -6,7 +6,7 @@ import numpy as np
 
 from grading.check import Check, Outcome
 from grading.inputs import N_STEPS, mlp_input
-from grading.kinds import ask_kind, differences, undecided
+from grading.kinds import differences, undecided
 from grading.mistakes_mlp_pytorch import MISTAKES
 from grading.reference import difference
 
@@ -33,10 +33,6 @@ def _mlp_parameters(g):
     return outcome
 
 
-def _kind(g, n_hidden):
-    return ask_kind(g, "mlp_pytorch", "MLP", [6, list(n_hidden), 4, 0.25], MLPS[n_hidden][1])
-
-
 def for_any_kind(check, n_hidden=(5,), holds=None):
     """Return a check that is not decided where it fails and the network is of another kind than the plain one.
 
@@ -51,7 +47,7 @@ def for_any_kind(check, n_hidden=(5,), holds=None):
         outcome = check(g)
         if outcome.passed or not outcome.was_run:
             return outcome
-        answer = _kind(g, n_hidden)
+        answer = g.ask("mlp_kind", *MLPS[n_hidden])
         found = differences(answer, len(n_hidden) + 1)
         if not found:
             return outcome
@@ -69,7 +65,7 @@ def for_any_kind(check, n_hidden=(5,), holds=None):
 
 def _registered(g):
     for n_hidden in ((5,), (9, 7, 5)):
-        answer = _kind(g, n_hidden)
+        answer = g.ask("mlp_kind", *MLPS[n_hidden])
         called = f"MLP(6, {list(n_hidden)}, 4, 0.25).parameters()"
         if not answer.arrays.get("is_registered", 0):
             got = answer.error or "some that PyTorch does not know, or that want no gradient"
@@ -87,8 +83,7 @@ def _finite_differences(g):
 
 
 def _runs_in_float32(g):
-    network = {"module": "mlp_pytorch", "name": "MLP", "args": [6, [5], 4, 0.25]}
-    answer = g.ask("network_float32", network, MLPS[(5,)][1])
+    answer = g.ask("mlp_own_float32", *MLPS[(5,)])
     out = answer.arrays.get("out", np.zeros(0))
     is_right = out.shape == (7, 4) and out.dtype == np.float32 and bool(answer.arrays.get("is_finite", 0))
     called = "MLP(6, [5], 4, 0.25) as it trains: forward and backward in float32"

@@ -38,14 +38,29 @@ ACTIVATION, RETURN = "modules.append(nn.LeakyReLU(neg_slope))", "return self.lay
 LAST = "modules.append(nn.Linear(n_inputs, n_classes))"
 COMPARED = ["mlp_pytorch.forward", "mlp_pytorch.slope", "mlp_pytorch.depth", "mlp_pytorch.steps"]
 BATCH_NORM = (ACTIVATION, f"modules.append(nn.BatchNorm1d(n))\n            {ACTIVATION}")
+
+
+def called(forward):
+    """Return a layer of the submission's own whose forward pass is `forward`."""
+    return f"modules.append(type('Called', (nn.Module,), {{'forward': lambda self, x: {forward}}})())"
+
+
 KINDS = {
     "batch norm": (*BATCH_NORM, COMPARED),
     "batch norm of its own": (
         ACTIVATION, f"modules.append(CustomBatchNormAutograd(n))\n            {ACTIVATION}", COMPARED
     ),
     "dropout": (ACTIVATION, f"{ACTIVATION}\n            modules.append(nn.Dropout(0.5))", COMPARED),
-    "another activation (ELU)": (ACTIVATION, "modules.append(nn.ELU())", COMPARED),
-    "another activation (Tanh)": (ACTIVATION, "modules.append(nn.Tanh())", COMPARED[:1]),
+    "another activation (elu)": (ACTIVATION, "modules.append(nn.ELU())", COMPARED),
+    "another activation (tanh)": (ACTIVATION, "modules.append(nn.Tanh())", COMPARED[:1]),
+    "another activation (gelu), by a function": (ACTIVATION, called("nn.functional.gelu(x)"), COMPARED),
+    "another activation (sigmoid), by a function": (ACTIVATION, called("x.sigmoid()"), COMPARED[:1]),
+    "batch norm (batch_norm), by a function": (
+        ACTIVATION, called("nn.functional.batch_norm(nn.functional.leaky_relu(x, 0.1), None, None, training=True)"),
+        COMPARED,
+    ),
+    "batch norm (mean), by hand": (ACTIVATION, called("(x - x.mean(0)).relu()"), COMPARED),
+    "dropout (dropout), by a function": (ACTIVATION, called("nn.functional.dropout(x, 0.5, self.training)"), COMPARED),
     "log-probabilities": (RETURN, f"{RETURN}.log_softmax(dim=1)", COMPARED[:1]),
     "linear layers, not": (
         ACTIVATION, f"modules.extend([nn.LeakyReLU(neg_slope), nn.Linear(n, n)])\n            {ACTIVATION}", COMPARED
@@ -58,7 +73,7 @@ def test_networks_of_another_kind_are_checked_for_what_holds_for_any_and_else_no
     right, wrong, names = KINDS[kind]
     outcomes = grade_here(PROJECT | {T: replaced(PROJECT[T], right, wrong)}, checks_of(T))
     assert undecided(outcomes) == lost(outcomes) == names, outcomes
-    assert all(kind.removesuffix(" of its own") in outcomes[name].hint for name in names)
+    assert all(kind.removesuffix(" of its own").split(", by")[0] in outcomes[name].hint for name in names)
 
 
 def test_what_is_wrong_stays_wrong_in_a_network_of_another_kind():
@@ -73,9 +88,10 @@ def test_what_is_wrong_stays_wrong_in_a_network_of_another_kind():
         outcomes = grade_here(PROJECT | {T: text}, checks_of(T))
         assert name in lost(outcomes)
         assert outcomes[name].is_decided, outcomes[name]
-    # Layers that nothing goes through make no other kind of a wrong network.
+    # Layers that nothing goes through, and what is called and thrown away, make no other kind of a wrong network.
     text = replaced(PROJECT[T], LAST, f"{LAST}\n        self.unused = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout())")
-    text = replaced(text, RETURN, "return 3 * self.layers(x.flatten(1)) + 1")
+    unused = "_ = nn.functional.gelu(self.unused(x[:, :3]).tanh())"
+    text = replaced(text, RETURN, f"{unused}\n        return 3 * self.layers(x.flatten(1)) + 1")
     outcomes = grade_here(PROJECT | {T: text}, checks_of(T))
     assert undecided(outcomes) == []
     assert "mlp_pytorch.forward" in lost(outcomes)

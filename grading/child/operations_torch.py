@@ -5,6 +5,8 @@ import functools
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from .operations import batches, is_own, match, numbers
 from .stand_ins import with_stand_ins
@@ -52,9 +54,13 @@ def find_parameters(module):
     return found
 
 
+def _new_mlp(load, p):
+    return load("mlp_pytorch", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"])
+
+
 def _torch_mlp(load, p, a):
     """Return the MLP with the weights given, its layers as (weight, bias or None), and their weights' shapes."""
-    mlp = load("mlp_pytorch", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"])
+    mlp = _new_mlp(load, p)
     if p.get("float64"):
         mlp.double()
     found = find_parameters(mlp)
@@ -94,8 +100,7 @@ def _gradient(tensor):
 
 def mlp_parameters(load, p, a, out):
     """Shapes of the PyTorch MLP's registered parameters, sorted, and which of them want a gradient."""
-    mlp = load("mlp_pytorch", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"])
-    params = list(mlp.parameters())
+    params = list(_new_mlp(load, p).parameters())
     shapes = sorted(
         sorted((*q.shape, 1)[:2], reverse=True) if q.ndim < 2 else sorted(q.shape, reverse=True) for q in params
     )
@@ -133,32 +138,51 @@ def mlp_float32(load, p, a, out):
     _run_in_float32(_torch_mlp(load, p, a)[0], a, out)
 
 
-def network_float32(load, p, a, out):
-    """Any network as it trains, with its own weights: see `_run_in_float32`."""
-    _run_in_float32(load(p["module"], p["name"])(*p["args"]), a, out)
+def mlp_own_float32(load, p, a, out):
+    """The same with the weights that it starts from, which may be of another network than the plain one."""
+    _run_in_float32(_new_mlp(load, p), a, out)
 
 
-def network_kind(load, p, a, out):
-    """What holds for any network: the kinds of layers that a batch goes through in it, by name, and what comes out.
+class _Traced(TorchFunctionMode):
+    """Notes with each tensor the calls by which it came, whether a layer made them or the submission itself."""
+
+    n_calls = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.n_calls += 1
+        call = self.n_calls, getattr(function, "__name__", "").rstrip("_")
+        calls = frozenset([call]).union(*map(calls_to, tree_leaves((args, kwargs))))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                tensor.calls = calls
+        return result
+
+
+def calls_to(tensor):
+    """Return the calls by which a tensor came, as (number, name of the function). None, where it was not traced."""
+    return getattr(tensor, "calls", frozenset())
+
+
+def mlp_kind(load, p, a, out):
+    """What holds for an MLP of any kind: the functions by which its logits come, by name, and the logits.
 
     `is_registered` is 1 where PyTorch knows all parameters, and all want a gradient.
     """
-    network, used = load(p["module"], p["name"])(*p["args"]), []
-    for part in network.modules():
-        if not list(part.children()):
-            part.register_forward_hook(lambda part, *_: used.append(type(part).__name__))
-    logits = network(_tensor(a["x"]).to(next(network.parameters()).dtype))
-    out["out"] = numbers(logits)
-    out["used"] = np.frombuffer(" ".join(used).encode(), np.uint8)
-    params = list(network.parameters())
+    mlp = _new_mlp(load, p)
+    params = list(mlp.parameters())
     known = {id(q) for q in params}
-    is_registered = all(id(q) in known for q in find_parameters(network)) and all(q.requires_grad for q in params)
+    is_registered = all(id(q) in known for q in find_parameters(mlp)) and all(q.requires_grad for q in params)
     out["is_registered"] = np.array(float(is_registered))
+    with _Traced():
+        logits = mlp(_tensor(a["x"]).to(params[0].dtype))
+    out["out"] = numbers(logits)
+    out["used"] = np.frombuffer(" ".join(name for _, name in sorted(calls_to(logits))).encode(), np.uint8)
 
 
 def mlp_finite_differences(load, p, a, out):
     """By how much gradients part from finite differences, in evaluation and float64, relative to the largest."""
-    mlp = load("mlp_pytorch", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"]).double().eval()
+    mlp = _new_mlp(load, p).double().eval()
     rng = np.random.default_rng(p["seed"])
     x, y = _tensor(a["x"], requires_grad=True), _tensor(a["y"].argmax(axis=1))
     tensors = [x, *mlp.parameters()]
