@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501, a row of a table stays on its line
 
+import torch.nn.functional as F
 from torch import nn
 
 from grading.mistakes import make, with_forward
@@ -101,6 +102,10 @@ def _without_norms(right, self, x):
     return self.classifier(x.flatten(1))
 
 
+def _dropping(is_on):
+    return with_forward(lambda right, self, x: F.dropout(right(x), training=is_on(self)))
+
+
 def _ten_classes(base):
     return type(base.__name__, (base,), {"__init__": lambda self, n_channels, _: base.__init__(self, n_channels, 10)})
 
@@ -131,11 +136,13 @@ MISTAKES = [
           for i, n in enumerate(("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "last"))),
         *((f"the activations are leaky ReLUs of slope {a}; Table 1 has ReLUs", _replaced(nn.ReLU, lambda m, a=a: nn.LeakyReLU(a)))
           for a in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.3)),
+        ("there is dropout; Table 1 has none", _dropping(lambda self: self.training)),
         ("a ReLU follows the linear layer", with_forward(lambda right, self, x: right(x).relu())),
         ("the ConvNet returns probabilities, not logits", with_forward(lambda right, self, x: right(x).softmax(dim=1))),
     ),
     *make("convnet.evaluation", CONVNET,
         ("batch norm takes the batch's statistics in evaluation, too", with_forward(_always_batch)),
+        ("dropout acts in evaluation, too: nn.Dropout does not, nor F.dropout with training=self.training", _dropping(lambda self: True)),
     ),
     *make("convnet.sizes", CONVNET, ("n_classes is not handed on: there are always 10", _ten_classes)),
     *make("convnet.gradients", CONVNET,

@@ -420,16 +420,36 @@ def convnet_shapes(load, p, a, out):
     out["conv_biases"] = np.array(float(len(kinds["bias"])))
 
 
+class _WithoutDropout(TorchFunctionMode):
+    """Leaves dropout out, whether a layer calls it or the submission itself.
+
+    Attributes:
+        acts: whether any dropped something.
+    """
+
+    acts = False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if "dropout" not in getattr(function, "__name__", ""):
+            return function(*args, **kwargs)
+        given, *args = args or [kwargs.pop("input")]
+        self.acts |= not torch.equal(function(given.clone(), *args, **kwargs), given)  # which may act in place
+        return given
+
+
 def convnet(load, p, a, out):
-    """The ConvNet with given weights: logits in training or evaluation, and a number or two of each gradient."""
+    """The ConvNet with given weights and without dropout: logits in training or evaluation, a number or two of each
+    gradient, and whether there would have been dropout."""
     model = load("convnet_pytorch", "ConvNet")(p["n_channels"], p["n_classes"])
     _fill(model, p["seed"], p["conv_bias"])
     model.train(p["training"])
     dtype = next(model.parameters()).dtype
     out["is_float32"] = np.array(float(dtype == torch.float32))
     x = _tensor(a["x"]).to(dtype).requires_grad_(p["backward"])
-    logits = model(x)
-    out["out"] = numbers(logits)
+    with _WithoutDropout() as dropout:
+        logits = model(x)
+    out["out"], out["dropout"] = numbers(logits), np.array(int(dropout.acts))
     if p["backward"]:
         _backward(logits, _tensor(a["dout"]).to(dtype))
         if x.grad is not None:
