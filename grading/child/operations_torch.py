@@ -59,7 +59,10 @@ def _new_mlp(load, p):
 
 
 def _torch_mlp(load, p, a):
-    """Return the MLP with the weights given, its layers as (weight, bias or None), and their weights' shapes."""
+    """Return the MLP with the weights given, its layers as (weight, bias or None), and their weights' shapes.
+
+    All of them want a gradient, also where the submission has frozen them: `mlp_parameters` sees that.
+    """
     mlp = _new_mlp(load, p)
     if p.get("float64"):
         mlp.double()
@@ -74,16 +77,16 @@ def _torch_mlp(load, p, a):
     with torch.no_grad():
         for l, (weight, bias) in enumerate(layers):
             value = _tensor(a[f"weight{l}"])
-            weight.copy_(value if weight.shape == value.shape else value.T)
+            weight.copy_(value if weight.shape == value.shape else value.T).requires_grad_()
             if bias is not None:
-                bias.copy_(_tensor(a[f"bias{l}"]).reshape(bias.shape))
+                bias.copy_(_tensor(a[f"bias{l}"]).reshape(bias.shape)).requires_grad_()
     return mlp, layers, shapes
 
 
 def _note(out, name, tensor, shape):
-    """Note a weight, a bias (`shape` None), or a gradient of one; where there is none, an empty array."""
+    """Note a tensor of `shape`, in whichever orientation; where there is none, an empty array."""
     array = np.zeros(0) if tensor is None else numbers(tensor)
-    if shape is None:
+    if len(shape) == 1:
         out[name] = array.reshape(-1)
     else:
         out[name] = array if array.shape == tuple(shape) or array.ndim != 2 else array.T
@@ -92,10 +95,6 @@ def _note(out, name, tensor, shape):
 def _backward(y, dout):
     """Do as `y.backward(dout)`, but for the third of a second in which that imports symbolic shapes."""
     (y * dout.reshape(y.shape)).sum().backward()
-
-
-def _gradient(tensor):
-    return None if tensor is None else tensor.grad
 
 
 def mlp_parameters(load, p, a, out):
@@ -119,7 +118,7 @@ def mlp_pytorch(load, p, a, out):
         _note(out, "dx", x.grad, x.shape)
         for l, (weight, bias) in enumerate(layers):
             _note(out, f"weight{l}", weight.grad, shapes[l])
-            _note(out, f"bias{l}", _gradient(bias), None)
+            _note(out, f"bias{l}", bias if bias is None else bias.grad, shapes[l][:1])
 
 
 def _run_in_float32(network, a, out):
@@ -224,7 +223,7 @@ def steps_pytorch(load, p, a, out):
                     q -= p["learning_rate"] * q.grad
     for l, (weight, bias) in enumerate(layers):
         _note(out, f"weight{l}", weight, shapes[l])
-        _note(out, f"bias{l}", bias, None)
+        _note(out, f"bias{l}", bias, shapes[l][:1])
 
 
 # ---- Batch norm --------------------------------------------------------------------------------
@@ -355,9 +354,9 @@ def norm_function(load, p, a, out):
             if returned:
                 out["returned"] = np.array([float(g is not None) for g in returned[:3]])
             for i, (name, tensor) in enumerate(zip(("dx", "dgamma", "dbeta"), args, strict=True)):
-                grad = tensor.grad if tensor.grad is not None else (returned[i : i + 1] or [None])[0]
-                if grad is not None and needs[i]:
-                    out[name] = numbers(grad)
+                if needs[i] and len(returned) > i:
+                    grad = returned[i] if tensor.grad is None else tensor.grad
+                    out[name] = np.zeros(0) if grad is None else numbers(grad)
 
 
 # ---- ConvNet -----------------------------------------------------------------------------------
