@@ -35,8 +35,13 @@ def make_flags():
     where = "where results go: of one PATH itself, of several NAME in it (default: results/grade/NAME)"
     add("--out_dir", type=file_path, help=where)
     add("-j", "--jobs", type=whole_number(1, 64), default=1, metavar="N", help="submissions at once (default: 1)")
-    add("--no_training", action="store_true", help="leave the training checks out: seconds, not a minute, a submission")
-    add("--full", action="store_true", help="train the ConvNet for all of its 5,000 steps, which takes up to an hour")
+    training = parser.add_mutually_exclusive_group().add_argument
+    training(
+        "--no_training", action="store_true", help="leave the training checks out: seconds, not a minute, a submission"
+    )
+    training(
+        "--full", action="store_true", help="train the ConvNet for all of its 5,000 steps, which takes up to an hour"
+    )
     add("--lenient", action="store_true", help="bring back names that NumPy has dropped, and say which were used")
     add("--require_sandbox", action="store_true", help="refuse to run submissions under limits only")
     add("--anew", action="store_true", help="grade again what --out_dir has results of")
@@ -91,6 +96,9 @@ def grade(parser, argv):
     paths = list(paths.values())
     out_dir = Path(args.out_dir or DEFAULT_OUT_DIR)
     place = out_dir.resolve()
+    for part in (place, *place.parents):
+        if os.path.lexists(part) and not part.is_dir():
+            parser.error(f"argument --out_dir: {printable(part)} is no folder; name a folder, or one that is not there")
     for path in paths:
         # Else a results.json that somebody handed in would be taken for the grader's own.
         is_own = path.resolve() == ROOT and place.is_relative_to(ROOT / "results")  # the project, as it is

@@ -67,6 +67,11 @@ def check_torch_flags(parser, args):
         parser.error(
             f"argument --weight_decay: got {args.weight_decay} with --optimizer muon, which keeps weights' length"
         )
+    if args.shift != parser.get_default("shift") and args.augment not in ("flip_crop", "flip_affine"):
+        parser.error(
+            f"argument --shift: got {args.shift} with --augment {args.augment}, which shifts nothing; "
+            "pass --augment flip_crop or flip_affine, or leave --shift out"
+        )
     is_there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if args.device in is_there and not is_there[args.device]():
         parser.error(f"argument --device: got {args.device!r}, which this machine or its PyTorch lacks; try auto")

@@ -87,12 +87,12 @@ def lines_of(check, outcome):
 
 
 def said_once(outcomes):
-    """Yield check, outcome and `lines_of` it; none where the check before has said the same, as of a missing file."""
-    said = []
+    """Yield check, outcome and `lines_of` it; where a check above has said the same, as of a missing file, its name."""
+    said = {}
     for check, outcome in outcomes:
         lines = lines_of(check, outcome)
-        yield check, outcome, [] if lines in said else lines
-        said.append(lines)
+        above = said.setdefault(tuple(lines), check.name)
+        yield check, outcome, [("note", f"as {above}, above")] if lines and above != check.name else lines
 
 
 def score(outcomes):

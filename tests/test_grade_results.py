@@ -181,7 +181,9 @@ def test_missing_file_is_said_once():
     checks = [check for check in ALL_CHECKS if check.question == "3.2c"]
     missing = Outcome(False, "import custom_batchnorm", "there is no custom_batchnorm.py", "a file")
     outcomes = [(check, missing) for check in checks]
-    assert pages.table("one", outcomes, []).count("there is no") == 1
+    table = pages.table("one", outcomes, [])
+    assert table.count("there is no") == 1
+    assert table.count(f"as {checks[0].name}, above") == len(checks) - 1
     assert pages.submission_page("one", outcomes, [], {}, Path()).count("there is no") == 1
     assert pages.results_json(outcomes, [], {}).count("there is no") == len(checks)
 
@@ -251,7 +253,16 @@ def test_key_of_a_result_knows_flags_training_images_recorded_runs_and_pages(mon
 
 
 def test_wrong_use_ends_with_one_line_and_status_2(tmp_path, capsys):
-    for args in ([], [tmp_path / "nowhere"], [tmp_path, "--jobs", "0"], [tmp_path, "--nonsense"]):
+    (tmp_path / "file").touch()
+    for args in (
+        [],
+        [tmp_path / "nowhere"],
+        [tmp_path, "--jobs", "0"],
+        [tmp_path, "--nonsense"],
+        [tmp_path, "--full", "--no_training"],
+        [".", "--out_dir", tmp_path / "file"],
+        [".", "--out_dir", tmp_path / "file" / "below"],
+    ):
         assert call_grade(*args) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1, said
