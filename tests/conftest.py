@@ -1,4 +1,4 @@
-"""What many tests need, made once: files in CIFAR-10's format, small runs, the grader's server; what is left out."""
+"""What many tests need, made once: files in CIFAR-10's format, small runs, the grader's sandbox; what is left out."""
 
 import collections
 import contextlib
@@ -123,7 +123,7 @@ def reference(synthetic_flags, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server():
+def shared_sandbox():
     """The grader's sandbox; a test that needs it is skipped where root has neither bubblewrap nor another user."""
     from grading.walls import Sandbox, SandboxError
 

@@ -47,12 +47,12 @@ def checks_of(file):
     return [check for check in CHECKS if file in check.files]
 
 
-def grade(server, files, checks=CHECKS, lenient=False, total_seconds=600, least_seconds=2):
+def grade(sandbox, files, checks=CHECKS, lenient=False, total_seconds=600, least_seconds=2):
     """Return `{check name: outcome}` of a submission's files, all checks but the training ones, and the `Grading`."""
     found = {name: name for name in FILES if name in files}
     raw = {name: text if isinstance(text, bytes) else text.encode() for name, text in files.items()}
     submission = Submission(Path("submission"), found, raw, ["."])
-    with Session(server, raw, ["."], lenient, total_seconds, least_seconds=least_seconds) as session:
+    with Session(sandbox, raw, ["."], lenient, total_seconds, least_seconds=least_seconds) as session:
         grading = Grading(session, reference(), submission, NO_TRAINING)
         grading.import_all()
         outcomes = {check.name: grading.run(check) for check in checks}

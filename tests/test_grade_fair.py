@@ -165,11 +165,11 @@ def test_float64_in_a_float32_network_costs_the_check_of_that_layer():
 
 
 @pytest.mark.slow
-def test_what_one_file_sets_for_all_of_pytorch_reaches_no_other(server):
+def test_what_one_file_sets_for_all_of_pytorch_reaches_no_other(shared_sandbox):
     text = PROJECT[T].replace("from torch import nn\n", "import torch\nfrom torch import nn\n\n"
                               "torch.set_default_dtype(torch.float64)\ntorch.set_grad_enabled(False)\n", 1)  # fmt: skip
     names = ("mlp_pytorch.gradients", "bn_module.gradients", "bn_module.float32", "convnet.float32")
-    outcomes, _ = grade(server, PROJECT | {T: text}, [check for check in CHECKS if check.name in names])
+    outcomes, _ = grade(shared_sandbox, PROJECT | {T: text}, [check for check in CHECKS if check.name in names])
     assert lost(outcomes) == []
 
 

@@ -181,11 +181,11 @@ def left_processes():
 
 
 @pytest.fixture(scope="module")
-def behind_walls(server):
+def behind_walls(shared_sandbox):
     """The sandbox, where it has walls."""
-    if not server.has_walls:
-        pytest.skip(f"no bubblewrap here: {server.why_not}")
-    return server
+    if not shared_sandbox.has_walls:
+        pytest.skip(f"no bubblewrap here: {shared_sandbox.why_not}")
+    return shared_sandbox
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_hostile_submission_gains_nothing_and_leaves_nothing(either, attack):
     assert {p for p in set(Path(tempfile.gettempdir()).iterdir()) - files_before if "hostile" in p.name} == set()
 
 
-def test_answer_that_comes_as_its_time_ends_costs_the_next_question_nothing(server, monkeypatch):
+def test_answer_that_comes_as_its_time_ends_costs_the_next_question_nothing(shared_sandbox, monkeypatch):
     class LastMomentTimer:
         def __init__(self, _, function):
             self.cancel = function
@@ -235,7 +235,7 @@ def test_answer_that_comes_as_its_time_ends_costs_the_next_question_nothing(serv
 
         join = start
 
-    with Session(server, {"modules.py": b""}, ["."]) as session:
+    with Session(shared_sandbox, {"modules.py": b""}, ["."]) as session:
         assert session.ask("import_module", {"module": "modules"}).error is None
         with monkeypatch.context() as patch:
             patch.setattr("grading.session.threading.Timer", LastMomentTimer)
@@ -243,10 +243,10 @@ def test_answer_that_comes_as_its_time_ends_costs_the_next_question_nothing(serv
         assert session.ask("import_module", {"module": "modules"}).error is None
 
 
-def test_slow_answers_count_a_quarter_and_hangs_whole(server, monkeypatch):
+def test_slow_answers_count_a_quarter_and_hangs_whole(shared_sandbox, monkeypatch):
     """So that a slow machine takes no points, and what hangs takes no more than its time."""
     files = {"quick.py": b"", "hangs.py": b"import time\ntime.sleep(1000)"}
-    with Session(server, files, ["."], total_seconds=100) as session:
+    with Session(shared_sandbox, files, ["."], total_seconds=100) as session:
         assert session.ask("import_module", {"module": "quick"}).error is None
         spent, slow = session._spent, iter([0.0, 40.0])
         monkeypatch.setattr(session, "_exchange", lambda *_: Answer())
@@ -260,13 +260,15 @@ def test_slow_answers_count_a_quarter_and_hangs_whole(server, monkeypatch):
         assert 0.5 <= session._spent - spent <= time.monotonic() - began
 
 
-def test_process_has_pytorch_only_where_the_submission_names_it(server):
+def test_process_has_pytorch_only_where_the_submission_names_it(shared_sandbox):
     """It takes a second to start, as often as one ends."""
-    with Session(server, {"modules.py": b"import sys\nassert 't' + 'orch' not in sys.modules"}, ["."]) as session:
+    with Session(
+        shared_sandbox, {"modules.py": b"import sys\nassert 't' + 'orch' not in sys.modules"}, ["."]
+    ) as session:
         assert session.ask("import_module", {"module": "modules"}).error is None
 
 
-def test_old_names_are_those_that_numpy_had(server):
+def test_old_names_are_those_that_numpy_had(shared_sandbox):
     attack = """
 import numpy, sys
 numpy.float
@@ -275,7 +277,7 @@ while "used_old" not in frame.f_locals:
     frame = frame.f_back
 frame.f_locals["used_old"] += ["\\ud800", "\\x1b[2J", ["float"], 5]
 """
-    with Session(server, {"modules.py": attack.encode()}, ["."], lenient=True) as session:
+    with Session(shared_sandbox, {"modules.py": attack.encode()}, ["."], lenient=True) as session:
         assert session.ask("import_module", {"module": "modules"}).error is None
         assert session.old_names == {"float"}
 

@@ -18,7 +18,7 @@ from grading.walls import ROOT
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="submissions are not graded on Windows")
-def test_interrupted_grader_ends_at_once_and_leaves_results_that_are_no_grades(server, tmp_path):
+def test_interrupted_grader_ends_at_once_and_leaves_results_that_are_no_grades(shared_sandbox, tmp_path):
     folders = [write(tmp_path / f"s{i}", {"modules.py": "import time\ntime.sleep(1000)\n"}) for i in range(3)]
     command = [sys.executable, str(ROOT / "grade.py"), *map(str, folders), "--no_training", "-j", "2"]
     process = subprocess.Popen(

@@ -28,7 +28,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_imports_of_any_layout_work(server, tmp_path, layout):
+def test_imports_of_any_layout_work(shared_sandbox, tmp_path, layout):
     line, mlp, modules = LAYOUTS[layout]
     files = {mlp: PROJECT["mlp_numpy.py"].replace("from modules import", line), modules: PROJECT["modules.py"]}
     if "package" in layout:
@@ -37,25 +37,25 @@ def test_imports_of_any_layout_work(server, tmp_path, layout):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     submission = read_submission(tmp_path)
-    with Session(server, submission.files, submission.folders) as session:
+    with Session(shared_sandbox, submission.files, submission.folders) as session:
         grading = Grading(session, reference(), submission, NO_TRAINING)
         grading.import_all()
         outcomes = [grading.run(check) for check in CHECKS if check.name in ("linear.forward", "mlp_numpy.forward")]
     assert [outcome.got for outcome in outcomes if not outcome.passed] == []
 
 
-def test_course_module_brings_no_reference(server):
-    with Session(server, {"modules.py": b"import cifar10_utils, mlp_numpy"}, ["."]) as session:
+def test_course_module_brings_no_reference(shared_sandbox):
+    with Session(shared_sandbox, {"modules.py": b"import cifar10_utils, mlp_numpy"}, ["."]) as session:
         assert "No module named 'mlp_numpy'" in session.ask("import_module", {"module": "modules"}).error
 
 
-def test_nothing_is_graded_where_the_right_answer_loses_a_check(server, tmp_path, monkeypatch):
+def test_nothing_is_graded_where_the_right_answer_loses_a_check(shared_sandbox, tmp_path, monkeypatch):
     write(tmp_path / "project", project_with("modules.py", "out = x @", "out = 2 * x @"))
     monkeypatch.setattr(right_answer, "ROOT", tmp_path / "project")
     with pytest.raises(
         SandboxError, match=r"^the right answer itself loses linear.forward here, so nothing was graded"
     ):
-        right_answer.demand_full_points(server, reference())
+        right_answer.demand_full_points(shared_sandbox, reference())
 
 
 @pytest.mark.slow

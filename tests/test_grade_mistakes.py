@@ -224,29 +224,29 @@ def test_mistake_costs_one_of_all_checks(check, sentence, file, right, wrong):
     costs_one_check(outcomes, check, sentence)
 
 
-def test_the_project_loses_nothing(server):
-    outcomes, grading = grade(server, PROJECT)
+def test_the_project_loses_nothing(shared_sandbox):
+    outcomes, grading = grade(shared_sandbox, PROJECT)
     assert lost(outcomes) == []
     assert grading.carried == []
 
 
 @pytest.mark.parametrize("which", ["checks of its file", pytest.param("all checks", marks=pytest.mark.slow)])
-def test_what_came_before_an_error_counts(server, which):
+def test_what_came_before_an_error_counts(shared_sandbox, which):
     """Gradients that were written, or returned, before PyTorch or NumPy refused a wrong shape."""
     files = project_with(M, 'return dout @ self.params["weight"] if', 'return dout @ self.params["weight"].T if')
-    outcomes, _ = grade(server, files, CHECKS if which == "all checks" else checks_of(M))
+    outcomes, _ = grade(shared_sandbox, files, CHECKS if which == "all checks" else checks_of(M))
     assert lost(outcomes) == ["linear.input_gradient"]
     files = project_with(B, "dgamma if needs_dgamma", "(dout * x_hat).sum(dim=1) if needs_dgamma")
-    outcomes, _ = grade(server, files, CHECKS if which == "all checks" else checks_of(B))
+    outcomes, _ = grade(shared_sandbox, files, CHECKS if which == "all checks" else checks_of(B))
     assert lost(outcomes) == ["bn_function.gamma_gradient"]
     assert "dim 1" in outcomes["bn_function.gamma_gradient"].hint
 
 
-def test_errors_say_what_the_submission_did(server):
+def test_errors_say_what_the_submission_did(shared_sandbox):
     names = PROJECT[M].replace('"weight"', '"W"').replace('"bias"', '"b"')
-    outcomes, _ = grade(server, {M: names})
+    outcomes, _ = grade(shared_sandbox, {M: names})
     assert "LinearModule.params has the keys 'W', 'b', expected 'weight' and 'bias'" in outcomes["linear.forward"].got
     old = PROJECT[M].replace("dtype=np.float64", "dtype=np.float")
-    outcomes, _ = grade(server, {M: old})
+    outcomes, _ = grade(shared_sandbox, {M: old})
     assert outcomes["linear.forward"].got.count("np.float") == 0
     assert "modules.py" in outcomes["linear.forward"].got

@@ -22,14 +22,14 @@ from grading.walls import ROOT, SandboxError
 
 
 @pytest.fixture
-def one_server(server, monkeypatch):
+def one_sandbox(shared_sandbox, monkeypatch):
     """Have grade.py's `main` take the tests' sandbox and reference, which are there already, as right."""
-    monkeypatch.setattr(submissions, "Sandbox", lambda *_: contextlib.nullcontext(server))
+    monkeypatch.setattr(submissions, "Sandbox", lambda *_: contextlib.nullcontext(shared_sandbox))
     monkeypatch.setattr(submissions, "Reference", reference)
     monkeypatch.setattr(submissions, "demand_full_points", lambda *_: None)
 
 
-def test_files_of_a_submission_and_the_same_score_again(one_server, tmp_path, capsys):
+def test_files_of_a_submission_and_the_same_score_again(one_sandbox, tmp_path, capsys):
     folder = write(tmp_path / "one" / "deep", PROJECT | {"torch.py": "raise RuntimeError\n"})
     command = (folder.parent, "--no_training", "--out_dir", tmp_path / "out")
     assert call_grade(*command) == 0
@@ -48,7 +48,7 @@ def test_files_of_a_submission_and_the_same_score_again(one_server, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_command_gives_what_main_gives(one_server, tmp_path, capsys):
+def test_command_gives_what_main_gives(one_sandbox, tmp_path, capsys):
     folder = write(tmp_path / "one", PROJECT)
     assert call_grade(folder, "--no_training", "--out_dir", tmp_path / "here") == 0
     done = run_grade(folder, "--no_training", "--out_dir", tmp_path / "there")
@@ -63,7 +63,7 @@ def status_of_command(*args):
 
 
 @pytest.mark.parametrize("run", [call_grade, pytest.param(status_of_command, marks=pytest.mark.slow)])
-def test_many_submissions_are_graded_once(one_server, tmp_path, run):
+def test_many_submissions_are_graded_once(one_sandbox, tmp_path, run):
     folders = [write(tmp_path / f"s{i}", TEMPLATES) for i in range(4)]
     command = (*folders, "-j", 2, "--no_training", "--out_dir", tmp_path / "out")
     assert run(*command) == 0

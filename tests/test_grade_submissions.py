@@ -51,10 +51,10 @@ def test_every_known_mistake_belongs_to_a_check():
 @pytest.mark.parametrize(
     "style", [next(iter(STYLES)), *(pytest.param(s, marks=pytest.mark.slow) for s in [*STYLES][1:])]
 )
-def test_right_submission_in_another_style_loses_nothing(server, style):
+def test_right_submission_in_another_style_loses_nothing(shared_sandbox, style):
     files = {file: (SUBMISSIONS / f"{source}.py").read_text() if source else PROJECT[file]
              for file, source in zip(FILES, STYLES[style], strict=True)}  # fmt: skip
-    outcomes, _ = grade(server, files)
+    outcomes, _ = grade(shared_sandbox, files)
     assert lost(outcomes) == [], {name: outcomes[name] for name in lost(outcomes)}
 
 
@@ -63,33 +63,33 @@ def test_right_submission_in_another_style_loses_nothing(server, style):
     [({}, "there is no"), (TEMPLATES, "is not written yet"), (dict.fromkeys(FILES, "def broken(:\n"), "SyntaxError")],
     ids=["empty", "template", "syntax errors"],
 )
-def test_submission_without_an_answer_gets_0_and_a_clear_text(server, files, says):
-    outcomes, _ = grade(server, files)
+def test_submission_without_an_answer_gets_0_and_a_clear_text(shared_sandbox, files, says):
+    outcomes, _ = grade(shared_sandbox, files)
     assert points(outcomes) == 0, [n for n in outcomes if n not in lost(outcomes)]
     assert all(says in outcome.got for outcome in outcomes.values()), outcomes
     if files is TEMPLATES:
         assert {outcome.hint for outcome in outcomes.values()} == {"this part is not written yet"}
 
 
-def test_old_numpy_is_named_and_lenient_brings_it_back(server):
+def test_old_numpy_is_named_and_lenient_brings_it_back(shared_sandbox):
     old = PROJECT["modules.py"].replace("dtype=np.float64", "dtype=np.float")
-    outcomes, grading = grade(server, {"modules.py": old})
+    outcomes, grading = grade(shared_sandbox, {"modules.py": old})
     assert grading.old_code == {"module 'numpy' has no attribute 'float'"}
     assert not outcomes["linear.forward"].passed
-    outcomes, grading = grade(server, {"modules.py": old}, lenient=True)
+    outcomes, grading = grade(shared_sandbox, {"modules.py": old}, lenient=True)
     assert outcomes["linear.forward"].passed
     assert grading.session.old_names == {"float"}
 
 
-def test_notes_name_what_a_failure_follows_from_and_what_is_not_written(server):
-    outcomes, _ = grade(server, {"modules.py": TEMPLATES["modules.py"]})
+def test_notes_name_what_a_failure_follows_from_and_what_is_not_written(shared_sandbox):
+    outcomes, _ = grade(shared_sandbox, {"modules.py": TEMPLATES["modules.py"]})
     assert outcomes["linear.start"].hint == "this part is not written yet"
-    outcomes, _ = grade(server, {"modules.py": "class LinearModule(:\n    pass\n"})
+    outcomes, _ = grade(shared_sandbox, {"modules.py": "class LinearModule(:\n    pass\n"})
     assert outcomes["linear.start"].got == (
         "modules.py cannot be imported: SyntaxError: invalid syntax (modules.py, line 1)"
     )
     wrong = PROJECT["modules.py"].replace('out += self.params["bias"]', 'out += 2 * self.params["bias"] + 1')
-    outcomes, _ = grade(server, PROJECT | {"modules.py": wrong}, checks_of("modules.py"))
+    outcomes, _ = grade(shared_sandbox, PROJECT | {"modules.py": wrong}, checks_of("modules.py"))
     assert "linear.start" not in outcomes["linear.forward"].hint
     assert lost(outcomes)[0] == "linear.forward"
     assert outcomes["mlp_numpy.forward"].passed  # a stand-in takes the place of what failed
@@ -128,19 +128,21 @@ def test_what_is_nearly_there_is_found_or_named(tmp_path, files, found, note):
         ("# coding: utf-16\n".encode("utf-16"), "in UTF-16, or no text"),
     ],
 )
-def test_source_runs_in_every_encoding_that_python_reads_and_else_the_note_says_why(server, tmp_path, raw, note):
+def test_source_runs_in_every_encoding_that_python_reads_and_else_the_note_says_why(
+    shared_sandbox, tmp_path, raw, note
+):
     (tmp_path / "modules.py").write_bytes(raw)
     submission = read_submission(tmp_path)
-    with Session(server, submission.files, ["."]) as session:
+    with Session(shared_sandbox, submission.files, ["."]) as session:
         assert bool(session.ask("import_module", {"module": "modules"}).error) == bool(note)
     assert submission.notes == [f"{note}, which Python does not run: modules.py; save as UTF-8"] * bool(note)
 
 
-def test_file_that_was_left_out_is_named_with_what_it_cost(server, tmp_path):
+def test_file_that_was_left_out_is_named_with_what_it_cost(shared_sandbox, tmp_path):
     text = 'import numpy as np\nW = np.load("weights.npz")\n' + PROJECT["modules.py"]
     write(tmp_path / "one", {"modules.py": text, "weights.npz": "0" * (MAX_FILE_BYTES + 1), "big.csv": "0" * (3 << 20)})
     submission = read_submission(tmp_path / "one")
-    outcomes, _ = grade(server, {name: submission.files[name] for name in submission.files})
+    outcomes, _ = grade(shared_sandbox, {name: submission.files[name] for name in submission.files})
     outcomes = {check: outcomes[check.name] for check in CHECKS}
     lost_points, other = _what_was_missed(outcomes, submission)
     assert lost_points.startswith(

@@ -25,21 +25,23 @@ def test_submissions_that_train_at_once_get_the_same_batches():
     assert all(np.array_equal(one["labels"], other["labels"]) for (_, one), (_, other) in both)
 
 
-def test_threads_are_shared_among_jobs_and_never_too_many_for_the_sandbox(official_folder, monkeypatch, server):
+def test_threads_are_shared_among_jobs_and_never_too_many_for_the_sandbox(official_folder, monkeypatch, shared_sandbox):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert load_training(official_folder, True, False).threads == MAX_THREADS
     assert load_training(official_folder, True, False, jobs=32).threads == 2
     _, arrays = next(parts(small_data(), 1, 8, 1))
     params = {"learning_rate": 1e-4, "batch_size": 8, "threads": MAX_THREADS, "seed": 1, "is_first": True}
-    with Session(server, {"convnet_pytorch.py": PROJECT["convnet_pytorch.py"].encode()}, ["."]) as session:
+    with Session(shared_sandbox, {"convnet_pytorch.py": PROJECT["convnet_pytorch.py"].encode()}, ["."]) as session:
         assert session.ask("convnet_train", params, arrays, 120).error is None
 
 
-def test_training_in_parts_is_the_same_and_leaves_a_curve(server, monkeypatch):
+def test_training_in_parts_is_the_same_and_leaves_a_curve(shared_sandbox, monkeypatch):
     for name, value in {"N_STEPS": 6, "EVERY": 2, "BATCH_SIZE": 20, "CURVE_IMAGES": 100}.items():
         monkeypatch.setattr(checks_training, name, value)
     asked = []
-    with Session(server, {name: PROJECT[name].encode() for name in ("mlp_numpy.py", "modules.py")}, ["."]) as session:
+    with Session(
+        shared_sandbox, {name: PROJECT[name].encode() for name in ("mlp_numpy.py", "modules.py")}, ["."]
+    ) as session:
         grading = Grading(session, reference(), None, Training(small_data()))
         ask = session.ask
         monkeypatch.setattr(session, "ask", lambda op, params, *rest: asked.append(ask(op, params, *rest)) or asked[-1])
