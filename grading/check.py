@@ -89,7 +89,6 @@ class Grading:
         measured: `{operation: [(step, test accuracy), …]}` of the training checks, for the record.
         failed: `{name: outcome}` of the checks that did not pass.
         faulty: classes that failed a check. Where others go through them, stand-ins take their places.
-        unwritten: those of them that are not there yet.
         old_code: what Python said to code that is older than NumPy and PyTorch are here.
         unexplained: names of failed checks, and the classes that failed them, whose mistake is not carried: what goes
             through the same code cannot be compared, and where a check asks for several things, it asks for the others.
@@ -103,7 +102,6 @@ class Grading:
     old_code: set = field(default_factory=set)
     failed: dict = field(default_factory=dict)
     faulty: set = field(default_factory=set)
-    unwritten: set = field(default_factory=set)
     unexplained: set = field(default_factory=set)
     measured: dict = field(default_factory=dict)
     _broken: dict = field(default_factory=dict)
@@ -155,46 +153,37 @@ class Grading:
             self._answers[key] = answer, arrays  # arrays are kept, so that their id stays theirs
         return self._answers[key][0]
 
-    def compare(self, check, called, op, params, arrays, names, allowance=None, carried=None, is_whole=False):
+    def compare(self, check, called, op, params, arrays, names, allowance=None, carried=None):
         """Return the `Outcome` of an operation whose arrays `names` have to be the reference's.
 
-        Where the class asked goes through others that failed, stand-ins take their places.
+        Where the class asked goes through others that failed, stand-ins take their places. Where that raises an error,
+        or nothing can be compared so, it is asked without them, and then with stand-ins for all others.
 
         Args:
             check: the check's name; its known mistakes are tried where the arrays differ.
             called: what was called, for a reader.
             allowance: `{name: array}`, see `reference.difference`.
             carried: mistakes to take into account, by default those found so far.
-            is_whole: whether several classes are checked together. Then stand-ins come second, as what is right
-                of one may depend on the other; and where nothing can be compared so, all others get stand-ins.
         """
         subject, *through = self.reference.through(op, params, arrays)
         carried = tuple(self.carried if carried is None else carried)
-        faulty = [target for target in through if target in self.faulty]
+        faulty = tuple(target for target in through if target in self.faulty)
         outcome = None
-        tries = ([], faulty, through) if is_whole else (faulty, []) if faulty else ([],)
-        if is_whole and self.unwritten & set(through):
-            tries = ([],)  # of several together, one is not there
-        for stand_ins in tries:
+        for stand_ins in dict.fromkeys([faulty, (), tuple(through)]):
+            mistakes = (*map(stand_in, stand_ins), *(m for m in carried if m.target not in stand_ins))
             asked, made = (params | {"stand_ins": stand_ins}, f"{called}, with stand-ins for others that failed")
             if not stand_ins:
                 asked, made = params, called
-            mistakes = (*map(stand_in, stand_ins), *(m for m in carried if m.target not in stand_ins))
-            is_telling = _is_telling(self.reference(op, params, arrays, mistakes), arrays, names)
-            if is_whole and not is_telling:
-                mistakes = ()
             answer = self.ask(op, asked, arrays)
             found = self._compare(check, made, answer, op, params, arrays, names, allowance, mistakes)
             if found.passed:
                 return found
-            outcome = outcome if is_whole and outcome else found
-            # What can do with a stand-in is not asked without; what can be compared is not asked with more of them.
-            if is_telling and stand_ins == faulty if is_whole else answer.kind != "error":
+            outcome = outcome if outcome and stand_ins else found
+            expected = self.reference(op, params, arrays, mistakes)
+            if answer.kind != "error" and _is_telling(expected, arrays, names):
                 break
         outcome.subject = subject
         self.faulty.add(subject)
-        if not outcome.is_written:
-            self.unwritten.add(subject)
         return outcome
 
     def _compare(self, check, called, answer, op, params, arrays, names, allowance, carried):

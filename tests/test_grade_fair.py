@@ -135,6 +135,18 @@ def test_a_wrong_forward_pass_whose_statistics_the_right_formula_takes_costs_one
     assert lost(outcomes) == [lost_check]
 
 
+def test_mean_over_the_batch_may_be_taken_in_a_layer_that_has_a_mistake_as_well():
+    text = PROJECT[M]
+    for right, wrong in (
+        ("-y / (len(x) * self._floored(x))", "-y / self._floored(x)"),
+        ("(self.x.T @ dout).T", "(self.x.T @ dout).T / len(dout)"),
+        ("dout.sum(axis=0)\n", "dout.mean(axis=0)\n"),
+        ('out += self.params["bias"]', "pass"),
+    ):
+        text = replaced(text, right, wrong)
+    assert lost(grade_here(PROJECT | {M: text}, checks_of(M))) == ["linear.forward"]
+
+
 def test_an_empty_list_of_hidden_layers_costs_one_check():
     refuses = 'if len(n_hidden) == 0:\n            raise ValueError("no hidden layer")\n        '
     files = PROJECT | {
