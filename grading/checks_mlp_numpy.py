@@ -62,9 +62,8 @@ def _batch_mean(g):
     mistakes = [m for m in g.carried if is_taken_once or not m.is_harmless]
     outcome = g.compare("numpy.batch_mean", called, "mlp_numpy", params, arrays, keys, allowance, mistakes)
     if not outcome.passed and not outcome.hint and conventions:
-        outcome.hint = "the gradients are not those of the mean over the batch: " + "; ".join(
-            m.sentence for m in conventions
-        )
+        sentences = "; ".join(m.sentence for m in conventions)
+        outcome.hint = f"the gradients are not those of the mean over the batch: {sentences}"
     return outcome
 
 

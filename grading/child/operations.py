@@ -10,6 +10,7 @@ import contextlib
 import dis
 import sys
 import time
+import types
 
 import numpy as np
 
@@ -72,28 +73,29 @@ def own_params(layer):
     return layer.params
 
 
-def find_linears(mlp):
-    """Return the objects with `params` in `mlp`, in whichever attributes, lists or dicts it keeps them."""
+def parts_of(value, is_wanted):
+    """Return those parts of an object that are wanted, in whichever attributes, lists or dicts it keeps them."""
     found, seen = [], set()
 
     def visit(value, depth):
-        if id(value) in seen or depth > 4:
+        if id(value) in seen or depth > 10:
             return
         seen.add(id(value))
-        params = getattr(value, "params", None)
-        if isinstance(params, dict) and {"weight", "bias"} <= set(params):
+        if is_wanted(value):
             found.append(value)
-        elif isinstance(value, dict):
-            for part in list(value.values()):
+        elif isinstance(value, dict | list | tuple):
+            for part in list(value.values() if isinstance(value, dict) else value):
                 visit(part, depth + 1)
-        elif isinstance(value, list | tuple):
-            for part in value:
-                visit(part, depth + 1)
-        elif hasattr(value, "__dict__") and not isinstance(value, type):
+        elif hasattr(value, "__dict__") and not isinstance(value, type | types.ModuleType):
             visit(vars(value), depth)
 
-    visit(mlp, 0)
+    visit(value, 0)
     return found
+
+
+def _is_linear(value):
+    params = getattr(value, "params", None)
+    return isinstance(params, dict) and {"weight", "bias"} <= set(params)
 
 
 def set_params(layer, weight, bias):
@@ -221,7 +223,7 @@ def speed(load, p, a, out):
 
 def _numpy_mlp(load, p, a):
     mlp = load("mlp_numpy", "MLP")(p["n_inputs"], p["n_hidden"], p["n_classes"], p["neg_slope"])
-    found = find_linears(mlp)
+    found = parts_of(mlp, _is_linear)
     has = [np.shape(layer.params["weight"]) for layer in found]
     shapes = [a[f"weight{l}"].shape for l in range(len(p["n_hidden"]) + 1)]
     places = match(has, shapes)

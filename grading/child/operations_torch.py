@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .operations import batches, is_own, match, numbers
+from .operations import batches, is_own, match, numbers, parts_of
 from .stand_ins import with_stand_ins
 
 
@@ -30,28 +30,8 @@ def settle():
 
 def find_parameters(module):
     """Return the parameters of a module, also of those in plain lists, which PyTorch overlooks."""
-    found, seen = [], set()
-
-    def visit(value, depth):
-        if id(value) in seen or depth > 10:
-            return
-        seen.add(id(value))
-        if isinstance(value, torch.Tensor):
-            if isinstance(value, torch.nn.Parameter) or value.requires_grad:
-                found.append(value)
-        elif isinstance(value, dict):
-            for part in list(value.values()):
-                visit(part, depth + 1)
-        elif isinstance(value, list | tuple):
-            for part in value:
-                visit(part, depth + 1)
-        elif hasattr(value, "__dict__") and not isinstance(value, type):
-            for name, part in list(vars(value).items()):
-                if not name.startswith("_") or name in ("_parameters", "_modules"):
-                    visit(part, depth + 1)
-
-    visit(module, 0)
-    return found
+    tensors = parts_of(module, lambda value: isinstance(value, torch.Tensor))
+    return [q for q in tensors if isinstance(q, torch.nn.Parameter) or q.requires_grad]
 
 
 def _new_mlp(load, p):
@@ -133,13 +113,11 @@ def _run_in_float32(network, a, out):
 
 
 def mlp_float32(load, p, a, out):
-    """The PyTorch MLP as it trains: logits of a float32 batch, and whether its gradients come and are finite."""
-    _run_in_float32(_torch_mlp(load, p, a)[0], a, out)
+    """The PyTorch MLP as it trains: logits of a float32 batch, and whether its gradients come and are finite.
 
-
-def mlp_own_float32(load, p, a, out):
-    """The same with the weights that it starts from, which may be of another network than the plain one."""
-    _run_in_float32(_new_mlp(load, p), a, out)
+    With the weights given, or those that it starts from where it may be of another kind than the plain one.
+    """
+    _run_in_float32(_new_mlp(load, p) if p.get("any_kind") else _torch_mlp(load, p, a)[0], a, out)
 
 
 class _Traced(TorchFunctionMode):
