@@ -13,19 +13,11 @@ NORM, NORM_TWO = norm_input([6], 60), norm_input([6, 9], 61)
 NORM_ZERO = norm_input([6], 62, gamma=[1.5, 0.0, -0.5, 0.0])
 NORM_EPS = norm_input([6], 63, scale=0.1)  # of a variance beside which 1e-5 is seen
 WRONG_SIZES, WRONG_DIMENSIONS = [[6, 5], [6, 1]], [[4], [6, 4, 4]]  # the course asks for a check, not for which
-WRONG_SHAPE = {"x": NORM["x0"]}
 GRADIENT_CHECKS = {
     "dx": "bn_function.input_gradient",
     "dgamma": "bn_function.gamma_gradient",
     "dbeta": "bn_function.beta_gradient",
 }
-
-
-def _function_input(arrays):
-    return {name.rstrip("0"): array for name, array in arrays.items()}
-
-
-FUNCTION, FUNCTION_ZERO, FUNCTION_EPS = map(_function_input, (NORM, NORM_ZERO, NORM_EPS))
 
 
 def _norm_parameters(check, name):
@@ -73,11 +65,11 @@ def _norm_wrong_shape(check, name):
         params = {"name": name, "refused": WRONG_SIZES, "refused_too": WRONG_DIMENSIONS}
         # What it makes of a right input has to be right, or refusing everything would do.
         keys = ["refused"] if check.replace("wrong_shape", "forward") in g.unexplained else ["out", "refused"]
-        outcome = g.compare(check, called, "norm_wrong_shape", params, WRONG_SHAPE, keys)
+        outcome = g.compare(check, called, "norm_wrong_shape", params, NORM, keys)
         if outcome.got.startswith("refused"):
             outcome.expected = "an error that the module raises itself for each (1; 0.5: PyTorch's own, 0: none)"
             outcome.hint = "the number of neurons has to be checked: with assert, or by raising any error"
-        accepted = g.ask("norm_wrong_shape", params, WRONG_SHAPE).arrays.get("refused_too", np.ones(0)) == 0
+        accepted = g.ask("norm_wrong_shape", params, NORM).arrays.get("refused_too", np.ones(0)) == 0
         if outcome.passed and accepted.any():
             shapes = [str(tuple(s)) for s, is_accepted in zip(WRONG_DIMENSIONS, accepted, strict=False) if is_accepted]
             outcome.hint = f"accepted as well: {', '.join(shapes)}; that costs nothing"
@@ -97,7 +89,7 @@ def _norm_float32(check, name):
     return run
 
 
-def _function(check, keys, arrays=FUNCTION, eps=1e-5, how="class", needs=(True, True, True)):
+def _function(check, keys, arrays=NORM, eps=1e-5, how="class", needs=(True, True, True)):
     def run(g):
         params = {"eps": eps, "how": how, "backward": how == "class", "needs": list(needs)}
         return g.compare(check, _called(params), "norm_function", params, arrays, keys)
@@ -112,7 +104,7 @@ def _called(params):
 
 def _function_eps(g):
     keys = ["out", *(k for k in ("dx", "dgamma") if GRADIENT_CHECKS[k] not in g.unexplained)]
-    return _function("bn_function.eps", keys, FUNCTION_EPS, eps=0.5)(g)
+    return _function("bn_function.eps", keys, NORM_EPS, eps=0.5)(g)
 
 
 def _needs_input_grad(g):
@@ -149,7 +141,7 @@ CHECKS = [
     q32b("bn_function.input_gradient", 0.5, "gradient of x", _function("bn_function.input_gradient", ["dx"])),
     q32b("bn_function.gamma_gradient", 0.5, "gradient of gamma", _function("bn_function.gamma_gradient", ["dgamma"])),
     q32b("bn_function.beta_gradient", 0.5, "gradient of beta", _function("bn_function.beta_gradient", ["dbeta"])),
-    q32b("bn_function.gamma_of_zero", 0.25, "gradient of x where gamma is 0", _function("bn_function.gamma_of_zero", ["dx"], FUNCTION_ZERO)),
+    q32b("bn_function.gamma_of_zero", 0.25, "gradient of x where gamma is 0", _function("bn_function.gamma_of_zero", ["dx"], NORM_ZERO)),
     q32b("bn_function.eps", 0.25, "eps inside the root, as asked for, forward and backward", _function_eps),
     q32b("bn_function.needs_input_grad", 0.25, "None for gradients nobody asks for", _needs_input_grad),
     q32b("bn_function.instance", 0.25, "apply on an instance", _function("bn_function.instance", ["out"], how="instance")),

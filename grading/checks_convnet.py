@@ -55,14 +55,8 @@ def _convnet(check, keys, arrays=IMAGES, sizes=(3, 10), training=True, backward=
     def run(g):
         shapes = _shapes(g)
         has_biases = float(np.sum(shapes.arrays.get("conv_biases", 1))) > 0
-        params = {
-            "n_channels": sizes[0],
-            "n_classes": sizes[1],
-            "seed": 7,
-            "conv_bias": has_biases,
-            "training": training,
-            "backward": backward,
-        }
+        params = {"n_channels": sizes[0], "n_classes": sizes[1], "seed": 7, "conv_bias": has_biases}
+        params |= {"training": training, "backward": backward}
         right = g.reference("convnet", params, arrays)
         # Gradients of different lengths stand beside one another, so each is allowed a part of the largest.
         allowance = {key: CONVNET_ALLOWANCE * float(abs(right[key]).max()) for key in keys}

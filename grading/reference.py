@@ -1,7 +1,6 @@
 """What should come back: the operations of `child/`, run here on the project's own classes, right or with mistakes."""
 
 import functools
-import hashlib
 import importlib
 import warnings
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ class Reference:
     """Computes what is expected, and remembers it: all submissions are asked the same."""
 
     def __init__(self):
-        self._known, self._fingerprints = {}, {}
+        self._known = {}
 
     def __call__(self, op, params, arrays, mistakes=(), dtype=np.float64):
         """Return `{name: array}` of an operation on the project's classes, each of `mistakes` put into them.
@@ -36,13 +35,8 @@ class Reference:
         return self._run(op, params, arrays, (), np.float64)[1]
 
     def _run(self, op, params, arrays, mistakes, dtype):
-        key = (
-            op,
-            repr(sorted(params.items())),
-            self._fingerprint(arrays),
-            tuple(m.name for m in mistakes),
-            np.dtype(dtype).name,
-        )
+        names = tuple(m.name for m in mistakes)
+        key = op, repr(sorted(params.items())), id(arrays) if arrays else 0, names, np.dtype(dtype).name
         if key not in self._known:
             out, classes = {}, Classes(mistakes, dtype)
             function = getattr(operations, op, None) or getattr(operations_torch, op)
@@ -56,17 +50,8 @@ class Reference:
                         raise
                 finally:
                     torch.set_num_threads(n_threads)
-            self._known[key] = out, tuple(classes.made)
+            self._known[key] = out, tuple(classes.made), arrays  # kept, so that their id stays theirs
         return self._known[key]
-
-    def _fingerprint(self, arrays):
-        if id(arrays) not in self._fingerprints:
-            digest = hashlib.sha256()
-            for name, array in sorted(arrays.items()):
-                digest.update(f"{name} {array.dtype} {array.shape}".encode())
-                digest.update(np.ascontiguousarray(array).tobytes())
-            self._fingerprints[id(arrays)] = digest.hexdigest(), arrays  # kept, so that their id stays theirs
-        return self._fingerprints[id(arrays)][0]
 
 
 class Classes:
