@@ -1,5 +1,6 @@
 """What a check is, what comes of it, and how a submission goes through all of them."""
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -166,64 +167,57 @@ class Grading:
             carried: mistakes to take into account, by default those found so far.
         """
         subject, *through = self.reference.through(op, params, arrays)
+        expect = functools.partial(self.reference, op, params, arrays)
         carried = tuple(self.carried if carried is None else carried)
         faulty = tuple(target for target in through if target in self.faulty)
         outcome = None
         for stand_ins in dict.fromkeys([faulty, (), tuple(through)]):
             mistakes = (*map(stand_in, stand_ins), *(m for m in carried if m.target not in stand_ins))
-            asked, made = (params | {"stand_ins": stand_ins}, f"{called}, with stand-ins for others that failed")
-            if not stand_ins:
-                asked, made = params, called
-            answer = self.ask(op, asked, arrays)
-            found = self._compare(check, made, answer, op, params, arrays, names, allowance, mistakes)
+            made = f"{called}, with stand-ins for others that failed" if stand_ins else called
+            answer = self.ask(op, params | {"stand_ins": stand_ins} if stand_ins else params, arrays)
+            found = self._compare(check, made, answer, expect, names, allowance, mistakes)
             if found.passed:
                 return found
             outcome = outcome if outcome and stand_ins else found
-            expected = self.reference(op, params, arrays, mistakes)
-            if answer.kind != "error" and _is_telling(expected, arrays, names):
+            if answer.kind != "error" and _is_telling(expect(mistakes), arrays, names):
                 break
         outcome.subject = subject
         self.faulty.add(subject)
         return outcome
 
-    def _compare(self, check, called, answer, op, params, arrays, names, allowance, carried):
+    def _compare(self, check, called, answer, expect, names, allowance, carried):
+        """Return the `Outcome` of an answer; `expect` takes mistakes, and returns what comes back with them."""
         first = None
         for mistakes in dict.fromkeys([(), tuple(m for m in carried if m.is_harmless), carried]):
-            expected = self.reference(op, params, arrays, mistakes)
-            found = difference(answer.arrays, expected, names, allowance)
+            found = difference(answer.arrays, expect(mistakes), names, allowance)
             if found is None:
                 return Outcome(True)
             first = first or found
         outcome = self.failure(called, answer, first)
         if answer.kind in (None, "error") and answer.arrays:
-            mistake = self._diagnose(check, answer, op, params, arrays, names, allowance, carried)
+            mistake = self._diagnose(check, answer, expect, names, allowance, carried)
             if mistake and mistake.is_harmless:
                 return Outcome(True)
             if mistake:
                 outcome.hint, outcome.mistake = mistake.sentence, mistake
         return outcome
 
-    def _diagnose(self, check, answer, op, params, arrays, names, allowance, carried):
+    def _diagnose(self, check, answer, expect, names, allowance, carried):
         """Return the known mistake that gives what came back, and carry it; None where none does.
 
         Of those that give the arrays `names`, one that gives all that came back comes first: the loss alone does not
         tell whether its gradient has the same mistake.
         """
-        tried = [m for m in MISTAKES if m.check == check]
         found = None
-        for mistake in sorted(tried, key=lambda m: not m.is_harmless):
-            expected = self.reference(op, params, arrays, (*carried, mistake))
-            if not any(name in expected for name in names):
+        for mistake in sorted((m for m in MISTAKES if m.check == check), key=lambda m: not m.is_harmless):
+            expected = expect((*carried, mistake))
+            differs = functools.partial(difference, answer.arrays, expected, allowance=allowance)
+            if not set(names) & set(expected) or differs(names, missing_alike=not mistake.is_harmless):
                 continue
-            if difference(answer.arrays, expected, names, allowance, missing_alike=not mistake.is_harmless):
-                continue
-            found = found or mistake
-            everything = {*answer.arrays, *expected}
-            if mistake.is_harmless or not difference(
-                answer.arrays, expected, everything, allowance, missing_alike=True
-            ):
+            if mistake.is_harmless or not differs({*answer.arrays, *expected}, missing_alike=True):
                 found = mistake
                 break
+            found = found or mistake
         if found:
             self.carry(found)
         return found

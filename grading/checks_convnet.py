@@ -33,9 +33,8 @@ def _convnet_shapes(g):
     found = difference(answer.arrays, expected, ["convolutions", "norms", "linear"])
     if found:
         outcome = g.failure(called, answer, found)
-        outcome.hint = (
-            outcome.hint or "Table 1 has eight 3×3 convolutions, a batch norm behind each, and one linear layer"
-        )
+        table_1 = "Table 1 has eight 3×3 convolutions, a batch norm behind each, and one linear layer"
+        outcome.hint = outcome.hint or table_1
         for mistake in FIVE_NORMS:  # which of them, its numbers of channels do not tell: its logits do
             if _convnet("convnet.shapes", ["out"], carried=(mistake,))(g).passed:
                 g.carry(mistake)
@@ -45,9 +44,8 @@ def _convnet_shapes(g):
     count, biases = float(answer.arrays["count"]), float(answer.arrays["conv_biases"])
     wanted = N_PARAMETERS if biases else N_PARAMETERS - N_CONV_BIASES
     if count != wanted:
-        return Outcome(
-            False, called, f"{count:,.0f} parameters", f"{wanted:,}", "there are parameters besides Table 1's"
-        )
+        hint = "there are parameters besides Table 1's"
+        return Outcome(False, called, f"{count:,.0f} parameters", f"{wanted:,}", hint)
     return Outcome(True)
 
 
@@ -79,7 +77,7 @@ def _convnet_sizes(g):
         outcome.hint = "a ConvNet(1, 7) takes images of 1 channel and gives 7 logits: both numbers have to be handed on"
         if first is not None and len(first) and first[0][1] == 3:
             outcome.hint = (
-                "n_channels is not handed on: the first convolution always takes 3 channels, not images of 1 channel"
+                "n_channels is not handed on: the first convolution takes 3 channels, not images of 1 channel"
             )
     return outcome
 

@@ -135,17 +135,13 @@ def _linear_start(g):
         return g.failure(called, answer, Difference("params", "nothing", "weight and bias", "params did not come back"))
     weight = weight.astype(np.float64)
     if weight.shape != (300, 400) or bias.shape != (300,):
-        return Outcome(
-            False, called, f"shapes {weight.shape}, {bias.shape}", "shapes (300, 400) or its transpose, (300,)"
-        )
+        got = f"shapes {weight.shape}, {bias.shape}"
+        return Outcome(False, called, got, "shapes (300, 400) or its transpose, (300,)")
     # Of 120,000 draws the mean is within 5 of its standard errors, and the deviation within 2%, 10 of its own.
     if not abs(weight.mean()) < 5 * 1e-4 / np.sqrt(weight.size) or not abs(weight.std() / 1e-4 - 1) < 0.02:
         got = f"weights of mean {weight.mean():.2g} and standard deviation {weight.std():.3g}"
-        hint = (
-            "the variance is 0.0001, not the deviation"
-            if abs(weight.std() - 0.01) < 1e-3
-            else "the weights start from N(0, 0.0001²)"
-        )
+        is_variance = abs(weight.std() - 0.01) < 1e-3
+        hint = "the variance is 0.0001, not the deviation" if is_variance else "the weights start from N(0, 0.0001²)"
         return Outcome(False, called, got, "mean 0 and standard deviation 0.0001", hint)
     if (bias != 0).any():
         return Outcome(False, called, f"biases up to {np.abs(bias).max():.2g}", "0", "the biases start at 0")
