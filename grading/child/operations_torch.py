@@ -1,5 +1,6 @@
 """The operations of `operations.py` on what is written in PyTorch: MLP, batch norm, ConvNet."""
 
+import contextlib
 import functools
 
 import numpy as np
@@ -298,14 +299,12 @@ def norm_function(load, p, a, out):
         for name, need in zip(("x0", "gamma", "beta"), needs, strict=False)
     ]
     if p["how"] == "instance":
-        with_arguments, without = [((a["gamma"].size,), {"eps": p["eps"]}), ((a["gamma"].size,), {})], ((), {})
-        for positional, named in (*with_arguments, without):  # the course makes one as it makes a module, or bare
-            try:
+        n = a["gamma"].size  # the course makes one as it makes a module, or bare
+        for positional, named in (((n,), {"eps": p["eps"]}), ((n,), {}), ((), {})):
+            with contextlib.suppress(TypeError):
                 apply = function(*positional, **named).apply
                 break
-            except TypeError:
-                apply = None
-        if apply is None:
+        else:
             raise TypeError("CustomBatchNormManualFunction cannot be made, with n_neurons or without")
     else:
         apply = Watched.apply
@@ -329,7 +328,7 @@ def norm_function(load, p, a, out):
 def _by_kind(model):
     """Return the model's convolutions, batch norms and linear layers' tensors, each kind in order."""
     modules = list(model.modules())
-    params = [q for q in model.parameters()]
+    params = list(model.parameters())
     return {
         "conv": [q for q in params if q.ndim == 4],
         "linear": [q for q in params if q.ndim == 2],
@@ -356,16 +355,12 @@ def _fill(model, seed, conv_bias):
         for i, weight in enumerate(kinds[name]):
             bound = (6 / weight[0].numel()) ** 0.5
             draw(kind, i, weight, -bound, bound)
+    around_1, around_0 = (0.5, 1.5), (-0.3, 0.3)
     for i, norm in enumerate(kinds["norm"]):
-        tensors = (
-            (norm.weight, 0.5, 1.5),
-            (norm.bias, -0.3, 0.3),
-            (norm.running_mean, -0.3, 0.3),
-            (norm.running_var, 0.5, 1.5),
-        )
-        for kind, (tensor, low, high) in enumerate(tensors, 2):
-            if tensor is not None:  # as without running statistics
-                draw(kind, i, tensor, low, high)
+        named = {"weight": around_1, "bias": around_0, "running_mean": around_0, "running_var": around_1}
+        for kind, (name, bounds) in enumerate(named.items(), 2):
+            if getattr(norm, name) is not None:  # as without running statistics
+                draw(kind, i, getattr(norm, name), *bounds)
     for i, bias in enumerate(kinds["bias"]):
         draw(6, i, bias, -0.2 * conv_bias, 0.2 * conv_bias)
     for i, bias in enumerate(kinds["linear_bias"]):

@@ -78,10 +78,8 @@ def with_stand_ins(operation):
                 found = load(*target.split("."))
                 for name, value in vars(STAND_INS[target]).items():
                     if name in ("__init__", "forward", "backward", "apply"):
-                        restore = (
-                            (setattr, found, name, vars(found)[name]) if name in vars(found) else (delattr, found, name)
-                        )
-                        after.callback(*restore)
+                        own = vars(found).get(name)
+                        after.callback(*((setattr, found, name, own) if own else (delattr, found, name)))
                         setattr(found, name, value)
             operation(load, p, a, out)
 
