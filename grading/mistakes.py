@@ -6,7 +6,6 @@ gives, to the last digits, are accepted so. Where a class goes through others th
 unknown ones, stand-ins take their places, in the submission and here.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -59,11 +58,18 @@ def changed(forward=None, backward=None):
     return put_into
 
 
-def with_forward(wrong):
-    """Return a change of an `nn.Module`: its forward is `wrong(right, self, x)`."""
-    return lambda base: type(
-        base.__name__, (base,), {"forward": lambda self, x: wrong(functools.partial(base.forward, self), self, x)}
-    )
+def built(change):
+    """Return what makes a subclass of a class: `change(self)` alters what it has made."""
+
+    def put_into(base):
+        class Wrong(base):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                change(self)
+
+        return Wrong
+
+    return put_into
 
 
 def with_slope(f):

@@ -5,7 +5,7 @@
 import torch.nn.functional as F
 from torch import nn
 
-from grading.mistakes import make, with_forward
+from grading.mistakes import built, changed, make
 
 CONVNET = "convnet_pytorch.ConvNet"
 
@@ -13,17 +13,12 @@ CONVNET = "convnet_pytorch.ConvNet"
 def _replaced(kind, new, only=None):
     """Return a change of the ConvNet: `new(layer)` in place of each feature layer of that kind, or the `only`-th."""
 
-    def put_into(base):
-        class Wrong(base):
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                places = [i for i, layer in enumerate(self.features) if isinstance(layer, kind)]
-                for i in places if only is None else [places[only]]:
-                    self.features[i] = new(self.features[i])
+    def change(net):
+        places = [i for i, layer in enumerate(net.features) if isinstance(layer, kind)]
+        for i in places if only is None else [places[only]]:
+            net.features[i] = new(net.features[i])
 
-        return Wrong
-
-    return put_into
+    return built(change)
 
 
 def _always_batch(right, self, x):
@@ -38,34 +33,24 @@ def _detached_features(right, self, x):
     return self.classifier(self.features(x).flatten(1).detach())
 
 
-def _relu_first(base):
-    class Wrong(base):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            for i in [i for i, layer in enumerate(self.features) if isinstance(layer, nn.BatchNorm2d)]:
-                self.features[i], self.features[i + 1] = self.features[i + 1], self.features[i]
-
-    return Wrong
+def _relu_first(net):
+    for i in [i for i, layer in enumerate(net.features) if isinstance(layer, nn.BatchNorm2d)]:
+        net.features[i], net.features[i + 1] = net.features[i + 1], net.features[i]
 
 
 def _arranged(block):
     """Return a change of the ConvNet: `block(layers)` rearranges what stands between two poolings, the latter with it."""
 
-    def put_into(base):
-        class Wrong(base):
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                layers, start = [], 0
-                for layer in self.features:
-                    layers.append(layer)
-                    if isinstance(layer, nn.MaxPool2d):
-                        layers[start:] = block(layers[start:])
-                        start = len(layers)
-                self.features = nn.Sequential(*layers)
+    def change(net):
+        layers, start = [], 0
+        for layer in net.features:
+            layers.append(layer)
+            if isinstance(layer, nn.MaxPool2d):
+                layers[start:] = block(layers[start:])
+                start = len(layers)
+        net.features = nn.Sequential(*layers)
 
-        return Wrong
-
-    return put_into
+    return built(change)
 
 
 def _only_norm(which):
@@ -103,7 +88,7 @@ def _without_norms(right, self, x):
 
 
 def _dropping(is_on):
-    return with_forward(lambda right, self, x: F.dropout(right(x), training=is_on(self)))
+    return changed(lambda right, self, x: F.dropout(right(x), training=is_on(self)))
 
 
 def _ten_classes(base):
@@ -128,8 +113,8 @@ MISTAKES = [
         ("pooling takes means; Table 1 says the largest",
          _replaced(nn.MaxPool2d, lambda m: nn.AvgPool2d(3, 2, 1))),
         ("there are no ReLUs behind the batch norms", _replaced(nn.ReLU, lambda m: nn.Identity())),
-        ("ReLU stands before batch norm; Table 1 has it behind", _relu_first),
-        ("the batch norms are made but not used", with_forward(_without_norms)),
+        ("ReLU stands before batch norm; Table 1 has it behind", built(_relu_first)),
+        ("the batch norms are made but not used", changed(_without_norms)),
         ("pooling stands before batch norm; Table 1 has it behind batch norm and ReLU", _arranged(_pool_first)),
         ("batch norm stands behind pooling; Table 1 has it behind the convolution", _arranged(_norm_last)),
         *((f"the {n} convolution has no ReLU", _replaced(nn.ReLU, lambda m: nn.Identity(), only=i))
@@ -137,15 +122,15 @@ MISTAKES = [
         *((f"the activations are leaky ReLUs of slope {a}; Table 1 has ReLUs", _replaced(nn.ReLU, lambda m, a=a: nn.LeakyReLU(a)))
           for a in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.3)),
         ("there is dropout; Table 1 has none", _dropping(lambda self: self.training)),
-        ("a ReLU follows the linear layer", with_forward(lambda right, self, x: right(x).relu())),
-        ("the ConvNet returns probabilities, not logits", with_forward(lambda right, self, x: right(x).softmax(dim=1))),
+        ("a ReLU follows the linear layer", changed(lambda right, self, x: right(x).relu())),
+        ("the ConvNet returns probabilities, not logits", changed(lambda right, self, x: right(x).softmax(dim=1))),
     ),
     *make("convnet.evaluation", CONVNET,
-        ("batch norm takes the batch's statistics in evaluation, too", with_forward(_always_batch)),
+        ("batch norm takes the batch's statistics in evaluation, too", changed(_always_batch)),
         ("dropout acts in evaluation, too: nn.Dropout does not, nor F.dropout with training=self.training", _dropping(lambda self: True)),
     ),
     *make("convnet.sizes", CONVNET, ("n_classes is not handed on: there are always 10", _ten_classes)),
     *make("convnet.gradients", CONVNET,
-        ("a detach (or .data, or no_grad) keeps the gradient from the convolutions", with_forward(_detached_features)),
+        ("a detach (or .data, or no_grad) keeps the gradient from the convolutions", changed(_detached_features)),
     ),
 ]  # fmt: skip

@@ -5,7 +5,7 @@
 import torch.nn.functional as F
 from torch import nn
 
-from grading.mistakes import make, with_forward, with_slope
+from grading.mistakes import built, changed, make, with_slope
 
 
 def _activation_last(base):
@@ -25,49 +25,34 @@ def _detached(right, self, x):
 
 
 def _first_activation_only(right, self, x):
-    is_first = True
+    first = next((layer for layer in self.layers if isinstance(layer, nn.LeakyReLU)), None)
     for layer in self.layers:
-        if not isinstance(layer, nn.LeakyReLU) or is_first:
+        if layer is first or not isinstance(layer, nn.LeakyReLU):
             x = layer(x)
-        is_first = is_first and not isinstance(layer, nn.LeakyReLU)
     return x
 
 
-def _built(change):
-    """Return a change of the MLP: `change(layers)` alters them once they are made."""
-
-    def put_into(base):
-        class Wrong(base):
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                change(self.layers)
-
-        return Wrong
-
-    return put_into
-
-
 def _activated(kind):
-    def change(layers):
-        for i, layer in enumerate(list(layers)):
+    def change(mlp):
+        for i, layer in enumerate(list(mlp.layers)):
             if isinstance(layer, nn.LeakyReLU):
-                layers[i] = kind()
+                mlp.layers[i] = kind()
 
-    return _built(change)
+    return built(change)
 
 
-def _without_biases(layers):
-    for layer in layers:
+def _without_biases(mlp):
+    for layer in mlp.layers:
         if isinstance(layer, nn.Linear):
             layer.bias = None
 
 
 def _freezing(which):
-    def change(layers):
-        for q in which(layers):
+    def change(mlp):
+        for q in which(mlp.layers):
             q.requires_grad_(False)
 
-    return _built(change)
+    return built(change)
 
 
 def _registering(which):
@@ -78,7 +63,7 @@ MLP = "mlp_pytorch.MLP"
 PLAIN_LIST = "are in a plain list, which PyTorch does not know, and are never trained: nn.ModuleList, or nn.Sequential"
 MISTAKES = [
     *make("mlp_pytorch.parameters", MLP,
-        ("the linear layers have no biases", _built(_without_biases)),
+        ("the linear layers have no biases", built(_without_biases)),
         ("the hidden layers are frozen: their parameters want no gradient", _freezing(lambda layers: layers[:-1].parameters())),
         ("the first layer is frozen: its parameters want no gradient", _freezing(lambda layers: layers[0].parameters())),
         ("the biases are frozen: they want no gradient", _freezing(lambda layers: [m.bias for m in layers if isinstance(m, nn.Linear)])),
@@ -90,14 +75,14 @@ MISTAKES = [
         carried=False),
     *make("mlp_pytorch.forward", MLP,
         ("the MLP returns probabilities, not logits: cross-entropy takes the softmax itself",
-         with_forward(lambda right, self, x: right(x).softmax(dim=1))),
-        ("the MLP returns log-probabilities, not logits", with_forward(lambda right, self, x: right(x).log_softmax(dim=1))),
+         changed(lambda right, self, x: right(x).softmax(dim=1))),
+        ("the MLP returns log-probabilities, not logits", changed(lambda right, self, x: right(x).log_softmax(dim=1))),
         ("an activation follows the last layer", _activation_last),
         ("there are no activations between the linear layers", with_slope(lambda a: 1.0)),
         ("the activations are tanh, not leaky ReLUs", _activated(nn.Tanh)),
         ("the activations are sigmoids, not leaky ReLUs", _activated(nn.Sigmoid)),
     ),
-    *make("mlp_pytorch.depth", MLP, ("only the first hidden layer has an activation", with_forward(_first_activation_only))),
+    *make("mlp_pytorch.depth", MLP, ("only the first hidden layer has an activation", changed(_first_activation_only))),
     *make("mlp_pytorch.slope", MLP,
         ("the MLP does not hand neg_slope on to its activations (0.01, PyTorch's own, acts)", with_slope(lambda a: 0.01)),
         ("the MLP does not hand neg_slope on to its activations (0.02 acts)", with_slope(lambda a: 0.02)),
@@ -105,6 +90,6 @@ MISTAKES = [
         ("the MLP hands neg_slope on with the wrong sign", with_slope(lambda a: -a)),
     ),
     *make("mlp_pytorch.gradients", MLP,
-        ("a detach (or .data, or no_grad) keeps the gradient from the layers before the last", with_forward(_detached)),
+        ("a detach (or .data, or no_grad) keeps the gradient from the layers before the last", changed(_detached)),
     ),
 ]  # fmt: skip
