@@ -18,7 +18,7 @@ KINDS = {
     r"hardswish|soft(plus|sign)|(soft|hard|tanh)shrink|erf|sin|cos",
     "log-probabilities": r"log_softmax",
 }  # fmt: skip
-LINEAR = r"linear|matmul|__r?matmul|mm|addmm|einsum"
+LINEAR = r"linear|matmul|mm|addmm|einsum"
 
 
 def differences(answer, n_linear):
