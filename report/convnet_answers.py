@@ -38,7 +38,7 @@ def train(args):
     def draw_results(network, images, dataset, precision, *rest):
         counts = torch_utils.confusion_matrix(dataset.classes, torch_utils.predict(network, images, precision))
         weights = network.first_layer().detach().float().cpu().numpy()
-        answers.update(first_layer=np.round(weights, 4).tolist(), confusion_matrix=counts.tolist())
+        answers.update(first_layer=np.round(weights.astype(float), 4).tolist(), confusion_matrix=counts.tolist())
         return plain_drawing(network, images, dataset, precision, *rest)
 
     plain_run, plain_drawing = torch_utils.TorchRun, torch_utils.draw_results

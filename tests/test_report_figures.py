@@ -218,7 +218,7 @@ def test_figures_whose_runs_are_not_recorded_are_left_out(monkeypatch):
 
     monkeypatch.setattr(draw, "read_records", unless_figure)
     # The others show a figure's runs as well.
-    expected = ["study_gradients", "study_wake", "study_ladder", "study_differences"]
+    expected = ["study_gradients", "study_wake", "study_ladder", "study_answers", "study_differences"]
     assert [name for name, _ in draw.figures()] == expected
 
 
@@ -233,7 +233,7 @@ def test_curves_end_where_the_shortest_run_does(monkeypatch):
 
 def shown_width(name):
     """Return how wide the report shows a figure, in inches."""
-    text_width = 16 / 2.54
+    text_width = 16.4 / 2.54
     share = r"([\d.]*)\\textwidth(?:(?!textwidth)[\s\S])*?figures/"
     studies = {study: width for width, study in re.findall(share + r"(study_\w+)\.pdf", REPORT)}
     run, seeds = re.findall(share + r"#1_accuracy\.pdf", REPORT)

@@ -14,6 +14,7 @@ from runs import ROOT
 
 from cifar10_utils import CLASSES
 from report import finite_differences, records, reproduce, tables
+from report.claims import measured
 
 REPORT = (ROOT / "report" / "report.tex").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -121,6 +122,8 @@ def test_confusion_matrix_is_that_of_a_thousand_images_of_each_class():
     numbers = tables.all_numbers()
     for true in CLASSES:
         assert sum(int(numbers[f"answers.{true}.{predicted}"]) for predicted in CLASSES) == 1000
+    mistakes = {(a, b): int(numbers[f"answers.{a}.{b}"]) for a in CLASSES for b in CLASSES if a != b}
+    assert sorted(mistakes, key=mistakes.get)[:-3:-1] == [("dog", "cat"), ("automobile", "truck")], "in this order"
     n_right = sum(int(numbers[f"answers.{true}.{true}"]) for true in CLASSES)
     assert f"{n_right / 10_000:.3f}" == numbers["answers_convnet.test_accuracy.mean"]
 
@@ -154,6 +157,26 @@ def test_what_the_report_says_of_the_first_step_and_the_order_in_which_layers_wa
         assert max((weights[:4] > 1e-8).argmax(axis=1)) - min((weights[:4] > 1e-8).argmax(axis=1)) <= 1, "together"
     else:
         assert (biases[:-1] < 1e-4).all()
+
+
+def test_what_the_report_says_of_collapses():
+    """Where the text says that there are none, or that each run has some."""
+    n_collapses = {
+        name: [run["n_collapses"] for run in measured(name)]
+        for name in (*tables.LONG_RUNS.values(), *tables.CONTROLS.values())
+    }
+    without = ("collapses_standardize", "collapses_rate_2e-4", "collapses_clip_1", "standardize_fig11")
+    assert not any(sum(n_collapses[name]) for name in without)
+    on_grey_levels = (
+        "fig11_five_layers_adam_long",
+        "precision_five_layers",
+        "pytorch_fig11",
+        "collapses_none",
+        "collapses_eps_1e-16",
+    )
+    assert all(n > 0 for name in on_grey_levels for n in n_collapses[name])
+    never_woken = measured("collapses_eps_1e-4")
+    assert all(run["best_train_accuracy"] < 0.15 for run in never_woken)
 
 
 def test_gradients_that_vanish_are_so_many_times_smaller_than_those_that_do_not():
