@@ -317,10 +317,10 @@ def draw_answers():
     figure = Figure(figsize=(6.5, 3.4), layout="constrained")
     kernels, matrix = figure.subplots(1, 2, width_ratios=(0.75, 1))
     show_weights(kernels, np.array(record.summary["first_layer"], np.float32), n_columns=8)
-    show_confusion_matrix(matrix, np.array(record.summary["confusion_matrix"]), CLASSES, fontsize=FONT_SIZE)
-    matrix.tick_params(labelsize=FONT_SIZE)
+    show_confusion_matrix(matrix, np.array(record.summary["confusion_matrix"]), CLASSES, FONT_SIZE)
     for axes, title in ((kernels, "first layer, 64 kernels of 3×3"), (matrix, "test images")):
         axes.set_title(title, fontsize=FONT_SIZE)
+        axes.tick_params(labelsize=FONT_SIZE)
         axes.xaxis.label.set_fontsize(FONT_SIZE)
         axes.yaxis.label.set_fontsize(FONT_SIZE)
     return figure
