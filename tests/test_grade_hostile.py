@@ -352,7 +352,16 @@ def test_submission_ends_where_the_machine_has_little_memory_left(either, monkey
 
 
 def test_what_loses_its_parents_is_found_without_walls(under_limits):
-    daemon = b"import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(1000)\n    os._exit(0)"
+    daemon = b"""
+import os, time
+parent = os.fork()
+if parent == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(1000)
+    os._exit(0)
+os.waitpid(parent, 0)  # its child has lost both its parents by the time the import is answered
+"""
     with Session(under_limits, {"modules.py": daemon}, ["."]) as session:
         assert session.ask("import_module", {"module": "modules"}).error is None
         assert len(left_processes()) == 2
