@@ -10,9 +10,9 @@ from graded import CHECKS, PROJECT, checks_of, grade, grade_here, lost, project_
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
 AUTOGRAD_NORMALIZE = "def normalize(self, input):\n        mean, variance, centred = statistics(input)"
 AUTOGRAD_RETURN = "return self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias"
-FUNCTION_FORWARD = "x_hat, _ = normalized(input, eps)"
-FUNCTION_KEPT = "if needs_x_hat and x_hat is None:\n            x_hat, inverse_std = normalized(input, ctx.eps)"
-MODULE_APPLY = "CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps, x_hat, inverse_std)"
+FUNCTION_FORWARD = "x_hat, inverse_std = normalized(input, eps, known)"
+FUNCTION_KEPT = "input, x_hat, inverse_std, *gamma = ctx.saved_tensors"
+MODULE_APPLY = "CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps, known)"
 
 # The check that is lost, a part of the sentence that names the mistake, and the mistake: what stands in which
 # file, and what in its place; or both in pairs of places.
@@ -121,24 +121,24 @@ MISTAKES = [
     ("bn_autograd.gradients", "numbers differ", B, AUTOGRAD_RETURN,
      f"wrong = {AUTOGRAD_RETURN.removeprefix('return ').replace('self.eps', '1e-5')}\n        {AUTOGRAD_RETURN.replace('return ', 'return wrong + (')} - wrong).detach()"),
     # Batch norm by hand
-    ("bn_function.eps", "1e-5", B, (FUNCTION_FORWARD, FUNCTION_KEPT), ("x_hat, _ = normalized(input, 1e-5)", FUNCTION_KEPT.replace("ctx.eps", "1e-5"))),
-    ("bn_function.input_gradient", "mean as a constant", B, "scale * (dbeta / -len(dout))", "0 * scale * dbeta"),
-    ("bn_function.input_gradient", "variance as a constant", B, "scale * (dgamma / -len(dout))", "0 * scale * dgamma"),
-    ("bn_function.input_gradient", "gamma is forgotten", B, "scale = gamma[0] * inverse_std", "scale = inverse_std"),
+    ("bn_function.eps", "1e-5", B, FUNCTION_FORWARD, "x_hat, inverse_std = normalized(input, 1e-5)"),
+    ("bn_function.input_gradient", "mean as a constant", B, "scale * dbeta / -n_batch", "0 * scale * dbeta"),
+    ("bn_function.input_gradient", "variance as a constant", B, "value=-1 / n_batch", "value=0"),
+    ("bn_function.input_gradient", "gamma is forgotten", B, "gamma[0] * inverse_std", "inverse_std"),
     ("bn_function.gamma_gradient", "averaged", B, "return dx, dgamma if", "return dx, dgamma / len(dout) if"),
     ("bn_function.beta_gradient", "averaged", B, "None, dbeta if", "None, dbeta / len(dout) if"),
     ("bn_function.gamma_gradient", "missing", B, "return dx, dgamma if needs_dgamma else None,", "return dx, None,"),
-    ("bn_function.beta_gradient", "missing", B, "dbeta if needs_dbeta else None, None, None, None", "None, None, None, None"),
+    ("bn_function.beta_gradient", "missing", B, "dbeta if needs_dbeta else None, None, None", "None, None, None"),
     ("bn_function.needs_input_grad", "nobody asked", B,
-     "return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None, None, None",
-     "return dx, dgamma, dbeta, None, None, None"),
-    ("bn_function.eps", "1e-5 acts", B, FUNCTION_KEPT, FUNCTION_KEPT.replace("ctx.eps", "1e-5")),
-    ("bn_function.eps", "does not add eps", B, FUNCTION_KEPT, FUNCTION_KEPT.replace("ctx.eps", "0")),
+     "return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None, None",
+     "return dx, dgamma, dbeta, None, None"),
+    ("bn_function.eps", "1e-5 acts", B, FUNCTION_KEPT, f"{FUNCTION_KEPT}\n            x_hat, inverse_std = normalized(input, 1e-5)"),
+    ("bn_function.eps", "does not add eps", B, FUNCTION_KEPT, f"{FUNCTION_KEPT}\n            x_hat, inverse_std = normalized(input, 0)"),
     # Its module
-    ("bn_module.forward", "handed on", B, MODULE_APPLY, MODULE_APPLY.replace("self.eps, x_hat, inverse_std", "1e-5")),
+    ("bn_module.forward", "handed on", B, MODULE_APPLY, MODULE_APPLY.replace("self.eps, known", "1e-5")),
     ("bn_module.gradients", "detached", B, MODULE_APPLY, MODULE_APPLY.replace("self.weight", "self.weight.data").replace("self.bias", "self.bias.data")),
     ("bn_module.gradients", "numbers differ", B, f"output = {MODULE_APPLY}",
-     f"wrong = {MODULE_APPLY.replace('self.eps, x_hat, inverse_std', '1e-5')}\n        output = wrong + ({MODULE_APPLY} - wrong).detach()"),
+     f"wrong = {MODULE_APPLY.replace('self.eps, known', '1e-5')}\n        output = wrong + ({MODULE_APPLY} - wrong).detach()"),
     # ConvNet
     ("convnet.forward", "2x2", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.MaxPool2d(2)"),
     ("convnet.forward", "means", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.AvgPool2d(3, 2, 1)"),
