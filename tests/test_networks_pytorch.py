@@ -15,16 +15,8 @@ from convnet_pytorch import ConvNet
 from mlp_pytorch import BATCH_NORMS, MLP
 from muon import Muon, orthogonal
 from synthetic_data import synthetic_images
-from torch_utils import (
-    DeviceImages,
-    augmentation,
-    choose_precision,
-    make_optimizer,
-    make_schedule,
-    preprocessing,
-    training_step,
-    whitening,
-)
+from torch_images import DeviceImages, augmentation, preprocessing, whitening
+from torch_utils import choose_precision, make_optimizer, make_schedule, training_step
 
 # ---- The ConvNet -------------------------------------------------------------------------------
 

@@ -26,15 +26,14 @@ from convnet_pytorch import ConvNet
 from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualModule
 from mlp_pytorch import MLP
 from tests.benchmarks.mlp_numpy import DATA_DIR, DATASET, ROOT, median_ms
+from torch_images import DeviceImages, preprocessing
 from torch_utils import (
-    DeviceImages,
     Processes,
     choose_device,
     choose_precision,
     describe,
     lay_out,
     make_optimizer,
-    preprocessing,
     score,
     training_step,
 )
