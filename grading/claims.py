@@ -108,7 +108,7 @@ def _grade_run(path):
             f"{path} is at step {step} of {flags.get('max_steps')}: go on with {flags.get('script')}.py --resume {path}"
         )
     found, recorded = measures(metrics), [measures(run.metrics) for run in read_runs(experiment)]
-    return experiment, metrics, [_row(claim, float(found[claim.quantity]), recorded) for claim in CLAIMS[experiment]]
+    return experiment, metrics, [_row(claim, found[claim.quantity], recorded) for claim in CLAIMS[experiment]]
 
 
 def _row(claim, value, recorded):
@@ -119,7 +119,8 @@ def _row(claim, value, recorded):
         expected, is_met = f"{max(low, 0):.4f} to {high:.4f}", low <= value <= high
         tolerance += "" if decides else f"; by these the claim {'is ' * (verdict == UNDECIDED)}{verdict}"
     else:
-        expected, is_met = f"{claim.relation} {claim.bound:.4g}", claim.happens(value)
+        bound = claim.bound if isinstance(claim.bound, int) else f"{claim.bound:.4g}"
+        expected, is_met = f"{claim.relation} {bound}", claim.happens(value)
         tolerance = f"{verdict} recorded runs"
     return Row(claim.figure, claim.says, expected, tolerance, decides, value, is_met)
 

@@ -80,7 +80,14 @@ def test_claimed_event_is_counted_and_decided_by_all_runs_or_none():
     assert [_row(claim, value, some).verdict for value in (0.9, 0.96)] == ["undecided", "undecided"]
     assert [_row(claim, value, all_of_them).verdict for value in (0.9, 0.96)] == ["fail", "pass"]
     row = _row(claim, 0.96, some)
-    assert "0 of 1 claims hold, 1 undecided" in pages.run_table("run", "fig11", [row])
+    table = pages.run_table("run", "fig11", [row])
+    assert "0 of 1 claims hold, 1 undecided" in table
+    assert "  0.9600  " in table
+
+
+def test_number_of_steps_is_printed_as_it_is():
+    row = _row(CLAIMS["fig09_long"][1], 2000, [{"flat_from": 2500}])
+    assert "  2000  at most 10000 " in pages.run_table("run", "fig09_long", [row])
 
 
 def test_run_that_learned_nothing_fails_its_claims(tmp_path):
