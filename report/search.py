@@ -10,6 +10,7 @@ report/search.jsonl, and is not run again. No test image is looked at: validatio
 """
 
 import importlib
+import itertools
 import json
 import math
 import shlex
@@ -182,13 +183,17 @@ def halve(search):
     return flags
 
 
+def ladder(search):
+    """Return the flags of a ladder's rungs: `{ingredient: (it alone, all but it)}`; those of None are none, and all."""
+    parts = search.ingredients
+    rungs = {name: (own, " ".join(f for f in parts.values() if f != own)) for name, own in parts.items()}
+    return {None: ("", " ".join(parts.values()))} | rungs
+
+
 def climb(search):
     """Run the ladder of a search from both ends."""
-    everything = list(search.ingredients.values())
-    rungs = [[], *([flags] for flags in everything)]
-    rungs += [everything, *([f for f in everything if f != left_out] for left_out in everything)]
-    for flags in rungs:
-        trial(search.script, " ".join(flags), search.ladder_budget, SEED)
+    for flags in itertools.chain(*zip(*ladder(search).values(), strict=True)):
+        trial(search.script, flags, search.ladder_budget, SEED)
 
 
 def main(argv=None):

@@ -139,6 +139,21 @@ def gradient_numbers():
     return found
 
 
+def ladder_changes(network):
+    """Return a ladder's validation accuracies: `{ingredient: (with it alone, with all but it)}`, None not recorded.
+
+    That of None is the start and the end.
+    """
+    from report.search import SEARCHES, SEED, ladder, read_trials  # which imports PyTorch
+
+    search, trials = SEARCHES[network], read_trials()
+    found = {}
+    for name, rungs in ladder(search).items():
+        records = (trials.get((search.script, flags, search.ladder_budget, SEED)) for flags in rungs)
+        found[name] = tuple(record and record["validation_accuracy"] for record in records)
+    return found
+
+
 def search_numbers():
     """Return how many trials the search of each network had, and how many images the longest of them saw."""
     trials = [json.loads(line) for line in SEARCH.read_text().splitlines()]
@@ -320,6 +335,20 @@ def ranges_tex(experiments, quantities):
     return "\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows) + "\n"
 
 
+def ladder_tex(network):
+    """Return the rows of a ladder: an ingredient, what it adds to the start, and what it is worth at the end."""
+    changes = ladder_changes(network)
+    start, end = changes.pop(None)
+
+    def difference(a, b):
+        return "not run" if a is None or b is None else f"${a - b:+.3f}$"
+
+    ends = ("not run" if accuracy is None else f"{accuracy:.3f}" for accuracy in (start, end))
+    rows = [("nothing, and everything", *ends)]
+    rows += [(name, difference(alone, start), difference(end, without)) for name, (alone, without) in changes.items()]
+    return "\n".join(" & ".join(row) + r" \\" for row in rows) + "\n"
+
+
 def convnet_tex():
     """Return the rows of the report's table of the ConvNet: layer, shape of its output, number of parameters."""
     from convnet_pytorch import LAYERS
@@ -381,6 +410,8 @@ def results_tex():
         "longrows": ranges_tex(LONG_RUNS, LONG_QUANTITIES),
         "controlrows": ranges_tex(CONTROLS, CONTROL_QUANTITIES),
         "convnetrows": convnet_tex(),
+        "mlpladderrows": ladder_tex("mlp"),
+        "convnetladderrows": ladder_tex("convnet"),
         "exampleinputs": inputs_tex(),
         "exampleforward": example_tex(FORWARD),
         "examplebackward": example_tex(BACKWARD),

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from cifar10_utils import get_cifar10
-from report import search
+from report import search, tables
 
 SEARCH = search.Search("a_script", {"one": "--a 1", "two": "--b 2"}, ["", "--c 3", "--c 4", "--c 5"], [100, 200], 50)
 
@@ -41,6 +41,22 @@ def test_ladder_weighs_each_ingredient_from_both_ends(ran):
     search.climb(SEARCH)
     # Of two ingredients, all but one is the other alone.
     assert [flags for flags, _ in ran] == ["", "--a 1", "--b 2", "--a 1 --b 2"]
+
+
+def test_ladder_of_the_report_has_differences_of_recorded_trials(ran, monkeypatch):
+    monkeypatch.setitem(search.SEARCHES, "mlp", SEARCH)
+    search.trial(SEARCH.script, "", 50, search.SEED)
+    not_run = r"not run & not run \\"
+    assert (
+        tables.ladder_tex("mlp")
+        == f"nothing, and everything & 0.100 & not run \\\\\none & {not_run}\ntwo & {not_run}\n"
+    )
+    search.climb(SEARCH)
+    assert tables.ladder_tex("mlp").splitlines() == [
+        r"nothing, and everything & 0.100 & 0.200 \\",
+        r"one & $+0.000$ & $+0.000$ \\",  # 0.1 alone, and 0.2 is left of 0.2
+        r"two & $+0.100$ & $+0.100$ \\",
+    ]
 
 
 def test_search_sees_validation_images_in_the_test_images_place(tmp_path):
