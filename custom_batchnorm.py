@@ -82,23 +82,22 @@ class CustomBatchNorm(nn.Module):
             ValueError: `input` of any other shape, or a batch of 1 whose statistics are asked for.
         """
         check_shapes(input, self.weight, self.bias)
+        if self.training or not self.track_running_stats:
+            check_batch(input)
+            return self.normalize(input)
         dtype = torch.promote_types(input.dtype, self.weight.dtype)
-        input = at_least_float32(input.to(dtype))
-        if self.track_running_stats and not self.training:
-            inverse_std = torch.rsqrt(at_least_float32(self.running_var) + self.eps)
-            return ((input - self.running_mean) * (inverse_std * self.weight) + self.bias).to(dtype)
-        check_batch(input)
-        output, mean, variance = self.normalize(input)
-        if self.track_running_stats:
-            self._track(mean, variance, len(input))
-        return output.to(dtype)
+        inverse_std = torch.rsqrt(at_least_float32(self.running_var) + self.eps)
+        centred = at_least_float32(input.to(dtype)) - self.running_mean
+        return (centred * (inverse_std * self.weight) + self.bias).to(dtype)
 
     def normalize(self, input):
-        """Return y by the statistics of the batch `input`, and these: μ and σ²."""
+        """Return y by the statistics of the batch `input`, which are tracked where they are to be."""
         raise NotImplementedError
 
     @torch.no_grad()
     def _track(self, mean, variance, n_batch):
+        if not self.track_running_stats:
+            return
         # As in nn.BatchNorm1d, the running variance has Bessel's correction, unlike the one that normalises.
         for running, newest in ((self.running_mean, mean), (self.running_var, variance * (n_batch / (n_batch - 1)))):
             running.copy_(torch.lerp(running.to(newest.dtype), newest, self.momentum))
@@ -112,8 +111,10 @@ class CustomBatchNormAutograd(CustomBatchNorm):
     """Batch norm whose backward pass autograd derives (question 3.1). Arguments: see `CustomBatchNorm`."""
 
     def normalize(self, input):
-        mean, variance, centred = statistics(input)
-        return self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias, mean, variance
+        dtype = torch.promote_types(input.dtype, self.weight.dtype)
+        mean, variance, centred = statistics(input.to(dtype))
+        self._track(mean, variance, len(input))
+        return (self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias).to(dtype)
 
 
 class CustomBatchNormManualFunction(torch.autograd.Function):
@@ -186,7 +187,9 @@ class CustomBatchNormManualModule(CustomBatchNorm):
     """Batch norm by `CustomBatchNormManualFunction` (question 3.2 c). Arguments: see `CustomBatchNorm`."""
 
     def normalize(self, input):
-        with torch.no_grad():  # the function's backward pass gives the whole gradient of x
-            known = statistics(input)
-        output = CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps, known)
-        return output, *known[:2]
+        known = None
+        if self.track_running_stats:
+            with torch.no_grad():  # the function's backward pass gives the whole gradient of x
+                known = statistics(input)
+            self._track(*known[:2], len(input))
+        return CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps, known)

@@ -8,8 +8,8 @@ import pytest
 from graded import CHECKS, PROJECT, checks_of, grade, grade_here, lost, project_with, replaced
 
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
-AUTOGRAD_NORMALIZE = "def normalize(self, input):\n        mean, variance, centred = statistics(input)"
-AUTOGRAD_RETURN = "return self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias"
+AUTOGRAD_NORMALIZE = "mean, variance, centred = statistics(input.to(dtype))"
+AUTOGRAD_RETURN = "return (self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias)"
 FUNCTION_FORWARD = "x_hat, inverse_std = normalized(input, eps, known)"
 FUNCTION_KEPT = "input, x_hat, inverse_std, *gamma = ctx.saved_tensors"
 MODULE_APPLY = "CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps, known)"
@@ -116,7 +116,7 @@ MISTAKES = [
     # Batch norm by autograd
     ("bn_autograd.forward", "gamma is left out", B, AUTOGRAD_RETURN, AUTOGRAD_RETURN.replace("self.weight *", "0 * self.weight +")),
     ("bn_autograd.gradients", "statistics are detached", B, AUTOGRAD_NORMALIZE,
-     AUTOGRAD_NORMALIZE.replace("centred = statistics(input)", "_ = (s.detach() for s in statistics(input))\n        centred = input - mean")),
+     AUTOGRAD_NORMALIZE.replace("centred = statistics(input.to(dtype))", "_ = (s.detach() for s in statistics(input))\n        centred = input - mean")),
     ("bn_autograd.eps", "1e-5", B, AUTOGRAD_RETURN, AUTOGRAD_RETURN.replace("self.eps", "1e-5")),
     ("bn_autograd.gradients", "numbers differ", B, AUTOGRAD_RETURN,
      f"wrong = {AUTOGRAD_RETURN.removeprefix('return ').replace('self.eps', '1e-5')}\n        {AUTOGRAD_RETURN.replace('return ', 'return wrong + (')} - wrong).detach()"),
@@ -137,8 +137,8 @@ MISTAKES = [
     # Its module
     ("bn_module.forward", "handed on", B, MODULE_APPLY, MODULE_APPLY.replace("self.eps, known", "1e-5")),
     ("bn_module.gradients", "detached", B, MODULE_APPLY, MODULE_APPLY.replace("self.weight", "self.weight.data").replace("self.bias", "self.bias.data")),
-    ("bn_module.gradients", "numbers differ", B, f"output = {MODULE_APPLY}",
-     f"wrong = {MODULE_APPLY.replace('self.eps, known', '1e-5')}\n        output = wrong + ({MODULE_APPLY} - wrong).detach()"),
+    ("bn_module.gradients", "numbers differ", B, f"return {MODULE_APPLY}",
+     f"wrong = {MODULE_APPLY.replace('self.eps, known', '1e-5')}\n        return wrong + ({MODULE_APPLY} - wrong).detach()"),
     # ConvNet
     ("convnet.forward", "2x2", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.MaxPool2d(2)"),
     ("convnet.forward", "means", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.AvgPool2d(3, 2, 1)"),
