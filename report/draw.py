@@ -9,7 +9,7 @@ from cifar10_utils import CLASSES
 from figures import SPLIT_STYLES, show_confusion_matrix, show_weights
 from report.claims import CLAIMS
 from report.finite_differences import chosen_step, relative_error
-from report.records import ADAM_EPS, EXPERIMENTS, LADDER, read_records
+from report.records import ADAM_EPS, EXPERIMENTS, read_records
 from report.tables import gradients, numbers
 
 GREY = "#555555"
@@ -282,16 +282,6 @@ def draw_depths():
     return figure
 
 
-def draw_ladder():
-    """Return a figure of the improved MLP's rungs: what each change gives on training images held out."""
-    figure, axes = new_figure(2.9, 2.1)
-    names = [f"ladder_{rung}" for rung in LADDER]
-    draw_points(axes, range(len(LADDER)), names, "validation_accuracy", label="validation", **STYLES["validation"])
-    axes.set_xticks(range(len(LADDER)), [str(n + 1) for n in range(len(LADDER))])
-    label(figure, "Adam, 5,000 steps", "rung", "validation accuracy")
-    return figure
-
-
 def draw_wrong_gradients():
     """Return a figure of the NumPy MLP's test accuracy, trained by its gradients and by wrong ones."""
     figure, axes = new_figure(3.3, 2.4)
@@ -341,7 +331,6 @@ def figures():
         "depth": (draw_depths, "fig07_five_layers"),
         "gradients": (draw_gradients, None),
         "wake": (draw_waking, None),
-        "ladder": (draw_ladder, None),
         "answers": (draw_answers, None),
         "wrong": (draw_wrong_gradients, "fig01_mlp_numpy"),
     }

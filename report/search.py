@@ -57,11 +57,11 @@ SEARCHES = {
     "convnet": Search(
         "train_convnet_pytorch",
         {
-            "standardised": "--preprocess standardize",
-            "Muon": "--optimizer muon --momentum 0.6 --learning_rate 0.1",
-            "triangle": "--lr_schedule triangle",
-            "label smoothing": "--label_smoothing 0.1",
-            "flips and crops": "--augment flip_crop --shift 2",
+            "standardised pixels": "--preprocess standardize",
+            "Muon, learning rate 0.1": "--optimizer muon --momentum 0.6 --learning_rate 0.1",
+            "learning rate up and down": "--lr_schedule triangle",
+            "label smoothing of 0.1": "--label_smoothing 0.1",
+            "flips and crops by 2 pixels": "--augment flip_crop --shift 2",
             "batches of 128": "--batch_size 128",
         },
         [
@@ -81,16 +81,16 @@ SEARCHES = {
     "mlp": Search(
         "train_mlp_pytorch",
         {
-            "standardised": "--preprocess standardize",
-            "AdamW": "--optimizer adamw --learning_rate 2e-3",
-            "triangle": "--lr_schedule triangle",
-            "label smoothing": "--label_smoothing 0.1",
-            "He": "--init kaiming",
+            "standardised pixels": "--preprocess standardize",
+            "AdamW, learning rate 2e-3": "--optimizer adamw --learning_rate 2e-3",
+            "learning rate up and down": "--lr_schedule triangle",
+            "label smoothing of 0.1": "--label_smoothing 0.1",
+            "He et al.'s weights": "--init kaiming",
             "batch norm": "--batch_norm torch",
-            "deformations": "--augment flip_affine",
-            "weight decay": "--weight_decay 0.05",
-            "whitening": "--whiten 500",
-            "width": "--dnn_hidden_units 2000,1000,500",
+            "flips and deformations": "--augment flip_affine",
+            "weight decay of 0.05": "--weight_decay 0.05",
+            "500 whitened components": "--whiten 500",
+            "2000, 1000, 500 units": "--dnn_hidden_units 2000,1000,500",
         },
         [
             "",

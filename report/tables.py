@@ -346,7 +346,7 @@ def ladder_tex(network):
     ends = ("not run" if accuracy is None else f"{accuracy:.3f}" for accuracy in (start, end))
     rows = [("nothing, and everything", *ends)]
     rows += [(name, difference(alone, start), difference(end, without)) for name, (alone, without) in changes.items()]
-    return "\n".join(" & ".join(row) + r" \\" for row in rows) + "\n"
+    return "\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows) + "\n"
 
 
 def convnet_tex():
@@ -359,7 +359,7 @@ def convnet_tex():
             side, name, parameters = side // 2, r"max pooling $3 \times 3$, stride 2", 0
         else:
             # Weights, and a bias, γ and β for each channel.
-            name, parameters, channels = f"convolution {layer}, batch norm, ReLU", (9 * channels + 3) * layer, layer
+            name, parameters, channels = f"convolution, {layer} channels", (9 * channels + 3) * layer, layer
         rows.append((name, rf"${channels} \times {side} \times {side}$", parameters))
     rows.append(("linear", "10", (channels + 1) * 10))
     rows.append((r"\midrule all", "", sum(parameters for *_, parameters in rows)))
