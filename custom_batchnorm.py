@@ -82,16 +82,16 @@ class CustomBatchNorm(nn.Module):
             ValueError: `input` of any other shape, or a batch of 1 whose statistics are asked for.
         """
         check_shapes(input, self.weight, self.bias)
+        input = input.to(torch.promote_types(input.dtype, self.weight.dtype))
         if self.training or not self.track_running_stats:
             check_batch(input)
             return self.normalize(input)
-        dtype = torch.promote_types(input.dtype, self.weight.dtype)
         inverse_std = torch.rsqrt(at_least_float32(self.running_var) + self.eps)
-        centred = at_least_float32(input.to(dtype)) - self.running_mean
-        return (centred * (inverse_std * self.weight) + self.bias).to(dtype)
+        centred = at_least_float32(input) - self.running_mean
+        return (centred * (inverse_std * self.weight) + self.bias).to(input.dtype)
 
     def normalize(self, input):
-        """Return y by the statistics of the batch `input`, which are tracked where they are to be."""
+        """Return y, of the dtype of `input`, by the statistics of its batch, which are tracked where asked for."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -111,10 +111,9 @@ class CustomBatchNormAutograd(CustomBatchNorm):
     """Batch norm whose backward pass autograd derives (question 3.1). Arguments: see `CustomBatchNorm`."""
 
     def normalize(self, input):
-        dtype = torch.promote_types(input.dtype, self.weight.dtype)
-        mean, variance, centred = statistics(input.to(dtype))
+        mean, variance, centred = statistics(input)
         self._track(mean, variance, len(input))
-        return (self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias).to(dtype)
+        return (self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias).to(input.dtype)
 
 
 class CustomBatchNormManualFunction(torch.autograd.Function):

@@ -107,7 +107,7 @@ class SoftMaxModule:
 
     Probabilities are at least the smallest normal number of their dtype. A probability that
     underflowed to 0 would take its example's gradient with it: the loss hands back −1/x, and x · 1/x
-    is 1 at any x but 0. So softmax followed by cross-entropy gives (p − t)/B for any finite logits,
+    is 1 at any normal x. So softmax followed by cross-entropy gives (p − t)/B for any finite logits,
     Eq. (batch-softmax-cross-entropy); for one example, Eq. (softmax-cross-entropy).
     """
 

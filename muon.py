@@ -41,6 +41,8 @@ class Muon(torch.optim.Adam):
 def orthogonal(matrix, n_iterations=3):
     """Return roughly the orthogonal matrix nearest to a matrix: its singular vectors, with values from 0.5 to 1.2.
 
+    After three iterations, values that were below 0.013 of the matrix's Frobenius norm are still below 0.5.
+
     By Newton and Schulz's iteration, x ← p x with p = a + b x xᵀ + c (x xᵀ)² and Jordan's coefficients. Each p is a
     polynomial in the first x xᵀ, so that all are small and square and x itself is multiplied once (Gram Newton-Schulz,
     Dao AI Lab, 2026, https://dao-lab.ai/blog/2026/gram-newton-schulz). In float32 at least: on a CPU that does not

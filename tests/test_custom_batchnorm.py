@@ -97,6 +97,16 @@ def test_float64_input_is_not_rounded_to_float32(custom):
     assert gradcheck(custom(4), x)
 
 
+@pytest.mark.parametrize("custom", MODULES)
+@pytest.mark.parametrize("track", [False, True])
+def test_float32_input_is_normalised_in_the_parameters_float64(custom, track):
+    x, *_ = tensors(6, 4, dtype=torch.float32)
+    module = custom(4, track_running_stats=track).double()
+    got, expected = module(x), module(x.double())
+    assert got.dtype == torch.float64
+    assert (got == expected).all()
+
+
 @pytest.mark.parametrize(("needs", "n_saved"), [((0, 0, 1), 0), ((0, 1, 0), 3), ((1, 0, 0), 4)])
 def test_forward_saves_only_what_backward_needs(needs, n_saved):
     args = tensors(4, 3)

@@ -8,7 +8,7 @@ import pytest
 from graded import CHECKS, PROJECT, checks_of, grade, grade_here, lost, project_with, replaced
 
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
-AUTOGRAD_NORMALIZE = "mean, variance, centred = statistics(input.to(dtype))"
+AUTOGRAD_NORMALIZE = "mean, variance, centred = statistics(input)\n        self._track"
 AUTOGRAD_RETURN = "return (self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias)"
 FUNCTION_FORWARD = "x_hat, inverse_std = normalized(input, eps, known)"
 FUNCTION_KEPT = "input, x_hat, inverse_std, *gamma = ctx.saved_tensors"
@@ -116,7 +116,7 @@ MISTAKES = [
     # Batch norm by autograd
     ("bn_autograd.forward", "gamma is left out", B, AUTOGRAD_RETURN, AUTOGRAD_RETURN.replace("self.weight *", "0 * self.weight +")),
     ("bn_autograd.gradients", "statistics are detached", B, AUTOGRAD_NORMALIZE,
-     AUTOGRAD_NORMALIZE.replace("centred = statistics(input.to(dtype))", "_ = (s.detach() for s in statistics(input))\n        centred = input - mean")),
+     AUTOGRAD_NORMALIZE.replace("centred = statistics(input)", "_ = (s.detach() for s in statistics(input))\n        centred = input - mean")),
     ("bn_autograd.eps", "1e-5", B, AUTOGRAD_RETURN, AUTOGRAD_RETURN.replace("self.eps", "1e-5")),
     ("bn_autograd.gradients", "numbers differ", B, AUTOGRAD_RETURN,
      f"wrong = {AUTOGRAD_RETURN.removeprefix('return ').replace('self.eps', '1e-5')}\n        {AUTOGRAD_RETURN.replace('return ', 'return wrong + (')} - wrong).detach()"),
