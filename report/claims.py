@@ -44,7 +44,7 @@ def prediction_interval(values, confidence=0.95):
 CHANCE = 0.1  # accuracy of guessing one of ten classes
 # From one evaluation to the next: falls of test accuracy, small and large, and a rise of test loss.
 DIP, COLLAPSE, JUMP = 0.02, 0.1, 0.1
-FLAT = 0.95  # of the highest test accuracy: from there on a curve counts as flat
+FLAT = 0.95  # of the highest test accuracy: where it first comes so near, a curve flattens
 
 
 def measures(metrics):
@@ -55,6 +55,8 @@ def measures(metrics):
     accuracy, loss = ([m[key] for m in metrics] for key in ("test_accuracy", "test_loss"))
     steps = [m["step"] for m in metrics]
     last = {key: value for key, value in metrics[-1].items() if key.endswith(("_loss", "_accuracy"))}
+    if "validation_accuracy" in last:
+        last["validation_gap"] = last["train_accuracy"] - last["validation_accuracy"]
     return last | {
         "best_test_accuracy": max(accuracy),
         "best_train_accuracy": max(m["train_accuracy"] for m in metrics),

@@ -11,7 +11,7 @@ import statistics
 import numpy as np
 
 from cifar10_utils import CLASSES
-from report.claims import CLAIMS, is_borne_out, judge, measured, measures, prediction_interval
+from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measured, measures, prediction_interval
 from report.finite_differences import chosen_step, relative_error
 from report.records import ADAM_EPS, EXPERIMENTS, INITS, REPORT, SEARCH, read_records
 from report.worked_example import BACKWARD, FORWARD, example_tex, inputs_tex, step_tex
@@ -46,6 +46,7 @@ def numbers(name):
     if whole:
         runs = [measures(record.metrics) for record in whole]
         found |= {quantity: spread([run[quantity] for run in runs]) for quantity in runs[0]}
+        found["n_without_collapse"] = sum(run["n_collapses"] == 0 for run in runs)
         if name in COMPARED_WITH:
             other = {record.seed: record.metrics[-1] for record in read_records(COMPARED_WITH[name])}
             found["change"] = spread(
@@ -64,7 +65,7 @@ def format_number(quantity, value, statistic="mean"):
     """Return a number as report and README print it."""
     if statistic in ("min", "max") and quantity.startswith("n_"):
         return str(value)
-    if quantity in ("n", "n_diverged", "first_seed", "last_seed"):
+    if quantity in ("n", "n_diverged", "n_without_collapse", "first_seed", "last_seed"):
         return str(value)
     if quantity == "loss_change":
         return f"{value:.0e}"
@@ -155,7 +156,7 @@ def ladder_changes(network):
 
 
 def search_numbers():
-    """Return how many trials the search of each network had, and how many images the longest of them saw."""
+    """Return how many trials the search and the ladder of each network had, and how many images the longest saw."""
     trials = [json.loads(line) for line in SEARCH.read_text().splitlines()]
     found = {}
     for network in ("mlp", "convnet"):
@@ -286,7 +287,8 @@ def configurations_tex():
             claims = [claim._replace(of=names[0]) if claim.of else claim for claim in CLAIMS[figure]]
             if runs:
                 n = sum(is_borne_out(claim, runs) for claim in claims)
-                cells[0].append(f"{n} of {len(claims)}")
+                n_undecided = sum(judge(claim, runs) == UNDECIDED for claim in claims)
+                cells[0].append(f"{n} of {len(claims)}" + f", {n_undecided} undecided" * (n_undecided > 0))
                 cells[1].append(f"{plus_minus(name, 'test_accuracy')} ({len(runs)})")
             else:
                 cells[0].append("not run")

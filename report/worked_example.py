@@ -28,6 +28,7 @@ BACKWARD = (
         "d_x_tilde_1",
     ),
     (r"\partial L / \partial W^{(1)} = \partial L / \partial \xt^{(1)}\; {\x^{(0)}}\T", "linear-weight", "d_weight_1"),
+    (r"\partial L / \partial \bm b^{(1)} = \partial L / \partial \xt^{(1)}", "linear-bias", "d_bias_1"),
 )
 
 
@@ -66,7 +67,7 @@ def example_tex(rows):
     """Return rows such as `FORWARD` as rows of the report's table."""
     found = quantities()
     return "".join(
-        rf"${formula}$ & \eqref{{eq:{equation}}} & ${matrix_tex(found[name])}$ \\[2pt]" "\n"
+        rf"${formula}$ & \eqref{{eq:{equation}}} & ${matrix_tex(found[name])}$ \\" "\n"
         for formula, equation, name in rows
     )
 
@@ -79,7 +80,12 @@ def inputs_tex():
 
 
 def step_tex():
-    """Return the weights after the step, and the loss before it and after, as LaTeX."""
+    """Return weights and biases after the step, and the loss before it and after, as LaTeX."""
     found = quantities()
-    weights = [rf"W^{{({n})}} \to {matrix_tex(found[f'weight_{n}_after'])}" for n in (1, 2)]
-    return r", \quad ".join([*weights, rf"L: {matrix_tex(found['loss'])} \to {matrix_tex(found['loss_after'])}"])
+    after = [
+        rf"{symbol}^{{({n})}} \to {matrix_tex(found[f'{name}_{n}_after'])}"
+        for n in (1, 2)
+        for symbol, name in (("W", "weight"), (r"\bm b", "bias"))
+    ]
+    loss = rf"L: {matrix_tex(found['loss'])} \to {matrix_tex(found['loss_after'])}"
+    return r"\begin{gathered} " + r", \; ".join(after) + rf", \\[3pt] {loss} \end{{gathered}}"
