@@ -1,5 +1,6 @@
 """What should come back: the operations of `child/`, run here on the project's own classes, right or with mistakes."""
 
+import contextlib
 import functools
 import importlib
 import warnings
@@ -40,18 +41,26 @@ class Reference:
         if key not in self._known:
             out, classes = {}, Classes(mistakes, dtype)
             function = getattr(operations, op, None) or getattr(operations_torch, op)
-            n_threads = torch.get_num_threads()  # which operations set, for the child
-            with np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with in_this_process():
                 try:
                     function(classes, params, {n: a.copy() for n, a in arrays.items()}, out)
                 except Exception:
                     if not mistakes:
                         raise
-                finally:
-                    torch.set_num_threads(n_threads)
             self._known[key] = out, tuple(classes.made), arrays  # kept, so that their id stays theirs
         return self._known[key]
+
+
+@contextlib.contextmanager
+def in_this_process():
+    """Keep what an operation, made for a submission's process, prints and sets from this one: warnings, threads."""
+    n_threads = torch.get_num_threads()
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            torch.set_num_threads(n_threads)
 
 
 class Classes:

@@ -5,11 +5,8 @@ import json
 import subprocess
 import sys
 import types
-import warnings
 from pathlib import Path
 from unittest import mock
-
-import numpy as np
 
 from grade import main
 from grading.all_checks import ALL_CHECKS
@@ -17,7 +14,7 @@ from grading.check import Grading
 from grading.checks_training import Training
 from grading.child import operations, operations_torch
 from grading.handout import blanked
-from grading.reference import Reference
+from grading.reference import Reference, in_this_process
 from grading.runs import read_runs
 from grading.scheme import FILES
 from grading.session import ROOT, Answer, Session
@@ -63,8 +60,7 @@ def answer_here(load, op, params, arrays):
     """Return the `Answer` to an operation on what `load(module, name)` returns, in this process."""
     out, error = {}, None
     operation = getattr(operations, op, None) or getattr(operations_torch, op)
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with in_this_process():
         try:
             operation(load, params, {name: array.copy() for name, array in arrays.items()}, out)
         except Exception as raised:

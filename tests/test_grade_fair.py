@@ -3,6 +3,7 @@
 import random
 
 import pytest
+import torch
 from graded import CHECKS, PROJECT, checks_of, grade, grade_here, lost, replaced
 from mistake_pairs import TIMELESS, Pairs, all_broken, all_pairs
 
@@ -166,7 +167,12 @@ def test_float64_in_a_float32_network_costs_the_check_of_that_layer():
         "self.layers = nn.Sequential(*modules)",
     )
     wrongs = [
-        (B, "return output.to(dtype)", "return output.double()", ["bn_autograd.float32", "bn_module.float32"]),
+        (
+            B,
+            "return self.normalize(input)",
+            "return self.normalize(input).double()",
+            ["bn_autograd.float32", "bn_module.float32"],
+        ),
         (B, dgamma, "(torch.ones(len(dout), dtype=torch.float64) @ (dout * x_hat))", ["bn_function.float32"]),
         (M, out, f"assert x.dtype == float\n        {out}", ["numpy.float32"]),
         (T, made, f"{made}.double()", ["mlp_pytorch.float32"]),
@@ -174,6 +180,17 @@ def test_float64_in_a_float32_network_costs_the_check_of_that_layer():
     for file, right, wrong, names in wrongs:
         outcomes = grade_here(PROJECT | {file: replaced(PROJECT[file], right, wrong)}, checks_of(file))
         assert lost(outcomes) == names, (wrong, outcomes)
+
+
+def test_operations_leave_this_process_its_threads():
+    """Their number decides how sums round: a run before and one after would part in their last digits."""
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        grade_here(PROJECT, [check for check in CHECKS if check.name == "mlp_pytorch.steps"])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 @pytest.mark.slow
