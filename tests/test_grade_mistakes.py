@@ -189,13 +189,12 @@ def submission(file, right, wrong):
     return files
 
 
-# A ConvNet's mistake takes some seconds: the first is tried in the quick tests, all in the slow.
-QUICK = [m for m in MISTAKES if m[2] != V] + [m for m in MISTAKES if m[2] == V][:1]
-
-
-def each(mistakes):
-    ids = [f"{m[0]}, {m[1]}, {MISTAKES.index(m)}" for m in mistakes]
-    return pytest.mark.parametrize(("check", "sentence", "file", "right", "wrong"), mistakes, ids=ids)
+def each(mistakes, slow=()):
+    rows = [
+        pytest.param(*m, id=f"{m[0]}, {m[1]}, {MISTAKES.index(m)}", marks=pytest.mark.slow if m in slow else ())
+        for m in mistakes
+    ]
+    return pytest.mark.parametrize(("check", "sentence", "file", "right", "wrong"), rows)
 
 
 def costs_one_check(outcomes, check, sentence):
@@ -209,7 +208,7 @@ def costs_one_check(outcomes, check, sentence):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the reference makes the same mistakes, and overflows
-@each(QUICK)
+@each(MISTAKES, slow=[m for m in MISTAKES if m[2] == V][1:])  # a ConvNet's takes some seconds
 def test_mistake_costs_the_one_check_that_names_it(check, sentence, file, right, wrong):
     """Of the checks that its file has a part in."""
     outcomes = grade_here(submission(file, right, wrong), checks_of(file))
@@ -218,8 +217,9 @@ def test_mistake_costs_the_one_check_that_names_it(check, sentence, file, right,
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@each(MISTAKES)
+@each({m[2]: m for m in MISTAKES}.values())
 def test_mistake_costs_one_of_all_checks(check, sentence, file, right, wrong):
+    """One of each file: the others' checks do not load it."""
     outcomes = grade_here(submission(file, right, wrong))
     costs_one_check(outcomes, check, sentence)
 
