@@ -184,6 +184,24 @@ def test_what_the_report_says_of_collapses():
     assert all(run["best_train_accuracy"] < 0.15 for run in never_woken)
 
 
+def test_what_the_report_says_of_the_ladders():
+    """Which ingredients help, alone and among all."""
+    mlp, convnet = tables.ladder_changes("mlp"), tables.ladder_changes("convnet")
+    (start, end), (convnet_start, _) = mlp.pop(None), convnet.pop(None)
+    gains = {name: alone - start for name, (alone, _) in mlp.items()}
+    assert max(gains, key=gains.get) == "learning rate up and down"
+    for name in ("standardised pixels", "500 whitened components", "2000, 1000, 500 units"):
+        assert gains[name] < 0
+    assert gains["500 whitened components"] + start < 0.11, "nothing"
+    losses = {name: end - without for name, (_, without) in mlp.items() if without is not None}
+    assert losses["AdamW, learning rate 2e-3"] > 0.5 * end
+    assert 0.005 < losses["learning rate up and down"] < 0.02
+    assert 0.005 < losses["500 whitened components"] < 0.02
+    assert abs(losses["standardised pixels"]) < 0.002
+    assert losses["label smoothing of 0.1"] < 0
+    assert convnet["Muon, learning rate 0.1"][0] < convnet_start < convnet["learning rate up and down"][0]
+
+
 def test_gradients_that_vanish_are_so_many_times_smaller_than_those_that_do_not():
     least = min(
         (norms(f"gradients_{init}_sgd", layer) / norms("gradients_normal_sgd", layer)).min()
