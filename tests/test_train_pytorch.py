@@ -160,7 +160,8 @@ def test_numpy_and_pytorch_scripts_agree_over_200_steps_in_float64(synthetic_fla
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs libuv, which PyTorch's Windows builds lack")
 def test_two_processes_agree_with_one(flags, tmp_path):
     small = [*flags, "--synthetic_size=2000", "--validation_size=1"]  # too small for both to have a share
-    small += ["--max_steps=50", "--eval_freq=5", "--precision=fp32"]
+    # Sums over half a batch round otherwise; at a kink of the slope, that would part the runs for good.
+    small += ["--max_steps=50", "--eval_freq=5", "--precision=fp32", "--neg_slope=1"]
     assert run(MLP, *small, "--out_dir", tmp_path / "one").status == 0
     done = run_process(*torchrun(MLP, *small, "--out_dir", tmp_path / "two"))
     assert done.status == 0, done.err
@@ -172,5 +173,4 @@ def test_two_processes_agree_with_one(flags, tmp_path):
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
         for name in ("train_loss", "test_loss", "validation_loss"):
-            # Sums over half a batch round otherwise, and 50 steps on grey levels make 2e-5 of that on some processors.
-            assert a[name] == pytest.approx(b[name], abs=2e-4)
+            assert a[name] == pytest.approx(b[name], abs=1e-5)
