@@ -1,6 +1,5 @@
 """What should come back: the operations of `child/`, run here on the project's own classes, right or with mistakes."""
 
-import contextlib
 import functools
 import importlib
 import warnings
@@ -40,25 +39,28 @@ class Reference:
         key = op, repr(sorted(params.items())), id(arrays) if arrays else 0, names, np.dtype(dtype).name
         if key not in self._known:
             out, classes = {}, Classes(mistakes, dtype)
-            function = getattr(operations, op, None) or getattr(operations_torch, op)
-            with in_this_process():
-                try:
-                    function(classes, params, {n: a.copy() for n, a in arrays.items()}, out)
-                except Exception:
-                    if not mistakes:
-                        raise
+            try:
+                run_here(op, classes, params, arrays, out)
+            except Exception:
+                if not mistakes:
+                    raise
             self._known[key] = out, tuple(classes.made), arrays  # kept, so that their id stays theirs
         return self._known[key]
 
 
-@contextlib.contextmanager
-def in_this_process():
-    """Keep what an operation, made for a submission's process, prints and sets from this one: warnings, threads."""
+def run_here(op, load, params, arrays, out):
+    """Run an operation, made for a submission's process, in this one, which keeps its number of threads.
+
+    Args:
+        op: its name, in `operations` or `operations_torch`.
+        load, params, arrays, out: what it takes; `arrays` stay as they are.
+    """
+    operation = getattr(operations, op, None) or getattr(operations_torch, op)
     n_threads = torch.get_num_threads()
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            yield
+            operation(load, params, {name: array.copy() for name, array in arrays.items()}, out)
         finally:
             torch.set_num_threads(n_threads)
 

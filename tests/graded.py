@@ -12,9 +12,8 @@ from grade import main
 from grading.all_checks import ALL_CHECKS
 from grading.check import Grading
 from grading.checks_training import Training
-from grading.child import operations, operations_torch
 from grading.handout import blanked
-from grading.reference import Reference, in_this_process
+from grading.reference import Reference, run_here
 from grading.runs import read_runs
 from grading.scheme import FILES
 from grading.session import ROOT, Answer, Session
@@ -59,12 +58,10 @@ def grade(sandbox, files, checks=CHECKS, lenient=False, total_seconds=600, least
 def answer_here(load, op, params, arrays):
     """Return the `Answer` to an operation on what `load(module, name)` returns, in this process."""
     out, error = {}, None
-    operation = getattr(operations, op, None) or getattr(operations_torch, op)
-    with in_this_process():
-        try:
-            operation(load, params, {name: array.copy() for name, array in arrays.items()}, out)
-        except Exception as raised:
-            error = {"type": type(raised).__name__, "message": str(raised), "where": ""}
+    try:
+        run_here(op, load, params, arrays, out)
+    except Exception as raised:
+        error = {"type": type(raised).__name__, "message": str(raised), "where": ""}
     return Answer(out, error and f"{error['type']}: {error['message']}", error and "error", error or {}, 0.01)
 
 
