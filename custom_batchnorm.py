@@ -96,8 +96,6 @@ class CustomBatchNorm(nn.Module):
 
     @torch.no_grad()
     def _track(self, mean, variance, n_batch):
-        if not self.track_running_stats:
-            return
         # As in nn.BatchNorm1d, the running variance has Bessel's correction, unlike the one that normalises.
         for running, newest in ((self.running_mean, mean), (self.running_var, variance * (n_batch / (n_batch - 1)))):
             running.copy_(torch.lerp(running.to(newest.dtype), newest, self.momentum))
@@ -112,7 +110,8 @@ class CustomBatchNormAutograd(CustomBatchNorm):
 
     def normalize(self, input):
         mean, variance, centred = statistics(input)
-        self._track(mean, variance, len(input))
+        if self.track_running_stats:
+            self._track(mean, variance, len(input))
         return (self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias).to(input.dtype)
 
 

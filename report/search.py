@@ -10,7 +10,6 @@ report/search.jsonl, and is not run again. No test image is looked at: validatio
 """
 
 import importlib
-import itertools
 import json
 import math
 import shlex
@@ -192,8 +191,9 @@ def ladder(search):
 
 def climb(search):
     """Run the ladder of a search from both ends."""
-    for flags in itertools.chain(*zip(*ladder(search).values(), strict=True)):
-        trial(search.script, flags, search.ladder_budget, SEED)
+    for end in (0, 1):
+        for rungs in ladder(search).values():
+            trial(search.script, rungs[end], search.ladder_budget, SEED)
 
 
 def main(argv=None):

@@ -8,7 +8,7 @@ import pytest
 from graded import CHECKS, PROJECT, checks_of, grade, grade_here, lost, project_with, replaced
 
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
-AUTOGRAD_NORMALIZE = "mean, variance, centred = statistics(input)\n        self._track"
+AUTOGRAD_NORMALIZE = "mean, variance, centred = statistics(input)\n        if self.track_running_stats:"
 AUTOGRAD_RETURN = "return (self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias)"
 FUNCTION_FORWARD = "x_hat, inverse_std = normalized(input, eps, known)"
 FUNCTION_KEPT = "input, x_hat, inverse_std, *gamma = ctx.saved_tensors"
