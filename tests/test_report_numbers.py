@@ -184,6 +184,14 @@ def test_what_the_report_says_of_collapses():
     assert all(run["best_train_accuracy"] < 0.15 for run in never_woken)
 
 
+def test_what_the_captions_of_figures_5_and_6_say():
+    runs = [metrics[1:] for _, metrics in recorded("fig05_adam")]
+    assert all(max(run, key=lambda m: m["test_loss"])["step"] <= 800 for run in runs)
+    dips = {tuple(np.flatnonzero(np.diff([m["test_accuracy"] for m in run]) <= -0.02)) for run in runs}
+    assert len(dips) == len(runs), "at steps of its own"
+    assert () not in dips
+
+
 def test_what_the_report_says_of_the_ladders():
     """Which ingredients help, alone and among all."""
     mlp, convnet = tables.ladder_changes("mlp"), tables.ladder_changes("convnet")
