@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
     interrupts.end_in_one_line()
 
-from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
+from cifar10_utils import CLASSES, IMAGE_SHAPE
 from convnet_pytorch import ConvNet
 from flags import make_parser
 from torch_flags import add_torch_flags, check_torch_flags
@@ -42,7 +42,7 @@ def make_flags():
 
 
 def main(argv=None):
-    return run_script(train, make_flags(), argv, expected=(DataError,), check=check_torch_flags, before=after_restart)
+    return run_script(train, make_flags(), argv, check=check_torch_flags, before=after_restart)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 import torch
 
-from cifar10_utils import CLASSES, IMAGE_SHAPE, DataError
+from cifar10_utils import CLASSES, IMAGE_SHAPE
 from flags import make_mlp_parser, real_number, whole_number
 from mlp_pytorch import BATCH_NORMS, INITS, MLP
 from torch_flags import add_torch_flags, check_torch_flags
@@ -66,7 +66,7 @@ def make_flags():
 
 
 def main(argv=None):
-    return run_script(train, make_flags(), argv, expected=(DataError,), check=check_torch_flags, before=after_restart)
+    return run_script(train, make_flags(), argv, check=check_torch_flags, before=after_restart)
 
 
 if __name__ == "__main__":

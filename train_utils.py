@@ -18,6 +18,7 @@ import warnings
 from tqdm import tqdm
 
 import interrupts
+from cifar10_files import DataError
 from figures import draw_curve
 from flags import parse_args
 from machine import describe_setup, peak_memory_mb
@@ -25,13 +26,13 @@ from run_folder import RunError, RunFolder, make_folder
 from streams import lasting_output
 
 
-def run_script(train, parser, argv=None, *, expected=(), check=None, before=None):
+def run_script(train, parser, argv=None, *, check=None, before=None):
     """Parse flags, `check(parser, args)` them, call `train(args)` and return the exit status.
 
     The command line is what `before(parser, argv)` makes of it, where that is given.
 
-    0 after a whole run, 1 with one line on standard error for a `RunError`, an `OSError`, a lack of
-    memory or one of `expected`, 130 for a run that Ctrl-C ended, 143 for SIGTERM, 129 for SIGHUP (a
+    0 after a whole run, 1 with one line on standard error for a `RunError`, a `DataError`, an `OSError` or a lack of
+    memory, 130 for a run that Ctrl-C ended, 143 for SIGTERM, 129 for SIGHUP (a
     terminal that was closed); wrong flags exit with 2.
     """
     warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
@@ -46,7 +47,7 @@ def run_script(train, parser, argv=None, *, expected=(), check=None, before=None
         except MemoryError as error:
             print(f"{parser.prog}: error: out of memory ({error}): take a smaller network or batch", file=sys.stderr)
             return 1
-        except (RunError, OSError, *expected) as error:
+        except (RunError, DataError, OSError) as error:
             print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
@@ -54,7 +55,7 @@ def run_script(train, parser, argv=None, *, expected=(), check=None, before=None
             return 130
 
 
-DIVERGED = "the run has diverged"  # what a `RunError` says then
+DIVERGED = "the run has diverged"  # stands in the `RunError`, where report/reproduce.py looks for it
 
 
 class Run:

@@ -15,7 +15,6 @@ if __name__ == "__main__":
 import mlp_numpy
 import modules
 import train_mlp_numpy
-from cifar10_utils import DataError
 from flags import make_mlp_parser
 from train_utils import run_script
 
@@ -71,7 +70,7 @@ def check_mistake(parser, args):
 
 
 def main(argv=None):
-    return run_script(train, make_flags(), argv, expected=(DataError,), check=check_mistake)
+    return run_script(train, make_flags(), argv, check=check_mistake)
 
 
 if __name__ == "__main__":
