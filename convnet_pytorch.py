@@ -36,12 +36,4 @@ class ConvNet(nn.Module):
 
     def forward(self, x):
         """Return logits, (n_batch, n_classes), of images x, (n_batch, n_channels, 32, 32)."""
-        for layer in self.features:
-            if isinstance(layer, nn.Conv2d) and layer.weight.is_contiguous():
-                x = x.contiguous()  # a no-op but where the weights' memory format changes, see `torch_utils.lay_out`
-            x = layer(x)
-        return self.classifier(x.flatten(1))
-
-    def first_layer(self):
-        """Return the weights that meet the input, (64, n_channels, 3, 3)."""
-        return self.features[0].weight
+        return self.classifier(self.features(x).flatten(1))

@@ -65,6 +65,7 @@ def lay_out(network):
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d) and layer.out_channels >= 512 and layer.weight.device.type == "cpu":
             layer.to(memory_format=torch.contiguous_format)
+            layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     return torch.channels_last
 
 
