@@ -27,7 +27,7 @@ def statistics(x):
 
 
 def normalized(x, eps, known=None):
-    """Return x̂, of the shape of x, and 1/√(σ² + ε); `known`: what `statistics` returns of x, from who has asked."""
+    """Return x̂, of the shape of x, and 1/√(σ² + ε); `known`: what `statistics` returns of x, where it is known."""
     _, variance, centred = known or statistics(x)
     inverse_std = torch.rsqrt(variance + eps)
     return centred * inverse_std, inverse_std
@@ -35,12 +35,12 @@ def normalized(x, eps, known=None):
 
 def check_shapes(x, gamma, beta):
     """Raise `ValueError` where x is not (n_batch, n_neurons), or gamma or beta not (n_neurons,)."""
+    if gamma.ndim != 1 or beta.shape != gamma.shape:
+        raise ValueError(
+            f"batch norm expects gamma and beta of shape (n_neurons,), got {tuple(gamma.shape)} and {tuple(beta.shape)}"
+        )
     if x.ndim != 2 or x.shape[1:] != gamma.shape:
         raise ValueError(f"batch norm expects input of shape (n_batch, {gamma.numel()}), got {tuple(x.shape)}")
-    if beta.shape != gamma.shape:
-        raise ValueError(
-            f"batch norm expects beta of the shape of gamma, {tuple(gamma.shape)}, got {tuple(beta.shape)}"
-        )
 
 
 def check_batch(x):
@@ -134,7 +134,7 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
             input: x, shape (n_batch, n_neurons), n_batch at least 2.
             gamma, beta: shape (n_neurons,).
             eps: ε.
-            known: what `statistics` returns of `input`, from a caller who has asked already.
+            known: what `statistics` returns of `input`, if the caller has computed it already.
 
         Raises:
             ValueError: any other shape.

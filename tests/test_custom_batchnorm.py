@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import re
 import warnings
 from types import SimpleNamespace
 
@@ -355,9 +356,11 @@ def test_wrong_shape_is_refused_with_both_shapes(custom, shape):
         CustomBatchNormManualFunction.apply(torch.zeros(shape), torch.ones(4), torch.zeros(4), EPS)
 
 
-def test_gamma_and_beta_of_different_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"beta of the shape of gamma, \(4,\), got \(1,\)"):
-        CustomBatchNormManualFunction.apply(torch.zeros(5, 4), torch.ones(4), torch.zeros(1), EPS)
+@pytest.mark.parametrize(("gamma", "beta"), [((4,), (1,)), ((1, 4), (1, 4)), ((1, 4), (4,)), ((), ())], ids=str)
+def test_gamma_and_beta_of_other_shapes_are_refused(gamma, beta):
+    message = re.escape(f"gamma and beta of shape (n_neurons,), got {gamma} and {beta}")
+    with pytest.raises(ValueError, match=message):
+        CustomBatchNormManualFunction.apply(torch.zeros(5, 4), torch.ones(gamma), torch.zeros(beta), EPS)
 
 
 @pytest.mark.parametrize("n_batch", [0, 1])
