@@ -226,7 +226,9 @@ class TorchRun(Run):
     def __init__(self, args, data, processes, **kwargs):
         self.processes = processes
         if processes.size > 1:
-            self.launcher = ("torchrun", f"--nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', processes.size)}")
+            # On several machines torchrun's own flags are not known here.
+            on_one = processes.local_size == processes.size
+            self.launcher = ("torchrun", f"--nproc_per_node={processes.size}" if on_one else "...")
             kwargs["launch"] = launch()
         super().__init__(args, data, is_main=processes.rank == 0, n_processes=processes.size, **kwargs)
         self._writer = None
