@@ -48,7 +48,7 @@ def find_cifar10(data_dir):
     and so is one that a killed download left half full. Nothing that lies there is replaced.
 
     Raises:
-        DataError: something else lies there, the archive is not the published one, or the disk says no.
+        DataError: something else lies there, the archive is not the published one, or the disk fails.
         DataUnavailableError: nothing is there, and nothing can be downloaded.
     """
     if data_dir.name == ARCHIVE_NAME and os.path.isfile(data_dir):

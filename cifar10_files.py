@@ -33,7 +33,7 @@ class DataError(Exception):
 
 
 class DataUnavailableError(DataError):
-    """CIFAR-10 is neither on disk nor to be had from the network."""
+    """CIFAR-10 is neither on disk nor available for download."""
 
 
 def read_cifar10(data_dir):

@@ -30,7 +30,7 @@ def get_cifar10(data_dir, one_hot=True, validation_size=0, *, dataset="cifar10",
         synthetic_size: training images of the stand-in; it has a fifth as many test images.
 
     Raises:
-        DataError: a file is damaged, missing or foreign, or the disk says no; 'auto' does not hide that.
+        DataError: a file is damaged, missing or foreign, or the disk fails; 'auto' does not hide that.
         DataUnavailableError: not on disk, and the download failed.
         ValueError: an argument is out of range.
     """

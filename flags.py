@@ -138,12 +138,17 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
         default=10_000,
         help="training images to evaluate on, 0 for all; the test set is always taken whole",
     )
-    add("--seed", type=whole_number(0, 2**32 - 1), default=42, help="of weights and order of the images")
+    add(
+        "--seed",
+        type=whole_number(0, 2**32 - 1),
+        default=42,
+        help="of the initial weights and the order of the images",
+    )
     add(
         "--dataset",
         choices=("auto", "cifar10", "synthetic"),
         default="auto",
-        help="auto takes synthetic images where CIFAR-10 is neither on disk nor to be had",
+        help="auto takes synthetic images where CIFAR-10 is neither on disk nor available for download",
     )
     add(
         "--data_dir",
@@ -193,7 +198,10 @@ def parse_args(parser, argv=None):
         _check_out_dir(parser, args.out_dir)
     n_train = n_training_images(args)
     if args.batch_size > n_train:
-        parser.error(f"argument --batch_size: got {args.batch_size}, expected at most {n_train}, the training images")
+        parser.error(
+            f"argument --batch_size: got {args.batch_size}, expected at most {n_train}, the training images"
+            + " that there are at least: --synthetic_size" * (args.dataset == "auto" and n_train == args.synthetic_size)
+        )
     return args
 
 
@@ -203,7 +211,7 @@ def _check_out_dir(parser, out_dir):
     try:
         is_taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
         is_run = is_taken and (folder / "config.json").is_file()
-        nearest = next(parent for parent in folder.absolute().parents if parent.exists())
+        nearest = next((parent for parent in folder.absolute().parents if parent.exists()), folder)  # / has none
         if not nearest.is_dir():
             raise NotADirectoryError(f"{str(nearest)!r} is not a folder")
     except OSError as error:
@@ -241,7 +249,7 @@ def _parse_resumed(parser, argv, args):
                 f"argument --{name}: got {getattr(args, name)!r}, but {folder!r} was started with {value!r}; "
                 "leave the flag out, or start a new run without --resume"
             )
-    args.dataset = dataset  # what 'auto' found the first time, whatever is to be had now
+    args.dataset = dataset  # what 'auto' found the first time, whatever is there now
     if "precision" in recorded:
         args.precision = config["precision"]
     return args

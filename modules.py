@@ -57,7 +57,7 @@ class LinearModule:
         return out
 
     def backward(self, dout, needs_input_grad=True):
-        """Set `grads` and return dL/dX, shape (B, in_features). Sums over the batch: the mean is the loss's affair.
+        """Set `grads` and return dL/dX, shape (B, in_features). Sums over the batch: the loss takes the mean.
 
             dL/dX = dL/dX̃ W         Eq. (batch-linear-input)
             dL/dW = (dL/dX̃)ᵀ X      Eq. (batch-linear-weight)
@@ -69,7 +69,7 @@ class LinearModule:
         Args:
             dout: dL/dX̃, shape (B, out_features).
             needs_input_grad: False returns None instead; the first layer of a network has no use
-                for dL/dX, its dearest product.
+                for dL/dX, its most expensive product.
         """
         self.grads["weight"] = (self.x.T @ dout).T
         self.grads["bias"] = dout.sum(axis=0)
@@ -107,7 +107,7 @@ class SoftMaxModule:
 
     Probabilities are at least the smallest normal number of their dtype. A probability that
     underflowed to 0 would take its example's gradient with it: the loss hands back −1/x, and x · 1/x
-    is 1 at any normal x. So softmax followed by cross-entropy gives (p − t)/B for any finite logits,
+    is 1 at any normal x, but for rounding. So softmax followed by cross-entropy gives (p − t)/B for any finite logits,
     Eq. (batch-softmax-cross-entropy); for one example, Eq. (softmax-cross-entropy).
     """
 

@@ -1,4 +1,4 @@
-"""Synthetic images of CIFAR-10's shape, for where CIFAR-10 is neither on disk nor to be had."""
+"""Synthetic images of CIFAR-10's shape, for where CIFAR-10 is neither on disk nor available for download."""
 
 import contextlib
 import hashlib

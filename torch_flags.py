@@ -26,7 +26,8 @@ def add_torch_flags(parser, *, optimizer):
         "--lr_schedule",
         choices=("constant", "cosine", "onecycle", "triangle"),
         default="constant",
-        help="of the learning rate: as it is; down by a half cosine; up to it and down again, smoothly or straight",
+        help="of the learning rate; cosine: down to 0 by half a cosine; onecycle: up and down again, smoothly; "
+        "triangle: up and down again, in straight lines",
     )
     add(
         "--label_smoothing", type=real_number(0, below=1), default=0.0, help="share of a target spread over all classes"
@@ -35,14 +36,15 @@ def add_torch_flags(parser, *, optimizer):
         "--augment",
         choices=("none", "flip", "flip_crop", "flip_affine"),
         default="none",
-        help="mirror half of the training images; also shift each; also turn and scale each a little",
+        help="flip: mirror half the training images; flip_crop: and shift them; flip_affine: turn and scale them, too",
     )
     add("--shift", type=whole_number(0, 16), default=4, help="pixels that flip_crop and flip_affine shift by at most")
     add(
         "--preprocess",
         choices=("mean_image", "standardize"),
         default="mean_image",
-        help="take off the mean image, as the course does; or each channel's mean, and divide by its deviation",
+        help="mean_image: subtract it, as the course does; standardize: subtract each channel's mean and divide by "
+        "its standard deviation",
     )
     add("--validation_size", type=whole_number(0, 49_999), default=0, help="last training images to hold out")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto takes a GPU where there is one")

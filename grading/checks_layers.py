@@ -14,7 +14,7 @@ from grading.mistakes_layers import CONVENTIONS, LOG_CONSTANT_MISTAKE, C, L
 from grading.reference import Classes, Difference, difference
 
 LINEAR_MEAN = next(m for m in CONVENTIONS if m.target == L)
-# A loop over examples costs 0.7 µs an example and more; the dearest loop-free way that we know, Jacobians by
+# A loop over examples costs 0.7 µs an example and more; the most expensive loop-free way that we know, Jacobians by
 # einsum, 0.1 µs.
 SLOW_SECONDS, SLOW_RATIO, SLOW_BY_THE_CLOCK = 0.4e-6, 5, 20e-6
 # What loops in Python, or hands back a piece for each example, under a name that does not say so.
