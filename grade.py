@@ -77,9 +77,11 @@ def grade(parser, argv):
     for given in map(Path, args.paths):
         if not os.path.lexists(given):
             parser.error(f"{printable(given)} is not there; name folders of submissions or of runs")
-        why, found = "is neither a folder nor a .zip or .tar.gz", [given] * given.is_dir()
+        why, found = "is neither a folder nor a .zip, .tar.gz or .tgz", []
         try:
-            if is_archive(given) and not given.is_dir():
+            if given.is_dir():
+                found = [given]
+            elif is_archive(given):
                 found = submissions_in(given)
         except (ArchiveError, OSError) as error:
             why = f"is not graded: {error}"

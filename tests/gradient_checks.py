@@ -2,10 +2,10 @@
 
 A check takes the layers as a namespace (`LinearModule`, …, `MLP`) and calls them as the course does,
 so that `test_gradients.py` can demand that the project's pass, or a student's in their place, and
-`test_wrong_layers.py` that wrong ones do not. Each compares with central differences, each with
-PyTorch's autograd, and each calls a layer on two batches of different sizes, because a layer that
-remembers its first batch is right only once. Inputs are read-only: they belong to the caller, and to
-other layers.
+`test_wrong_layers.py` that wrong ones do not. But for those at special values (0, huge logits), each compares
+with central differences and with PyTorch's autograd, and calls a layer on two batches of different sizes,
+because a layer that remembers its first batch is right only once. Inputs are read-only: they belong to the
+caller, and to other layers.
 """
 
 import inspect
