@@ -6,7 +6,7 @@ import numpy as np
 
 from grading.check import Check, Outcome
 from grading.inputs import N_STEPS, mlp_input
-from grading.kinds import differences, undecided
+from grading.kinds import differences, has_layers, undecided
 from grading.mistakes_mlp_pytorch import MISTAKES
 from grading.reference import difference
 
@@ -39,8 +39,9 @@ def for_any_kind(check, n_hidden=(5,), holds=None):
     Args:
         check: takes the `Grading`, returns an `Outcome`.
         n_hidden: of the network whose kind is looked at.
-        holds: takes the `Grading` and returns the `Outcome` of what holds for a network of any kind; None where
-            nothing does but that its sizes are handed on, and that it gives no probabilities.
+        holds: takes the `Grading` and returns the `Outcome` of what holds for a network of any kind that has the
+            layers asked for; None where nothing does but that its sizes are handed on, and that it gives no
+            probabilities.
     """
 
     def run(g):
@@ -51,8 +52,11 @@ def for_any_kind(check, n_hidden=(5,), holds=None):
         found = differences(answer, len(n_hidden) + 1)
         if not found:
             return outcome
-        if holds:
-            return holds(g)
+        if holds and has_layers(answer, (6, *n_hidden, 4)):
+            outcome = holds(g)
+            if outcome.passed:
+                outcome.hint = f"checked as a network of another kind: it has {', '.join(found)}"
+            return outcome
         called, out = f"MLP(6, {list(n_hidden)}, 4, 0.25)(x)", answer.arrays.get("out", np.zeros(0))
         if out.shape != (7, 4) or not np.isfinite(out).all():
             return Outcome(False, called, answer.error or f"shape {out.shape}", "finite numbers of shape (7, 4)")

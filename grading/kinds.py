@@ -2,17 +2,18 @@
 
 Question 2 asks students to change their MLP, and some hand in what worked best. A kind is told by the functions of
 PyTorch by which the logits come, or by an output of log-probabilities; never by a result that differs. What is called
-and thrown away does not count. What is called to no effect, as 0 times an activation, does: the check counts as 0 all
-the same, and the person sees which function it was.
+and thrown away does not count. What is called to no effect, as 0 times an activation, does: what is compared with the
+plain network counts as 0 all the same, and what passes as holding for any kind names the function.
 """
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
 
 KINDS = {
-    "batch norm": r".*norm|normalize|mean|var|std|var_mean|std_mean",
+    "normalisation": r".*norm|normalize|mean|var|std|var_mean|std_mean",
     "dropout": r".*dropout\d?d?|bernoulli|rand.*",
     "another activation": r"[cgs]?elu|glu|silu|mish|[pr]relu|relu6|(hard)?tanh|(hard|log_?)?sigmoid|special_expit|"
     r"hardswish|soft(plus|sign)|(soft|hard|tanh)shrink|erf|sin|cos",
@@ -38,6 +39,17 @@ def differences(answer, n_linear):
     if n_used > n_linear:
         found.append(f"{n_used} linear layers, not {n_linear}")
     return found
+
+
+def has_layers(answer, sizes):
+    """Return whether a network has matrices of the shapes that layers of these sizes have, either way round.
+
+    Args:
+        answer: to `mlp_kind`.
+        sizes: of input, hidden layers and output.
+    """
+    matrices = {tuple(sorted(shape)) for shape in answer.arrays.get("matrices", np.zeros((0, 2))).tolist()}
+    return all(tuple(sorted(pair)) in matrices for pair in itertools.pairwise(sizes))
 
 
 def undecided(outcome, found):

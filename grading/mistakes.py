@@ -72,6 +72,9 @@ def built(change):
     return put_into
 
 
+OTHER_SLOPES = (0.02, 0.05, 0.1, 0.2, 0.3)  # that are written into an activation, besides PyTorch's own and 0
+
+
 def with_slope(f):
     """Return a change of either MLP: it hands `f(neg_slope)` on to its activations."""
 

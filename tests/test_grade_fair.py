@@ -7,6 +7,8 @@ import torch
 from graded import CHECKS, PROJECT, checks_of, grade, grade_here, lost, replaced
 from mistake_pairs import TIMELESS, Pairs, all_broken, all_pairs
 
+from grading.child.operations import is_own
+
 M, N, B, T = "modules.py", "mlp_numpy.py", "custom_batchnorm.py", "mlp_pytorch.py"
 CHECK_SHAPES = """    if x.ndim != 2 or x.shape[1:] != gamma.shape:
         raise ValueError("""
@@ -31,6 +33,13 @@ def test_number_of_neurons_is_refused_by_any_error_of_the_submission(line):
         assert outcome.hint or not says
 
 
+@pytest.mark.parametrize(("path", "is_its_own"), [("/submission/code/checks.py", True), ("/usr/lib/code.py", False)])
+def test_error_of_a_submission_in_a_folder_code_is_its_own(path, is_its_own):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011, it is what is raised below
+        exec(compile("raise ValueError", path, "exec"), {"__name__": "code.checks"})
+    assert is_own(caught.value) is is_its_own
+
+
 def undecided(outcomes):
     return [name for name, outcome in outcomes.items() if not outcome.is_decided]
 
@@ -47,8 +56,8 @@ def called(forward):
 
 
 KINDS = {
-    "batch norm": (*BATCH_NORM, COMPARED),
-    "batch norm of its own": (
+    "normalisation": (*BATCH_NORM, COMPARED),
+    "normalisation of its own": (
         ACTIVATION, f"modules.append(CustomBatchNormAutograd(n))\n            {ACTIVATION}", COMPARED
     ),
     "dropout": (ACTIVATION, f"{ACTIVATION}\n            modules.append(nn.Dropout(0.5))", COMPARED),
@@ -56,11 +65,11 @@ KINDS = {
     "another activation (tanh)": (ACTIVATION, "modules.append(nn.Tanh())", COMPARED[:1]),
     "another activation (gelu), by a function": (ACTIVATION, called("nn.functional.gelu(x)"), COMPARED),
     "another activation (sigmoid), by a function": (ACTIVATION, called("x.sigmoid()"), COMPARED[:1]),
-    "batch norm (batch_norm), by a function": (
+    "normalisation (batch_norm), by a function": (
         ACTIVATION, called("nn.functional.batch_norm(nn.functional.leaky_relu(x, 0.1), None, None, training=True)"),
         COMPARED,
     ),
-    "batch norm (mean), by hand": (ACTIVATION, called("(x - x.mean(0)).relu()"), COMPARED),
+    "normalisation (mean), by hand": (ACTIVATION, called("(x - x.mean(0)).relu()"), COMPARED),
     "dropout (dropout), by a function": (ACTIVATION, called("nn.functional.dropout(x, 0.5, self.training)"), COMPARED),
     "log-probabilities": (RETURN, f"{RETURN}.log_softmax(dim=1)", COMPARED[:1]),
     "linear layers, not": (
@@ -96,6 +105,37 @@ def test_what_is_wrong_stays_wrong_in_a_network_of_another_kind():
     outcomes = grade_here(PROJECT | {T: text}, checks_of(T))
     assert undecided(outcomes) == []
     assert "mlp_pytorch.forward" in lost(outcomes)
+
+
+def test_a_call_to_no_effect_makes_no_network_of_another_kind_of_one_without_the_layers_asked_for():
+    """One linear layer, and what looks like another kind, gains nothing over the linear layer alone."""
+    text = (
+        "import torch\nfrom torch import nn\n\n\nclass MLP(nn.Module):\n    def __init__(self, n, n_hidden, m, *_):\n"
+    )
+    text += "        super().__init__()\n        self.layer = nn.Linear(n, m)\n\n    def forward(self, x):\n        "
+    honest, trick = "return self.layer(x)\n", "return self.layer(nn.functional.dropout(x, 0.0)) + 0 * x.tanh().sum()\n"
+    assert lost(grade_here({T: text + trick}, checks_of(T))) == lost(grade_here({T: text + honest}, checks_of(T)))
+
+
+@pytest.mark.parametrize("slope", [0.1, 0.2])
+def test_slope_that_is_written_into_the_activations_costs_the_slope_alone(slope):
+    text = replaced(PROJECT[T], ACTIVATION, f"modules.append(nn.LeakyReLU({slope}))")
+    outcomes = grade_here({T: text}, checks_of(T))
+    assert lost(outcomes) == ["mlp_pytorch.slope"]
+    assert f"({slope} acts)" in outcomes["mlp_pytorch.slope"].hint
+
+
+def test_layers_that_are_made_by_names_go_with_stand_ins():
+    """A linear layer that is wrong in a way that nobody knows costs its own checks, and none of the MLP's."""
+    wrong = replaced(PROJECT[M], '["bias"] = dout.sum(axis=0)', '["bias"] = np.sin(dout).sum(axis=0)')
+    made = "LinearModule(*pair, dtype=dtype, rng=rng)"
+    by_names = "LinearModule(in_features=pair[0], out_features=pair[1], dtype=dtype, rng=rng)"
+    checks = [check for check in CHECKS if {M, N}.intersection(check.files)]
+    positional, named = (
+        lost(grade_here({M: wrong, N: text}, checks)) for text in (PROJECT[N], replaced(PROJECT[N], made, by_names))
+    )
+    assert positional == named
+    assert not any(name.startswith("mlp_numpy") for name in named)
 
 
 NATURAL = """

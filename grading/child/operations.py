@@ -145,9 +145,10 @@ def is_own(error):
     last = error.__traceback__
     while last.tb_next:
         last = last.tb_next
-    code, module = last.tb_frame.f_code.co_code, last.tb_frame.f_globals.get("__name__", "").split(".")[0]
-    is_raised = dis.opname[code[last.tb_lasti]] == "RAISE_VARARGS"
-    return is_raised and module not in {"torch", "numpy", *sys.stdlib_module_names}
+    code, module = last.tb_frame.f_code, last.tb_frame.f_globals.get("__name__", "").split(".")[0]
+    is_library = module in {"torch", "numpy", *sys.stdlib_module_names}
+    is_raised = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+    return is_raised and (not is_library or "/submission/" in code.co_filename)  # it may have a folder code/
 
 
 def import_module(load, p, a, out):

@@ -143,7 +143,7 @@ def calls_to(tensor):
 
 
 def mlp_kind(load, p, a, out):
-    """What holds for an MLP of any kind: the functions by which its logits come, by name, and the logits.
+    """What holds for an MLP of any kind: the functions by which its logits come, by name, the logits, and matrices.
 
     `is_registered` is 1 where PyTorch knows all parameters, and all want a gradient.
     """
@@ -152,6 +152,7 @@ def mlp_kind(load, p, a, out):
     known = {id(q) for q in params}
     is_registered = all(id(q) in known for q in find_parameters(mlp)) and all(q.requires_grad for q in params)
     out["is_registered"] = np.array(float(is_registered))
+    out["matrices"] = np.array([q.shape for q in params if q.ndim == 2], np.float64).reshape(-1, 2)
     with _Traced():
         logits = mlp(_tensor(a["x"]).to(params[0].dtype))
     out["out"] = numbers(logits)

@@ -10,8 +10,8 @@ import numpy as np
 
 
 class Linear:
-    def __init__(self, n_in, n_out, *_, **__):
-        self.params = {"weight": np.zeros((n_out, n_in)), "bias": np.zeros(n_out)}
+    def __init__(self, in_features, out_features, *_, **__):
+        self.params = {"weight": np.zeros((out_features, in_features)), "bias": np.zeros(out_features)}
         self.grads = {name: np.zeros_like(value) for name, value in self.params.items()}
 
     def forward(self, x):
