@@ -5,6 +5,7 @@ python grade.py submissions/* -j 2 --out_dir results/grade/2026
 python grade.py results/train_mlp_numpy/2026-11-24_20-15-00
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -77,16 +78,13 @@ def grade(parser, argv):
     for given in map(Path, args.paths):
         if not os.path.lexists(given):
             parser.error(f"{printable(given)} is not there; name folders of submissions or of runs")
-        why, found = "is neither a folder nor a .zip, .tar.gz or .tgz", []
-        try:
-            if given.is_dir():
-                found = [given]
-            elif is_archive(given):
-                found = submissions_in(given)
-        except (ArchiveError, OSError) as error:
-            why = f"is not graded: {error}"
+        found = [given] if given.is_dir() or is_archive(given) else []
+        # One that cannot be read is graded as one submission, which has 0 points and says why.
+        with contextlib.suppress(ArchiveError, OSError):
+            if not given.is_dir():
+                found = submissions_in(given) or found
         if not found:
-            left.append(f"{printable(given)} {printable(why)}")
+            left.append(f"{printable(given)} is neither a folder nor a .zip, .tar.gz or .tgz")
         for path in found:
             if os.path.abspath(path) in paths:
                 print(f"grade.py: {printable(path)} is given twice; it is graded once", file=sys.stderr)

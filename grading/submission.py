@@ -81,6 +81,7 @@ def _in_folder(submission, near):
         if len(inner.parts) >= MAX_DEPTH and folders:
             near.append(f"{inner / folders[0]} was not searched: it lies {MAX_DEPTH + 1} folders deep")
             folders.clear()
+        near += [f"{inner / f} was not read: it is a link" for f in folders if Path(folder, f).is_symlink()]
         for name in names:
             file, is_known = Path(folder, name), name in FILES or len(files) < archives.MAX_MEMBERS
             if is_known and not is_hidden(name):
@@ -97,10 +98,11 @@ def _without_links_and_data(files, submission, near):
     """
     links = sorted(name for name, (size, _) in files.items() if size is None)
     near += [f"{name} was not read: it is a link, or no plain file" for name in links if Path(name).name in FILES]
+    submission.left_out = dict.fromkeys(links, "it is a link, or no plain file")
     files = {name: files[name] for name in sorted(files.keys() - links)}
     usual = {name: file for name, file in files.items() if not SELDOM.intersection(Path(name).parts[:-1])}
     if _course_files(usual):
-        submission.left_out = dict.fromkeys(files.keys() - usual.keys(), NOT_SEARCHED)
+        submission.left_out |= dict.fromkeys(files.keys() - usual.keys(), NOT_SEARCHED)
         files = usual
     if len(_course_files(files)) < len(FILES):
         near += [sentence for name in files for sentence in _near_misses(Path(name))]

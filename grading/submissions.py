@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import json
 import re
 import sys
@@ -189,7 +190,9 @@ def _what_was_missed(outcomes, submission):
     for name, points in lost.items():
         ends = (Path(name).name, f"{name.rpartition('.')[2]}.py")
         files = [file for file in left_out if Path(file).name in ends]
-        why = f"{files[0]} was left out: {left_out.pop(files[0])}" if files else "not handed in, or not installed here"
+        why = "not handed in, hidden, or not installed here"
+        if files:
+            why = f"{files[0]} was left out: {left_out.pop(files[0])}"
         notes.append(f"{points:g} points are lost where {name} is missed ({why})")
     left_out = {name: why for name, why in left_out.items() if why != NOT_SEARCHED}
     if left_out:
@@ -249,11 +252,12 @@ def _finished(folder, key):
 
 
 def _graders_own(args):
-    """Return a digest of what every score depends on: flags, grader, reference, recorded runs, training images."""
+    """Return a digest of what every score depends on: flags, grader, reference, runs, images, and what is installed."""
     data = [] if args.no_training else sorted((p.name, p.stat().st_size) for p in Path(args.data_dir).glob("*"))
     flags = [args.no_training, args.full, args.lenient, args.visibility, args.require_sandbox]
     own = {str(path.relative_to(ROOT)): path.read_bytes() for part in PARTS for path in ROOT.glob(part)}
-    return _digest(flags, data, sorted(own.items()))
+    packages = sorted(str((found.name, found.version)) for found in importlib.metadata.distributions())
+    return _digest(flags, data, sys.version, packages, sorted(own.items()))
 
 
 def _digest(*what):

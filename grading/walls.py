@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import secrets
@@ -131,7 +132,9 @@ class Sandbox:
         own = next((uid for uid in FIRST_UIDS if _can_become(uid)), None) if is_root else None
         self.why_not = "it is switched off" if not bwrap else None if shutil.which("bwrap") else "it is not installed"
         for walls, uid in [*([] if self.why_not else [(True, own), (True, None)]), (False, own)]:
-            self.has_walls, self.has_own_user, self._first_uid = walls, uid is not None, uid
+            self.has_walls, self.has_own_user = walls, uid is not None
+            # Another grader on this machine begins elsewhere.
+            self._uids = itertools.count((uid or 0) + 100 * secrets.randbelow(100))
             failed = self._fails_to_start()
             if failed is None:
                 return
@@ -156,7 +159,7 @@ class Sandbox:
         code = f"import sys; sys.path[:] = {[str(self.folder), *self.sys_path]!r}; {code}"
         python = [os.path.abspath(sys.executable), "-I", "-X", "utf8", "-c", code]
         environment = ENVIRONMENT | {k: os.environ[k] for k in ("LD_LIBRARY_PATH",) if k in os.environ} | environment
-        uid = self._first_uid + secrets.randbelow(10_000) if self.has_own_user else None
+        uid = next(self._uids) if self.has_own_user else None
         if not self.has_walls:
             as_user = {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
             dies_too = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []

@@ -148,7 +148,8 @@ def test_what_is_no_submission_is_named_and_everything_else_is_graded(monkeypatc
     said = capsys.readouterr()
     assert len(said.err.splitlines()) == 3
     assert all(f"{folder / name} " in said.err for name in ("roster.csv", ".DS_Store", "broken.zip"))
-    assert {p.parent.name for p in tmp_path.glob("out/*/results.json")} == {"ada", "emmy"}
+    assert {p.parent.name for p in tmp_path.glob("out/*/results.json")} == {"ada", "emmy", "broken"}
+    assert "\nbroken,0," in (tmp_path / "out" / "grades.csv").read_text(), "nobody disappears"
     assert "slowest: " in said.out
     assert json.loads((tmp_path / "out" / "ada" / "results.json").read_text())["score"] == 0
     assert call_grade(folder / "roster.csv", "--out_dir", tmp_path / "out") == 2
