@@ -60,7 +60,7 @@ class Outcome:
         differs: how what came back differs, in a sentence, for where no mistake is known.
         mistake: the known `Mistake`, or None.
         subject: the class that was asked, as `modules.LinearModule`.
-        where: the submission's line where an error came from.
+        where: the submission's line where an error came from, or that there is none; empty without an error.
     """
 
     passed: bool
@@ -137,11 +137,13 @@ class Grading:
     def _follows_from(self, outcome):
         """Return which failed check of the same class an outcome perhaps follows from, if any.
 
-        An error follows from one that came from the same line.
+        An error follows from one that came from the same line, and what went forward alone from no gradient.
         """
+        goes_back = any(word in outcome.called for word in ("backward", "gradient", "trained"))
         for name, other in self.failed.items():
-            is_same = outcome.subject == other.subject != "" and name.split(".")[1].split("_")[-1] in ORDINARY
-            if is_same and outcome.where in ("", other.where):
+            part = name.split(".")[1].split("_")[-1]
+            is_same = outcome.subject == other.subject != "" and part in ORDINARY
+            if is_same and outcome.where in ("", other.where) and (part == "forward" or goes_back):
                 return f"perhaps this follows from {name}, above"
         return ""
 
@@ -233,7 +235,8 @@ class Grading:
         if answer.error and found.got == "nothing":
             is_written = answer.kind != "error" or answer.detail.get("type") != "NotImplementedError"
             hint = "" if is_written else "this part is not written yet"
-            expected, where = f"{found.name}: {found.expected}", answer.detail.get("where", "")
+            expected = f"{found.name}: {found.expected}"
+            where = answer.detail.get("where") or "no line of the submission"
             return Outcome(
                 False, called, answer.error, expected, hint, is_written=is_written, differs=found.sentence, where=where
             )

@@ -7,6 +7,7 @@ import torch
 from graded import CHECKS, PROJECT, checks_of, grade, grade_here, lost, replaced
 from mistake_pairs import TIMELESS, Pairs, all_broken, all_pairs
 
+from grading.check import Grading, Outcome
 from grading.child.operations import is_own
 
 M, N, B, T = "modules.py", "mlp_numpy.py", "custom_batchnorm.py", "mlp_pytorch.py"
@@ -31,6 +32,23 @@ def test_number_of_neurons_is_refused_by_any_error_of_the_submission(line):
     for outcome in outcomes.values():
         assert says in outcome.expected + outcome.hint
         assert outcome.hint or not says
+
+
+@pytest.mark.parametrize(
+    ("failed", "called", "where", "follows"),
+    [
+        ("forward", "Norm(4)(x)", "", True),
+        ("gradients", "Norm(4)(x), backward(dout)", "", True),
+        ("gradients", "Norm(4)(x)", "", False),
+        ("forward", "Norm(4)(x)", "norm.py, line 3", False),
+        ("eps", "Norm(4)(x)", "", False),
+    ],
+)
+def test_what_perhaps_follows_from_what_failed_went_through_it(failed, called, where, follows):
+    grading = Grading(None, None, None, None)
+    grading.failed[f"norm.{failed}"] = Outcome(False, subject="norm.Norm")
+    said = grading._follows_from(Outcome(False, called, subject="norm.Norm", where=where))
+    assert said == (f"perhaps this follows from norm.{failed}, above" if follows else "")
 
 
 @pytest.mark.parametrize(("path", "is_its_own"), [("/submission/code/checks.py", True), ("/usr/lib/code.py", False)])
