@@ -27,22 +27,21 @@ class DeviceImages:
     def __len__(self):
         return len(self.labels)
 
-    def batch(self, index, places=None):
-        """Return images, (n, 3, 32, 32), and labels, int64 (n,), at the places `index`, int64 (n,).
+    def batch(self, index, **places):
+        """Return images, (n, 3, 32, 32), and labels, int64 (n,), of the examples at `index`, int64 (n,).
 
         Args:
             index: of the examples.
             places: from `augmentation`, for these examples, where they are to be augmented.
         """
         index = torch.as_tensor(index, device=self.labels.device)
-        places = [torch.as_tensor(part, device=index.device) for part in places or ()]
+        places = {name: torch.as_tensor(part, device=index.device) for name, part in places.items()}
         pixels = self.pixels[index]
-        if len(places) == 1:
-            grid = F.affine_grid(*places, pixels.shape, align_corners=False)
+        if "maps" in places:
+            grid = F.affine_grid(places["maps"], pixels.shape, align_corners=False)
             pixels = F.grid_sample(pixels.float(), grid, padding_mode="reflection", align_corners=False)
         elif places:
-            rows, columns = places
-            pixel_places = (rows[:, :, None] * 32 + columns[:, None, :]).flatten(1)[:, None]
+            pixel_places = (places["rows"][:, :, None] * 32 + places["columns"][:, None, :]).flatten(1)[:, None]
             # To index by rows and columns at once takes four times as long on a CPU.
             pixels = pixels.flatten(2).gather(2, pixel_places.expand(-1, 3, -1)).view(pixels.shape)
         images = ((pixels.float() - self.shift) * self.scale).to(self.dtype, memory_format=self.memory_format)
@@ -71,21 +70,21 @@ def preprocessing(dataset, how):
 
 
 def augmentation(how, n, rng, shift=4):
-    """Return for each of n images which rows and which columns of it to take, int64 (n, 32) each; None for 'none'.
+    """Return from where in n images their pixels come, `{name: array}`: nothing for 'none'.
 
-    Each image is mirrored or not, and for 'flip_crop' shifted by up to `shift` pixels each way, by a draw of its own.
-    What a shift uncovers is filled with the mirror image of what is there. For 'flip_affine' return the one array
-    of `affine_maps` in their place.
+    'flip' and 'flip_crop' give the `rows` and `columns` to take of each, int64 (n, 32): each image is mirrored or not,
+    and for 'flip_crop' shifted by up to `shift` pixels each way, by a draw of its own. What a shift uncovers is filled
+    with the mirror image of what is there. 'flip_affine' gives `maps`, those of `affine_maps`.
     """
     if how == "none":
-        return None
+        return {}
     if how == "flip_affine":
-        return [affine_maps(n, rng, shift)]
+        return {"maps": affine_maps(n, rng, shift)}
     places = np.tile(np.arange(32), (n, 1))
     rows, columns = places, np.where(rng.random((n, 1)) < 0.5, 31 - places, places)
     if how == "flip_crop":
         rows, columns = (31 - abs(31 - abs(x + rng.integers(-shift, shift + 1, (n, 1)))) for x in (rows, columns))
-    return rows, columns
+    return {"rows": rows, "columns": columns}
 
 
 def affine_maps(n, rng, shift):

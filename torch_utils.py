@@ -184,7 +184,8 @@ def train_network(args, make_network, *, dtype=torch.float32):
             torch.manual_seed(int(rng.integers(2**32)) + processes.rank)
             index = data["train"].next_index(args.batch_size)
             places = augmentation(args.augment, len(index), rng, args.shift)
-            batch = images["train"].batch(processes.share(index), places and [processes.share(p) for p in places])
+            places = {name: processes.share(part) for name, part in places.items()}
+            batch = images["train"].batch(processes.share(index), **places)
             loss = training_step(model, optimizer, *batch, precision, args.label_smoothing)
             schedule.step()
             run.loss = processes.total(loss.item())[0] / processes.size

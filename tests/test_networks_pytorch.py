@@ -177,7 +177,7 @@ def test_convolutions_get_channels_last(dataset):
 
 @pytest.mark.parametrize("how", ["flip", "flip_crop"])
 def test_augmentation_draws_for_each_image_and_keeps_pixels_together(how):
-    rows, columns = augmentation(how, 2000, np.random.default_rng(0))
+    rows, columns = augmentation(how, 2000, np.random.default_rng(0)).values()
     is_flipped = columns[:, 16] > columns[:, 17]
     # 2,000 draws of a half have a standard deviation of 0.011.
     assert is_flipped.mean() == pytest.approx(0.5, abs=0.05)
@@ -204,7 +204,7 @@ def test_shift_mirrors_at_the_edge_as_padding_by_reflection_does(dataset, shift)
         def integers(self, low, high, shape):
             return np.full(shape, shift)
 
-    images, _ = on_device(dataset).batch(np.arange(3), augmentation("flip_crop", 3, Rng()))
+    images, _ = on_device(dataset).batch(np.arange(3), **augmentation("flip_crop", 3, Rng()))
     padded = nn.functional.pad(torch.from_numpy(dataset.pixels[:3]).float(), (4, 4, 4, 4), mode="reflect")
     expected = padded[:, :, 4 + shift : 36 + shift, 4 + shift : 36 + shift] - torch.from_numpy(dataset.mean_image)
     assert (images == expected).all()
@@ -215,7 +215,7 @@ def test_flip_mirrors_the_image_itself(dataset):
         def random(self, shape):
             return np.zeros(shape)
 
-    images, labels = on_device(dataset, "standardize").batch(np.arange(3), augmentation("flip", 3, Rng()))
+    images, labels = on_device(dataset, "standardize").batch(np.arange(3), **augmentation("flip", 3, Rng()))
     plain, plain_labels = on_device(dataset, "standardize").batch(np.arange(3))
     assert (images == plain.flip(3)).all()
     assert (labels == plain_labels).all()
@@ -232,13 +232,14 @@ class Middle:
 
 
 def test_affine_map_from_the_middle_of_every_range_leaves_images_as_they_are(dataset):
-    images, _ = on_device(dataset).batch(np.arange(3), augmentation("flip_affine", 3, Middle()))
+    images, _ = on_device(dataset).batch(np.arange(3), **augmentation("flip_affine", 3, Middle()))
     # Places are float32 fractions of a side, and pixels reach 255.
     torch.testing.assert_close(images, on_device(dataset).batch(np.arange(3))[0], rtol=0, atol=0.01)
 
 
 def test_affine_maps_turn_scale_and_shift_within_their_ranges():
-    ((*turns, shifts),) = [augmentation("flip_affine", 2000, np.random.default_rng(0), shift=2)[0].transpose(2, 0, 1)]
+    maps = augmentation("flip_affine", 2000, np.random.default_rng(0), shift=2)["maps"]
+    *turns, shifts = maps.transpose(2, 0, 1)
     matrices = np.stack(turns, axis=2)
     assert np.abs(shifts).max() == pytest.approx(2 / 16, rel=0.01)
     assert (np.linalg.det(matrices) < 0).mean() == pytest.approx(0.5, abs=0.05)
