@@ -267,3 +267,11 @@ def test_two_mistakes_in_different_classes_cost_what_each_costs():
     assert [text for pair in rng.sample(in_modules, 15) if (text := pairs.differ(*pair))] == []
     broken = [pair for pair in all_broken() if all(m.target.startswith(("modules", "mlp_numpy")) for m in pair)]
     assert [text for pair in rng.sample(broken, 15) if (text := pairs.raised(*pair))] == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_two_mistakes_in_any_two_classes_cost_what_each_costs():
+    pairs, rng = Pairs(), random.Random(1)
+    assert [text for pair in rng.sample(all_pairs(), 60) if (text := pairs.differ(*pair))] == []
+    assert [text for pair in rng.sample(all_broken(), 60) if (text := pairs.raised(*pair))] == []
