@@ -118,16 +118,15 @@ def markers(n_steps, turn, n_turns):
 
 
 def draw_run(name, quantity, title):
-    """Return a figure of accuracy or loss over the steps: mean and spread over seeds, claims dashed."""
+    """Return a figure of accuracy or loss over the steps: mean, single seeds thin, claims dashed."""
     # Nothing moves in figures 7 and 8: they need little room.
-    figure, axes = new_figure(3.3, 1.7 if name == "fig07_five_layers" else 2.4)
+    figure, axes = new_figure(3.3, 1.7 if name == "fig07_five_layers" else 2.25)
     draw_claims(axes, name, quantity)
     for turn, split in enumerate(("train", "test")):
         steps, values = curves(name, f"{split}_{quantity}")
         style = STYLES[split] | markers(len(steps), turn, 2)
         axes.plot(steps, values.mean(axis=0), label=split, lw=1.2, **style)
-        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0)
-        axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.5)  # the mean is smoother than any seed
+        axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.6)  # the mean is smoother than any seed
     set_range(axes, quantity)
     seeds = [record.seed for record in read_records(name)]
     title += f", {len(seeds)} seeds" if len(seeds) > 1 else f", seed {seeds[0]}"
@@ -173,7 +172,7 @@ def draw_seeds(name, quantity, also):
     """
     runs = [(f"seed {record.seed}", record) for record in read_records(name)]
     runs += [(f"seed {record.seed}, float32", record) for record in read_records(also)]
-    figure, panels = new_panels(6.5, 2.0 if quantity == "accuracy" else 1.8, 1, len(runs))
+    figure, panels = new_panels(6.5, 1.85 if quantity == "accuracy" else 1.65, 1, len(runs))
     for axes, (_, record) in zip(panels[0], runs, strict=True):
         draw_claims(axes, name, quantity)
         steps = [m["step"] / 1000 for m in record.metrics]
@@ -189,7 +188,7 @@ def draw_seeds(name, quantity, also):
 def draw_gradients():
     """Return a figure of how large an entry of each layer's gradient is over the steps: weights by optimiser."""
     names = {"normal": "the course's weights", "kaiming": "He et al.'s weights", "pytorch": "PyTorch's own weights"}
-    figure, panels = new_panels(6.5, 3.9, 2, 3)
+    figure, panels = new_panels(6.5, 3.4, 2, 3)
     for row, optimizer in zip(panels, ("sgd", "adam"), strict=True):
         for axes, init in zip(row, names, strict=True):
             (record,) = read_records(f"gradients_{init}_{optimizer}")
@@ -210,7 +209,7 @@ def draw_gradients():
 
 def draw_waking():
     """Return a figure of the first hundred steps of Adam, for three values of its ε."""
-    figure, panels = new_panels(6.5, 2.5, 1, len(ADAM_EPS))
+    figure, panels = new_panels(6.5, 2.35, 1, len(ADAM_EPS))
     for axes, eps in zip(panels[0], ADAM_EPS, strict=True):
         (record,) = read_records(f"wake_eps_{eps}")
         steps, weights, biases = gradients(record)
@@ -251,7 +250,7 @@ def draw_points(axes, places, names, quantity, **style):
 
 def draw_learning_rates():
     """Return a figure of what SGD reaches in 1,500 steps over its learning rate."""
-    figure, axes = new_figure(3.6, 2.7)
+    figure, axes = new_figure(3.6, 2.3)
     rates = {float(name.removeprefix("learning_rate_")): name for name in EXPERIMENTS if name.startswith("learning_")}
     rates = dict(sorted((rates | {2e-3: "fig03_mlp_pytorch"}).items()))
     for split in ("train", "test"):
@@ -261,13 +260,13 @@ def draw_learning_rates():
     axes.axhline(GUESSING["accuracy"], color=GREY, lw=1, ls=":", label="chance level")
     axes.axvline(2e-3, color=GREY, lw=1, ls="-.", label="the course's default")
     axes.set(xscale="log", ylim=(0, 0.6))
-    label(figure, "SGD, one hidden layer of 100, 1,500 steps", "learning rate", "accuracy, last evaluation")
+    label(figure, "SGD, one hidden layer of 100, 1,500 steps", "learning rate", "accuracy at the end", legend_columns=3)
     return figure
 
 
 def draw_depths():
     """Return a figure of what SGD reaches in 1,500 steps over the number of hidden layers."""
-    figure, axes = new_figure(2.9, 2.5)
+    figure, axes = new_figure(2.9, 2.35)
     course = [f"depth_{n}_normal" for n in range(5)] + ["fig07_five_layers"]
     for names, whose, style in (
         (course, "weights from N(0, 0.0001²)", STYLES["test"]),
@@ -304,7 +303,7 @@ def draw_answers():
     from matplotlib.figure import Figure
 
     (record,) = read_records("answers_convnet")
-    figure = Figure(figsize=(6.5, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.8, 2.75), layout="constrained")
     kernels, matrix = figure.subplots(1, 2, width_ratios=(0.75, 1))
     show_weights(kernels, np.array(record.summary["first_layer"], np.float32), n_columns=8)
     show_confusion_matrix(matrix, np.array(record.summary["confusion_matrix"]), CLASSES, FONT_SIZE)

@@ -89,7 +89,7 @@ SEARCHES = {
             "flips and deformations": "--augment flip_affine",
             "weight decay of 0.05": "--weight_decay 0.05",
             "500 whitened components": "--whiten 500",
-            "2000, 1000, 500 units": "--dnn_hidden_units 2000,1000,500",
+            "three layers: 2000, 1000, 500": "--dnn_hidden_units 2000,1000,500",
         },
         [
             "",
@@ -129,6 +129,7 @@ def run_trial(script, flags, images, seed):
         args = parse_args(parser, [*shlex.split(f"{flags} {own}"), "--quiet", "--out_dir", f"{folder}/run"])
         module.check_torch_flags(parser, args)
         run = module.train(args)
+        precision = json.loads((run.folder.path / "config.json").read_text())["precision"]
     if not run.is_complete:
         raise KeyboardInterrupt
     last = run.metrics[-1]
@@ -141,6 +142,7 @@ def run_trial(script, flags, images, seed):
         "validation_loss": last["test_loss"],
         "train_accuracy": last["train_accuracy"],
         "seconds": last["seconds"],
+        "precision": precision,
     }
 
 

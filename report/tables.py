@@ -5,13 +5,14 @@ prints.
 """
 
 import json
+import math
 import re
 import statistics
 
 import numpy as np
 
 from cifar10_utils import CLASSES
-from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measured, measures, prediction_interval
+from report.claims import CLAIMS, COLLAPSE, UNDECIDED, is_borne_out, judge, measured, measures, prediction_interval
 from report.finite_differences import chosen_step, relative_error
 from report.records import ADAM_EPS, EXPERIMENTS, INITS, REPORT, SEARCH, read_records
 from report.worked_example import BACKWARD, FORWARD, example_tex, inputs_tex, step_tex
@@ -123,7 +124,9 @@ def gradient_numbers():
     """Return what the recorded gradients show, in numbers.
 
     `wake.1e-4` is the step at which the weights' gradients of all layers have come above `AWAKE` with an ε of 1e-4;
-    `gradients.least_ratio` by how much, under SGD, those from other initial weights are larger than from the course's.
+    `gradients.least_ratio` by how much, under SGD, those from other initial weights are larger than from the course's;
+    `collapse.after` the norm of the whole gradient where the unchanged run first has collapsed, `collapse.before` that
+    of the evaluation before.
     """
     found = {}
     for eps in ADAM_EPS:
@@ -137,6 +140,13 @@ def gradient_numbers():
         ratios = [gradients(other)[1] / gradients(normal[0])[1] for (other,) in others]
         digits, exponent = f"{np.min(ratios):e}".split("e")
         found["gradients.least_ratio"] = f"{digits[0]}e{int(exponent)}"  # rounded down: it is at least that
+    for record in read_records("collapses_none"):
+        accuracy = np.array([m["test_accuracy"] for m in record.metrics])
+        after = np.flatnonzero(accuracy[:-1] - accuracy[1:] >= COLLAPSE)[0] + 1
+        for suffix, place in (("before", after - 1), ("after", after)):
+            at = record.metrics[place]
+            norm = math.hypot(*(value for key, value in at.items() if key.endswith("_gradient")))
+            found |= {f"collapse.{suffix}": f"{norm:.0f}", f"collapse.step_{suffix}": str(at["step"])}
     return found
 
 
@@ -346,7 +356,7 @@ def ladder_tex(network):
         return "not run" if a is None or b is None else f"${a - b:+.3f}$"
 
     ends = ("not run" if accuracy is None else f"{accuracy:.3f}" for accuracy in (start, end))
-    rows = [("nothing, and everything", *ends)]
+    rows = [("defaults, and whole recipe", *ends)]
     rows += [(name, difference(alone, start), difference(end, without)) for name, (alone, without) in changes.items()]
     return "\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows) + "\n"
 

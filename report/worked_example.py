@@ -82,10 +82,12 @@ def inputs_tex():
 def step_tex():
     """Return weights and biases after the step, and the loss before it and after, as LaTeX."""
     found = quantities()
-    after = [
-        rf"{symbol}^{{({n})}} \to {matrix_tex(found[f'{name}_{n}_after'])}"
+    first, second = (
+        r", \; ".join(
+            rf"{symbol}^{{({n})}} \to {matrix_tex(found[f'{name}_{n}_after'])}"
+            for symbol, name in (("W", "weight"), (r"\bm b", "bias"))
+        )
         for n in (1, 2)
-        for symbol, name in (("W", "weight"), (r"\bm b", "bias"))
-    ]
+    )
     loss = rf"L: {matrix_tex(found['loss'])} \to {matrix_tex(found['loss_after'])}"
-    return r"\begin{gathered} " + r", \; ".join(after) + rf", \\[3pt] {loss} \end{{gathered}}"
+    return rf"\begin{{gathered}} {first}, \\[3pt] {second}, \; {loss}. \end{{gathered}}"

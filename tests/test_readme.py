@@ -43,7 +43,7 @@ def test_results_table_is_of_the_recorded_runs(experiment):
 @pytest.mark.parametrize("script", ["train_mlp_numpy", "train_mlp_pytorch", "train_convnet_pytorch"])
 def test_defaults_are_those_of_the_scripts(script):
     flags = importlib.import_module(script).make_flags().parse_args([])
-    (defaults,) = re.findall(r"(?m)^All defaults: (.*?)\. ", README)
+    (defaults,) = re.findall(r"(?m)^The first five rows have all defaults: (.*?)\. ", README)
     mlp, convnet = defaults.split("; ")
     text = convnet if script == "train_convnet_pytorch" else mlp
     budget = f"{flags.max_steps:,} batches of {flags.batch_size} images"

@@ -108,7 +108,7 @@ def test_every_number_is_recomputed_from_the_metrics():
 
 
 # Those that are of no single experiment; tests of their own follow.
-OTHER_NUMBERS = ("answers", "claim", "claims", "differences", "gradients", "search", "wake")
+OTHER_NUMBERS = ("answers", "claim", "claims", "collapse", "differences", "gradients", "search", "wake")
 
 
 def test_trials_of_the_search_are_counted():
@@ -160,6 +160,8 @@ def test_what_the_report_says_of_the_first_step_and_the_order_in_which_layers_wa
         crosses = (biases > 1e-8).argmax(axis=1)
         assert sorted(crosses, reverse=True) == list(crosses), "from the last layer to the first"
         assert max((weights[:4] > 1e-8).argmax(axis=1)) - min((weights[:4] > 1e-8).argmax(axis=1)) <= 1, "together"
+        assert max((weights[:4] > 1e-8).argmax(axis=1)) < crosses[0], "before the first layer's bias"
+        assert max((weights[4:] > 1e-8).argmax(axis=1)) < 5, "within the first steps"
     else:
         assert (biases[:-1] < 1e-4).all()
 
@@ -184,6 +186,26 @@ def test_what_the_report_says_of_collapses():
     assert all(run["best_train_accuracy"] < 0.15 for run in never_woken)
 
 
+def test_gradient_around_the_first_collapse_and_under_clipping():
+    """Norms of the whole gradient, from those of its parts."""
+    found = {}
+    for name in ("collapses_none", "collapses_clip_1"):
+        ((_, run),) = recorded(name)
+        parts = [[v**2 for k, v in m.items() if k.endswith("_gradient")] for m in run[1:]]
+        assert {len(part) for part in parts} == {12}
+        found[name] = dict(zip((m["step"] for m in run[1:]), np.sqrt([sum(part) for part in parts]), strict=True))
+    numbers = tables.all_numbers()
+    assert (numbers["collapse.step_before"], numbers["collapse.step_after"]) == ("2300", "2400")
+    for end in ("before", "after"):
+        step = int(numbers[f"collapse.step_{end}"])
+        assert numbers[f"collapse.{end}"] == f"{found['collapses_none'][step]:.0f}"
+    assert min(found["collapses_clip_1"].values()) > 1, "the report says so of every evaluation"
+
+
+def test_standard_deviations_of_initial_weights_that_the_report_bounds():
+    assert 0.0001 * (3072 / 2) ** 0.5 < 1 / 250
+
+
 def test_what_the_captions_of_figures_5_and_6_say():
     runs = [metrics[1:] for _, metrics in recorded("fig05_adam")]
     assert all(max(run, key=lambda m: m["test_loss"])["step"] <= 800 for run in runs)
@@ -198,7 +220,7 @@ def test_what_the_report_says_of_the_ladders():
     (start, end), (convnet_start, _) = mlp.pop(None), convnet.pop(None)
     gains = {name: alone - start for name, (alone, _) in mlp.items()}
     assert max(gains, key=gains.get) == "learning rate up and down"
-    for name in ("standardised pixels", "500 whitened components", "2000, 1000, 500 units"):
+    for name in ("standardised pixels", "500 whitened components", "three layers: 2000, 1000, 500"):
         assert gains[name] < 0
     assert gains["500 whitened components"] + start < 0.11, "nothing"
     losses = {name: end - without for name, (_, without) in mlp.items() if without is not None}

@@ -49,11 +49,11 @@ def test_ladder_of_the_report_has_differences_of_recorded_trials(ran, monkeypatc
     not_run = r"not run & not run \\"
     assert (
         tables.ladder_tex("mlp")
-        == f"nothing, and everything & 0.100 & not run \\\\\none & {not_run}\ntwo & {not_run}\n"
+        == f"defaults, and whole recipe & 0.100 & not run \\\\\none & {not_run}\ntwo & {not_run}\n"
     )
     search.climb(SEARCH)
     assert tables.ladder_tex("mlp").splitlines() == [
-        r"nothing, and everything & 0.100 & 0.200 \\",
+        r"defaults, and whole recipe & 0.100 & 0.200 \\",
         r"one & $+0.000$ & $+0.000$ \\",  # 0.1 alone, and 0.2 is left of 0.2
         r"two & $+0.100$ & $+0.100$ \\",
     ]
