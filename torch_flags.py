@@ -39,6 +39,7 @@ def add_torch_flags(parser, *, optimizer):
         help="flip: mirror half the training images; flip_crop: and shift them; flip_affine: turn and scale them, too",
     )
     add("--shift", type=whole_number(0, 16), default=4, help="pixels that flip_crop and flip_affine shift by at most")
+    add("--alternate", action="store_true", help="mirror an image in every second pass over the data, not by chance")
     add(
         "--preprocess",
         choices=("mean_image", "standardize"),
@@ -74,6 +75,8 @@ def check_torch_flags(parser, args):
             f"argument --shift: got {args.shift} with --augment {args.augment}, which shifts nothing; "
             "pass --augment flip_crop or flip_affine, or leave --shift out"
         )
+    if args.alternate and args.augment == "none":
+        parser.error("argument --alternate: got it with --augment none, which mirrors nothing; pass --augment flip")
     is_there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if args.device in is_there and not is_there[args.device]():
         parser.error(f"argument --device: got {args.device!r}, which this machine or its PyTorch lacks; try auto")

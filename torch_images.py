@@ -69,32 +69,53 @@ def preprocessing(dataset, how):
     return shift, scale
 
 
-def augmentation(how, n, rng, shift=4):
+def mirrored_alternately(index, position, n_images, seed):
+    """Return which examples of a batch to mirror, bool (n,): each image in every second pass over all of them.
+
+    In the first pass half of them are, by a draw (alternating flips: K. Jordan, 2024, https://arxiv.org/abs/2404.00498).
+
+    Args:
+        index: of the examples, int64 (n,).
+        position: how many examples have been drawn before them.
+        n_images: of which they are drawn.
+        seed: of the first pass.
+    """
+    is_first = np.random.default_rng(seed).random(n_images) < 0.5
+    n_passes = (position + np.arange(len(index))) // n_images
+    return is_first[index] ^ (n_passes % 2 == 1)
+
+
+def augmentation(how, n, rng, shift=4, is_mirrored=None):
     """Return from where in n images their pixels come, `{name: array}`: nothing for 'none'.
 
     'flip' and 'flip_crop' give the `rows` and `columns` to take of each, int64 (n, 32): each image is mirrored or not,
     and for 'flip_crop' shifted by up to `shift` pixels each way, by a draw of its own. What a shift uncovers is filled
     with the mirror image of what is there. 'flip_affine' gives `maps`, those of `affine_maps`.
+
+    Args:
+        is_mirrored: which images are, bool (n,), where it is not left to `rng`.
     """
     if how == "none":
         return {}
     if how == "flip_affine":
-        return {"maps": affine_maps(n, rng, shift)}
+        return {"maps": affine_maps(n, rng, shift, is_mirrored)}
+    drawn = rng.random((n, 1)) < 0.5
     places = np.tile(np.arange(32), (n, 1))
-    rows, columns = places, np.where(rng.random((n, 1)) < 0.5, 31 - places, places)
+    rows, columns = places, np.where(drawn if is_mirrored is None else is_mirrored[:, None], 31 - places, places)
     if how == "flip_crop":
         rows, columns = (31 - abs(31 - abs(x + rng.integers(-shift, shift + 1, (n, 1)))) for x in (rows, columns))
     return {"rows": rows, "columns": columns}
 
 
-def affine_maps(n, rng, shift):
+def affine_maps(n, rng, shift, is_mirrored=None):
     """Return maps of n images' places, float32 (n, 2, 3), as `F.affine_grid` takes them.
 
-    Each mirrors or not, turns by up to 15 degrees, scales each side by a factor from exp(-0.15) to exp(0.15) and
-    shifts by up to `shift` pixels each way.
+    Each mirrors or not, by a draw or as `is_mirrored` says, turns by up to 15 degrees, scales each side by a factor
+    from exp(-0.15) to exp(0.15) and shifts by up to `shift` pixels each way.
     """
     angle = rng.uniform(-1, 1, n) * np.radians(15)
-    mirror, one = np.where(rng.random(n) < 0.5, -1, 1), np.ones(n)
+    drawn = rng.random(n) < 0.5
+    mirror, one = np.where(drawn if is_mirrored is None else is_mirrored, -1, 1), np.ones(n)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     scale = np.exp(rng.uniform(-0.15, 0.15, (2, 1, n)))
     shifts = rng.uniform(-shift, shift, (2, 1, n)) / 16  # half a side is 1

@@ -15,7 +15,7 @@ from cifar10_utils import CLASSES, get_cifar10
 from figures import draw_confusion_matrix, draw_mistakes, draw_weights
 from muon import Muon
 from run_folder import RunError
-from torch_images import DeviceImages, augmentation, preprocessing, whitening
+from torch_images import DeviceImages, augmentation, mirrored_alternately, preprocessing, whitening
 from torch_run import Processes, TorchRun
 
 # ---- Device and precision ----------------------------------------------------------------------
@@ -182,8 +182,12 @@ def train_network(args, make_network, *, dtype=torch.float32):
             # All that is random in a step follows from seed and step, so that a run can be resumed at any.
             rng = np.random.default_rng([args.seed, run.step])
             torch.manual_seed(int(rng.integers(2**32)) + processes.rank)
+            position = data["train"].position
             index = data["train"].next_index(args.batch_size)
-            places = augmentation(args.augment, len(index), rng, args.shift)
+            is_mirrored = None
+            if args.alternate:
+                is_mirrored = mirrored_alternately(index, position, len(images["train"]), args.seed)
+            places = augmentation(args.augment, len(index), rng, args.shift, is_mirrored)
             places = {name: processes.share(part) for name, part in places.items()}
             batch = images["train"].batch(processes.share(index), **places)
             loss = training_step(model, optimizer, *batch, precision, args.label_smoothing)

@@ -67,6 +67,7 @@ WRONG_TORCH_FLAGS = [
     ("--augment", "cutout", "invalid choice: 'cutout'"),
     ("--shift", "17", "expected a whole number from 0 to 16"),
     ("--augment=flip --shift", "2", "got 2 with --augment flip, which shifts nothing; pass --augment flip_crop or"),
+    ("--alternate", None, "got it with --augment none, which mirrors nothing"),
     ("--weight_decay=0.1 --optimizer", "muon", "got 0.1 with --optimizer muon"),
     ("--preprocess", "none", "invalid choice: 'none'"),
     ("--validation_size", "50000", "expected a whole number from 0 to 49999"),

@@ -15,7 +15,7 @@ from convnet_pytorch import ConvNet
 from mlp_pytorch import BATCH_NORMS, MLP
 from muon import Muon, orthogonal
 from synthetic_data import synthetic_images
-from torch_images import DeviceImages, augmentation, preprocessing, whitening
+from torch_images import DeviceImages, augmentation, mirrored_alternately, preprocessing, whitening
 from torch_utils import choose_precision, make_optimizer, make_schedule, training_step
 
 # ---- The ConvNet -------------------------------------------------------------------------------
@@ -219,6 +219,34 @@ def test_flip_mirrors_the_image_itself(dataset):
     plain, plain_labels = on_device(dataset, "standardize").batch(np.arange(3))
     assert (images == plain.flip(3)).all()
     assert (labels == plain_labels).all()
+
+
+def test_alternate_flips_mirror_each_image_in_every_second_pass():
+    dataset = DataSet(np.zeros((50, 3, 32, 32), np.uint8), np.zeros(50), np.zeros((3, 32, 32), np.float32), seed=3)
+    mirrored = np.zeros((4, 50), int)  # by pass and image
+    for _ in range(50 // 7 * 4):  # batches that run over into the next pass
+        position = dataset.position
+        index = dataset.next_index(7)
+        is_mirrored = mirrored_alternately(index, position, 50, seed=3)
+        passes = (position + np.arange(7)) // 50
+        mirrored[passes, index] += is_mirrored
+    assert (mirrored[0] == mirrored[2]).all()
+    assert (mirrored[0] != mirrored[1]).all()
+    assert 10 < mirrored[0].sum() < 40
+
+
+@pytest.mark.parametrize("how", ["flip", "flip_crop", "flip_affine"])
+def test_what_is_mirrored_can_be_said_and_changes_no_other_draw(how):
+    say = np.array([True, False, True])
+    said = augmentation(how, 3, np.random.default_rng(0), is_mirrored=say)
+    drawn = augmentation(how, 3, np.random.default_rng(0))
+    if how == "flip_affine":
+        is_mirrored = np.linalg.det(said["maps"][:, :, :2]) < 0
+        np.testing.assert_array_equal(np.abs(said["maps"]), np.abs(drawn["maps"]))
+    else:
+        is_mirrored = said["columns"][:, 16] > said["columns"][:, 17]
+        np.testing.assert_array_equal(said["rows"], drawn["rows"])
+    assert (is_mirrored == say).all()
 
 
 class Middle:
