@@ -28,7 +28,7 @@ SMALL = {
     MLP: [
         "--dnn_hidden_units=20,10", "--batch_size=30", "--max_steps=24", "--eval_freq=3", "--init=kaiming",
         "--batch_norm=manual", "--dropout=0.2", "--momentum=0.9", "--lr_schedule=onecycle", "--augment=flip_crop",
-        "--validation_size=100", "--label_smoothing=0.1", "--learning_rate=0.01", "--device=cpu",
+        "--validation_size=100", "--label_smoothing=0.1", "--learning_rate=0.01", "--device=cpu", "--alternate",
     ],
     CONVNET: [
         "--batch_size=4", "--max_steps=6", "--eval_freq=1", "--train_eval_size=50", "--augment=flip",
