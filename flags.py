@@ -200,7 +200,7 @@ def parse_args(parser, argv=None):
     if args.batch_size > n_train:
         parser.error(
             f"argument --batch_size: got {args.batch_size}, expected at most {n_train}, the training images"
-            + " that there are at least: --synthetic_size" * (args.dataset == "auto" and n_train == args.synthetic_size)
+            + " that --dataset auto may have to do with: --synthetic_size" * (n_train == args.synthetic_size)
         )
     return args
 

@@ -157,6 +157,11 @@ def _first_line(error):
 # ---- Groups that torchrun starts again ----------------------------------------------------------
 
 
+def launcher(processes):
+    """Return the words that start as many processes again; on several machines torchrun's flags are not known here."""
+    return "torchrun", f"--nproc_per_node={processes.size}" if processes.local_size == processes.size else "..."
+
+
 def launch():
     """Return what tells this group of processes, and those that torchrun starts in its place, from others, or None.
 
@@ -226,9 +231,7 @@ class TorchRun(Run):
     def __init__(self, args, data, processes, **kwargs):
         self.processes = processes
         if processes.size > 1:
-            # On several machines torchrun's own flags are not known here.
-            on_one = processes.local_size == processes.size
-            self.launcher = ("torchrun", f"--nproc_per_node={processes.size}" if on_one else "...")
+            self.launcher = launcher(processes)
             kwargs["launch"] = launch()
         super().__init__(args, data, is_main=processes.rank == 0, n_processes=processes.size, **kwargs)
         self._writer = None

@@ -137,7 +137,7 @@ class Grading:
     def _follows_from(self, outcome):
         """Return which failed check of the same class an outcome perhaps follows from, if any.
 
-        An error follows from one that came from the same line, and what went forward alone from no gradient.
+        An error follows from one that came from the same line; what only went forward does not follow from a gradient.
         """
         goes_back = any(word in outcome.called for word in ("backward", "gradient", "trained"))
         for name, other in self.failed.items():

@@ -22,7 +22,7 @@ WRITABLE = [HOME, "/tmp", "/dev/shm"]  # each a file system in memory
 INSTALL = "install bubblewrap (apt-get install bubblewrap, or dnf install bubblewrap)"
 FOLDER_MB = 128  # each
 # Of users that are nobody's: each process of a root grader has one of its own; rootless containers have no high ones.
-FIRST_UIDS = (1_900_000_000, 50_000)
+FIRST_UIDS, N_UIDS = (1_900_000_000, 50_000), 10_000
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": HOME, "TMPDIR": "/tmp", "USER": "student", "LOGNAME": "student",
     "MPLBACKEND": "Agg",
@@ -34,6 +34,12 @@ ENVIRONMENT = {
 
 class SandboxError(Exception):
     """Submissions cannot be graded here; the message says what to do."""
+
+
+def users(first):
+    """Yield one user after the other, so that no two processes have the same; another grader begins elsewhere."""
+    start = secrets.randbelow(N_UIDS)
+    return (first + (start + n) % N_UIDS for n in itertools.count())
 
 
 class Sandbox:
@@ -133,8 +139,7 @@ class Sandbox:
         self.why_not = "it is switched off" if not bwrap else None if shutil.which("bwrap") else "it is not installed"
         for walls, uid in [*([] if self.why_not else [(True, own), (True, None)]), (False, own)]:
             self.has_walls, self.has_own_user = walls, uid is not None
-            # Another grader on this machine begins elsewhere.
-            self._uids = itertools.count((uid or 0) + 100 * secrets.randbelow(100))
+            self._uids = users(uid)
             failed = self._fails_to_start()
             if failed is None:
                 return

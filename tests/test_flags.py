@@ -32,7 +32,11 @@ WRONG_FLAGS = [
     ("--seed", "4294967296", "expected a whole number from 0 to 4294967295"),
     ("--dataset", "mnist", "invalid choice: 'mnist'"),
     ("--synthetic_size", "9", "expected a whole number from 10 to 1000000"),
-    ("--synthetic_size", "10", "expected at most 10, the training images that there are at least: --synthetic_size"),
+    (
+        "--synthetic_size",
+        "10",
+        "the training images that --dataset auto may have to do with: --synthetic_size",
+    ),
     ("--resume", "no such folder", "'no such folder' is not a run folder with a readable config.json"),
     ("--out_dir", "tests", "'tests' exists already and is not overwritten"),
     ("--out_dir", "README.md", "'README.md' exists already"),

@@ -5,6 +5,7 @@ Behind bubblewrap's walls and under limits alone; what would hit this machine is
 
 # ruff: noqa: E501, a row of a table stays on its line
 
+import itertools
 import os
 import re
 import shutil
@@ -415,3 +416,10 @@ def test_root_of_a_namespace_without_other_users_keeps_its_own():
         pytest.skip("no user namespace can be made here")
     done = subprocess.run([*command, sys.executable, "-c", SAY_PROTECTION], cwd=ROOT, capture_output=True, text=True)
     assert "as root without its privileges" in done.stdout, done.stderr
+
+
+def test_no_two_processes_have_the_same_user_and_their_range_has_an_end(monkeypatch):
+    monkeypatch.setattr(walls, "N_UIDS", 3)
+    found = list(itertools.islice(walls.users(50_000), 4))
+    assert sorted(found[:3]) == [50_000, 50_001, 50_002]
+    assert found[3] == found[0]

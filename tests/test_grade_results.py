@@ -239,7 +239,7 @@ def test_result_is_used_again_only_where_it_would_come_out_the_same(tmp_path):
     assert not submissions._finished(folder, "k")
 
 
-def test_key_of_a_result_knows_flags_training_images_recorded_runs_and_pages(monkeypatch, tmp_path):
+def test_key_of_a_result_knows_flags_training_images_recorded_runs_pages_and_packages(monkeypatch, tmp_path):
     monkeypatch.setattr(submissions, "ROOT", tmp_path)
     flags = {"no_training": False, "full": False, "lenient": False, "require_sandbox": False}
     args = SimpleNamespace(**flags, visibility="visible", data_dir=tmp_path / "data")
@@ -249,7 +249,10 @@ def test_key_of_a_result_knows_flags_training_images_recorded_runs_and_pages(mon
     for name in ("data/data_batch_1", "report/equations.json", "report/results/fig01_mlp_numpy.jsonl"):
         write((tmp_path / name).parent, {Path(name).name: ""})
         keys.add(submissions._graders_own(args))
-    assert len(keys) == 8
+    installed = [SimpleNamespace(name="numpy", version="2.0.0")]
+    monkeypatch.setattr(submissions.importlib.metadata, "distributions", lambda: installed)
+    keys.add(submissions._graders_own(args))
+    assert len(keys) == 9
 
 
 def test_wrong_use_ends_with_one_line_and_status_2(tmp_path, capsys):

@@ -151,6 +151,18 @@ def test_file_that_was_left_out_is_named_with_what_it_cost(shared_sandbox, tmp_p
     assert other.startswith("big.csv was left out (it has 3,145,728 bytes, more than 2,097,152)")
 
 
+def test_link_that_was_left_out_is_named_with_what_it_cost(tmp_path):
+    (tmp_path / "weights.npz").touch()
+    folder = write(tmp_path / "one", {"modules.py": ""})
+    (folder / "weights.npz").symlink_to(tmp_path / "weights.npz")
+    (folder / "code").symlink_to(tmp_path)
+    submission = read_submission(folder)
+    missed = Outcome(False, got="FileNotFoundError: [Errno 2] No such file or directory: 'weights.npz'")
+    (note,) = _what_was_missed({CHECKS[0]: missed}, submission)
+    assert "(weights.npz was left out: it is a link, or no plain file)" in note
+    assert "code was not read: it is a link" in submission.notes
+
+
 def test_file_in_a_folder_that_is_not_searched_is_named_with_what_it_cost(tmp_path):
     write(tmp_path / "one", {"modules.py": ""})
     write(tmp_path / "one" / "results", {"weights.npz": ""})

@@ -25,15 +25,15 @@ def test_every_flag_file_is_an_experiment_and_every_record_of_one():
 
 
 def flags_of(name):
-    """Return all flags of an experiment, its flag file's and its script's defaults."""
-    script = importlib.import_module(records.EXPERIMENTS[name][0].replace("/", "."))
-    return vars(script.make_flags().parse_args([f"@{records.FLAG_FILES / name}.args"]))
+    """Return all flags of an experiment, those of its flag file and its script's defaults; and the defaults alone."""
+    parser = importlib.import_module(records.EXPERIMENTS[name][0].replace("/", ".")).make_flags()
+    return vars(parser.parse_args([f"@{records.FLAG_FILES / name}.args"])), vars(parser.parse_args([]))
 
 
 @pytest.mark.parametrize("name", records.EXPERIMENTS)
 def test_records_are_of_real_images_and_of_the_flag_file(name):
     script, n_seeds = records.EXPERIMENTS[name]
-    expected = flags_of(name)
+    expected, defaults = flags_of(name)
     found = records.read_records(name)
     assert [record.seed for record in found] == list(range(42, 42 + len(found))), "a seed is left out"
     assert len(found) >= n_seeds or name in records.LONG_EXPERIMENTS
@@ -49,6 +49,8 @@ def test_records_are_of_real_images_and_of_the_flag_file(name):
         if expected.get("precision") == "auto":  # what it found is recorded apart
             del recorded["precision"]
         assert recorded == {flag: expected[flag] for flag in recorded}
+        for flag in expected.keys() - config["flags"].keys() - NOT_OF_THE_EXPERIMENT:
+            assert expected[flag] == defaults[flag], f"its runs were made before --{flag} was there"
         max_steps, eval_freq = config["flags"]["max_steps"], config["flags"]["eval_freq"]
         due = sorted({*range(0, max_steps, eval_freq), max_steps})
         steps = [m["step"] for m in record.metrics]
@@ -125,7 +127,7 @@ def test_convnet_answers_trains_as_the_script_does_and_keeps_first_layer_and_con
     "name", [name for name, (script, _) in records.EXPERIMENTS.items() if "gradient_flow" in script]
 )
 def test_run_of_gradient_flow_has_the_norm_of_every_gradient_but_at_step_0(name):
-    n_layers = len(flags_of(name)["dnn_hidden_units"]) + 1
+    n_layers = len(flags_of(name)[0]["dnn_hidden_units"]) + 1
     keys = {f"{kind}_{layer}_gradient" for kind in ("weight", "bias") for layer in range(1, n_layers + 1)}
     for record in records.read_records(name):
         first, *others = record.metrics

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from runs import MLP, SMALL, assert_same_run, checkpoint, run, run_process, this_python, torchrun
@@ -26,6 +27,11 @@ def free_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return taken.getsockname()[1]
+
+
+@pytest.mark.parametrize(("local_size", "flags"), [(4, "--nproc_per_node=4"), (2, "...")])
+def test_command_to_go_on_is_whole_on_one_machine(local_size, flags):
+    assert torch_run.launcher(SimpleNamespace(size=4, local_size=local_size)) == ("torchrun", flags)
 
 
 def test_process_that_is_left_alone_says_what_it_waits_for_and_gives_up(synthetic_flags, tmp_path, monkeypatch):
