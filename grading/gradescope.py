@@ -9,12 +9,10 @@ It holds the grader, the scripts in `autograder/`, and their `settings.sh`. They
 
 import sys
 import zipfile
-from pathlib import Path
 
 from flags import Parser, file_path, whole_number
-from grading.scheme import VISIBILITIES
+from grading.scheme import ROOT, VISIBILITIES
 
-ROOT = Path(__file__).resolve().parents[1]
 # All that the grader is, and what a score depends on.
 PARTS = ("*.py", "requirements.txt", "grading/**/*.py", "grading/*.json", "grading/*.html", "report/*.py",
          "report/*.json", "report/results/*.jsonl")  # fmt: skip

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from flags import Parser, file_path
 from grading.all_checks import ALL_CHECKS
-from grading.scheme import BY_HAND, BY_HAND_POINTS, FILES, QUESTIONS
+from grading.scheme import BY_HAND, BY_HAND_POINTS, FILES, QUESTIONS, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("train_mlp_numpy.py", "train_mlp_pytorch.py", "train_convnet_pytorch.py")
 KEPT = {"make_flags", "main", "extra_repr"}  # students do not write flags, nor what calls the rest
 STEP = {"training_step"}  # the answer in torch_utils.py, which is handed out else as it is

@@ -1,5 +1,8 @@
 """The course's scheme: its questions, its files, and the points that are given by hand."""
 
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]  # the project's folder
 QUESTIONS = {
     "1.2": "the NumPy MLP",
     "2": "the PyTorch MLP",
