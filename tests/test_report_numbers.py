@@ -218,7 +218,7 @@ def test_what_the_captions_of_figures_5_and_6_say():
 def test_what_the_report_says_of_the_ladders():
     """Which ingredients help, alone and among all."""
     mlp, convnet = tables.ladder_changes("mlp"), tables.ladder_changes("convnet")
-    (start, end), (convnet_start, _) = mlp.pop(None), convnet.pop(None)
+    (start, end), (convnet_start, convnet_end) = mlp.pop(None), convnet.pop(None)
     gains = {name: alone - start for name, (alone, _) in mlp.items()}
     assert max(gains, key=gains.get) == "learning rate up and down"
     for name in ("standardised pixels", "500 whitened components", "three layers: 2000, 1000, 500"):
@@ -241,6 +241,9 @@ def test_what_the_report_says_of_the_ladders():
     flags = " ".join(own for name, own in parts if name != "flips and deformations")
     assert next(t for t in read_trials().values() if t["flags"] == flags)["train_accuracy"] == 1
     assert convnet["Muon, learning rate 0.1"][0] < convnet_start < convnet["learning rate up and down"][0]
+    losses = {name: convnet_end - without for name, (_, without) in convnet.items()}
+    assert min(losses.pop("Muon, learning rate 0.1"), losses.pop("learning rate up and down")) > 0.1
+    assert max(map(abs, losses.values())) < 0.01
 
 
 def test_gradients_that_vanish_are_so_many_times_smaller_than_those_that_do_not():
