@@ -121,7 +121,7 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
     parser = Parser(
         prog=f"{script}.py",
         description=description,
-        epilog="Flags can also stand in a file, one and its value a line, # before a comment: give it as @FILE.",
+        epilog="Flags can also stand in a file, one and its value a line, # before a comment: @FILE. See runs.md.",
         fromfile_prefix_chars="@",
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
@@ -142,7 +142,7 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
         "--seed",
         type=whole_number(0, 2**32 - 1),
         default=42,
-        help="of the initial weights and the order of the images",
+        help="sets the initial weights and the order of images",
     )
     add(
         "--dataset",
@@ -199,8 +199,8 @@ def parse_args(parser, argv=None):
     n_train = n_training_images(args)
     if args.batch_size > n_train:
         parser.error(
-            f"argument --batch_size: got {args.batch_size}, expected at most {n_train}, the training images"
-            + " that --dataset auto may have to do with: --synthetic_size" * (n_train == args.synthetic_size)
+            f"argument --batch_size: got {args.batch_size}, expected at most {n_train}, the number of training images"
+            + " (--synthetic_size, which --dataset auto may fall back on)" * (n_train == args.synthetic_size < 50_000)
         )
     return args
 

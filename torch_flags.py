@@ -14,7 +14,12 @@ def add_torch_flags(parser, *, optimizer):
     """Add the flags of both PyTorch scripts, with the default `optimizer` of this one."""
     parser.speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     add = parser.add_argument
-    add("--optimizer", choices=("sgd", "adam", "adamw", "muon"), default=optimizer, help="how to step along a gradient")
+    add(
+        "--optimizer",
+        choices=("sgd", "adam", "adamw", "muon"),
+        default=optimizer,
+        help="how to step along a gradient; muon needs another learning rate, see runs.md",
+    )
     add(
         "--momentum",
         type=real_number(0, below=1),
@@ -47,7 +52,12 @@ def add_torch_flags(parser, *, optimizer):
         help="mean_image: subtract it, as the course does; standardize: subtract each channel's mean and divide by "
         "its standard deviation",
     )
-    add("--validation_size", type=whole_number(0, 49_999), default=0, help="last training images to hold out")
+    add(
+        "--validation_size",
+        type=whole_number(0, 49_999),
+        default=0,
+        help="last training images to hold out, and to evaluate on beside the test images",
+    )
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto takes a GPU where there is one")
     add(
         "--precision",

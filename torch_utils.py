@@ -274,6 +274,6 @@ def draw_results(network, images, dataset, precision, title, with_pictures):
         weights = getattr(network, "first_layer", lambda: next(network.parameters()))().detach().float().cpu().numpy()
         weights = weights.reshape(-1, *dataset.pixels.shape[1:]) if weights.ndim == 2 else weights
         figures["first_layer"] = draw_weights(weights, f"{title}: weights of the first layer")
-        title = f"{title}: worst mistakes on test images"
+        title = f"{title}: test images whose own class got the least probability"
         figures["worst_mistakes"] = draw_mistakes(dataset.pixels, dataset.classes, probabilities, CLASSES, title)
     return figures

@@ -59,7 +59,7 @@ def make_flags():
         "--whiten",
         type=whole_number(0, 3072),
         default=0,
-        help="principal components to train on, whitened; 0 for pixels",
+        help="train on that many principal components of the images, whitened; 0: on pixels",
     )
     add_torch_flags(parser, optimizer="sgd")
     return parser

@@ -96,6 +96,7 @@ class Run:
         self.metrics = []
         self.stopped_by = None
         self._state = None  # of the checkpoint, where there is one to go on from
+        self._is_restored = False
         self._seconds_before = 0.0  # of the run before it was resumed
         self._step_seconds = 0.0  # of training steps only, without evaluations and figures
         if args.resume is not None:
@@ -146,7 +147,12 @@ class Run:
         return f"{self.args.script} on {self.dataset['name']}"
 
     def restore(self, load):
-        """Call `load(state)` with what the checkpoint holds, where there is one to resume from."""
+        """Call `load(state)` with what the checkpoint holds, where there is one to resume from.
+
+        Raises:
+            RunError: it is not one of this run.
+        """
+        self._is_restored = True
         if self._state is not None:
             try:
                 load(self._state)
@@ -157,15 +163,17 @@ class Run:
         """Yield once for each training step that is to be done, and take care of everything else.
 
         At step 0, every `eval_freq` steps and at the last, the network is evaluated, and metrics,
-        figures and checkpoint are written. Ends early, with a checkpoint, after Ctrl-C.
+        figures and checkpoint are written. Ends early, with a checkpoint, after Ctrl-C. Each step sets `loss`. Before
+        the first, `restore` loads a checkpoint, and the training data go on from `step · batch_size`.
 
         Args:
             evaluate: `evaluate(split)` returns loss and accuracy on one of `splits`.
-            state: returns what a checkpoint must hold, as `RunFolder.write_state` takes it.
+            state: returns what a checkpoint must hold, as `RunFolder.write_state` takes it: the weights, and what the
+                optimiser remembers.
             figures: returns what is to be drawn of the trained network besides the curves, `{name: figure}`.
 
         Raises:
-            RunError: a loss is not finite. The last checkpoint stays as it was.
+            RunError: a loss is not finite, and the last checkpoint stays as it was; or nothing has restored it.
         """
         try:
             yield from self._steps(evaluate, state, figures)
@@ -176,6 +184,8 @@ class Run:
         if self.is_complete and self._state is None:
             self.say("this run is complete already; nothing is left to do")
             return
+        if self._state is not None and not self._is_restored:
+            raise RunError(f"{self.folder.checkpoint} was not loaded: Run.restore(load) has to come before Run.steps")
         if self.is_main and self.args.resume is not None:
             self.folder.rewrite_metrics(self.metrics)
         # Until the last file is written: torchrun may pass a signal on to this process after another has been stopped.

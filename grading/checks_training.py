@@ -132,6 +132,11 @@ def _mlp(op, experiment, figure):
     return run
 
 
+def convnet_interval():
+    """Return `runs.interval` of what the project's ConvNet reaches after `CONVNET_STEPS`."""
+    return interval(json.loads(BUDGET.read_text())["test_accuracy"])
+
+
 def _convnet(g):
     training = g.training
     if training.data is None:
@@ -143,7 +148,7 @@ def _convnet(g):
         text = f"figure 13: {text}"
     else:
         n_steps, every, n_test, left = CONVNET_STEPS, CONVNET_EVERY, CONVNET_TEST_IMAGES, SECONDS
-        low, _, text = interval(json.loads(BUDGET.read_text())["test_accuracy"])
+        low, _, text = convnet_interval()
     params = {"learning_rate": 1e-4, "batch_size": CONVNET_BATCH, "threads": training.threads, "seed": 42}
     called = f"ConvNet(3, 10) trained for {n_steps} steps of {CONVNET_BATCH} images by Adam, {left} s at most"
     expected = f"test accuracy of at least {low:.3f} on {n_test} images ({text})"

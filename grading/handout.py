@@ -14,7 +14,9 @@ from pathlib import Path
 
 from flags import Parser, file_path
 from grading.all_checks import ALL_CHECKS
+from grading.checks_training import CONVNET_STEPS, convnet_interval
 from grading.scheme import BY_HAND, BY_HAND_POINTS, FILES, QUESTIONS, ROOT
+from report.claims import CLAIMS
 
 SCRIPTS = ("train_mlp_numpy.py", "train_mlp_pytorch.py", "train_convnet_pytorch.py")
 KEPT = {"make_flags", "main", "extra_repr"}  # students do not write flags, nor what calls the rest
@@ -83,6 +85,9 @@ def needed(names):
 def tasks():
     """Return the page that states the tasks, with the points of the grader's checks."""
     facts = {"by hand": ", ".join(BY_HAND), "points by hand": BY_HAND_POINTS}
+    facts["accuracy"] = CLAIMS["fig01_mlp_numpy"][0].number
+    facts["convnet steps"] = CONVNET_STEPS
+    facts["convnet accuracy"] = f"{convnet_interval()[0]:.2f}"
     facts["points"] = f"{sum(check.points for check in ALL_CHECKS):g}"
     for question, title in QUESTIONS.items():
         checks = [check for check in ALL_CHECKS if check.question == question]

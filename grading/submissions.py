@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -26,7 +27,9 @@ from grading.walls import INSTALL, ROOT, Sandbox, SandboxError
 
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
 # How Python, NumPy and PyTorch say that a file or a module is not there.
-MISSED = re.compile(r"No such file or directory: '([^']+)'|No module named '([^']+)'|(\S+) not found\.")
+MISSED = re.compile(
+    r"No such file or directory: '([^']+)'|No module named '([^']+)'|(\S+) not found\.|there is no (\w+\.py)"
+)
 UNFINISHED = "grading has not ended: this is no grade yet"
 WAITING = Outcome(False, got="not run yet", was_run=False)
 
@@ -214,7 +217,8 @@ def _write(folder, grading, outcomes, notes, key, args, finished):
 
 def _no_results(notes=(), visibility="visible", **extra):
     """Return results.json with 0 in each check."""
-    outcomes = [(check, WAITING) for check in ALL_CHECKS]
+    outcome = dataclasses.replace(WAITING, got=f"not run: {extra['error']}") if "error" in extra else WAITING
+    outcomes = [(check, outcome) for check in ALL_CHECKS]
     return pages.results_json(outcomes, notes, {"finished": False, "notes": list(notes)} | extra, visibility)
 
 

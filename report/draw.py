@@ -303,10 +303,10 @@ def draw_answers():
     from matplotlib.figure import Figure
 
     (record,) = read_records("answers_convnet")
-    figure = Figure(figsize=(5.8, 2.75), layout="constrained")
+    figure = Figure(figsize=(5.8, 3.0), layout="constrained")
     kernels, matrix = figure.subplots(1, 2, width_ratios=(0.75, 1))
     show_weights(kernels, np.array(record.summary["first_layer"], np.float32), n_columns=8)
-    show_confusion_matrix(matrix, np.array(record.summary["confusion_matrix"]), CLASSES, FONT_SIZE)
+    show_confusion_matrix(matrix, np.array(record.summary["confusion_matrix"]), CLASSES, FONT_SIZE - 1)
     for axes, title in ((kernels, "first layer, 64 kernels of 3×3"), (matrix, "test images")):
         axes.set_title(title, fontsize=FONT_SIZE)
         axes.tick_params(labelsize=FONT_SIZE)

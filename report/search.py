@@ -166,7 +166,7 @@ def trial(*key):
 def print_trial(t):
     print(
         f"{t['images']:>9} images, validation {t['validation_accuracy']:.4f}, train {t['train_accuracy']:.4f}, "
-        f"{t['seconds']:.0f} s: {t['flags']}",
+        f"{t['seconds']:.0f} s: {t['flags'] or '(defaults)'}",
         flush=True,
     )
 

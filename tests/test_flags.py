@@ -24,7 +24,7 @@ WRONG_FLAGS = [
     ("--max_steps", "1.5", "got '1.5'"),
     ("--batch_size", "0", "expected a whole number of at least 1"),
     ("--batch_size", "-200", "expected a whole number of at least 1"),
-    ("--batch_size", "50001", "expected at most 50000, the training images"),
+    ("--batch_size", "50001", "expected at most 50000, the number of training images (flags: "),
     ("--eval_freq", "0", "expected a whole number of at least 1"),
     ("--train_eval_size", "-1", "expected a whole number from 0 to 50000"),
     ("--train_eval_size", "50001", "expected a whole number from 0 to 50000"),
@@ -35,7 +35,7 @@ WRONG_FLAGS = [
     (
         "--synthetic_size",
         "10",
-        "the training images that --dataset auto may have to do with: --synthetic_size",
+        "expected at most 10, the number of training images (--synthetic_size, which --dataset",
     ),
     ("--resume", "no such folder", "'no such folder' is not a run folder with a readable config.json"),
     ("--out_dir", "tests", "'tests' exists already and is not overwritten"),

@@ -51,6 +51,13 @@ def refusal_to_resume(folder, script=NUMPY):
     return done.error
 
 
+def test_script_that_restores_nothing_does_not_go_on_from_other_weights(half_run, monkeypatch):
+    monkeypatch.setattr(train_mlp_numpy.Run, "restore", lambda self, load: None)
+    assert "checkpoint.npz was not loaded: Run.restore(load) has to come before Run.steps" in refusal_to_resume(
+        half_run
+    )
+
+
 @pytest.mark.skipif(run_folder.fcntl is None, reason="file locks need fcntl, which Windows lacks")
 def test_run_that_another_process_is_training_is_refused(half_run):
     lock = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
