@@ -63,7 +63,11 @@ class Session:
         self._worker, self._spent = None, 0.0
 
     def ask(self, op, params, arrays=None, seconds=CHECK_SECONDS):
-        """Return the `Answer` to one operation, within `seconds`."""
+        """Return the `Answer` to one operation, within `seconds`.
+
+        Raises:
+            SandboxError: no process could be started, or the grader has been stopped.
+        """
         seconds = min(seconds, max(self.total_seconds - self._spent, self.least_seconds))
         began = time.monotonic()
         if self._worker is None:
@@ -109,6 +113,8 @@ class Session:
                 self.old_names |= {name for name in old_numpy.NAMES if name in old}
         except (EOFError, OSError, frames.FrameError, ValueError) as error:
             reason = self.close(grace=1)  # its own end is a better reason than being hung up on
+            if self.sandbox.is_stopped:  # what was asked says nothing of the submission, and no more is written
+                raise SandboxError("the grader has been stopped") from error
             if is_late.is_set():
                 return Answer(error=f"it did not end within {seconds:.3g} s and was stopped", kind="timeout")
             if isinstance(error, frames.FrameError):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -13,7 +14,8 @@ from graded import call_grade, write
 
 from grading import session, submissions
 from grading.process import Worker
-from grading.walls import ROOT
+from grading.session import Session
+from grading.walls import ROOT, Sandbox, SandboxError
 
 
 @pytest.mark.slow
@@ -82,3 +84,13 @@ def test_interrupted_grader_waits_for_no_process(tmp_path, monkeypatch, when):
         signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 9  # of 0.2; it would wait 60 s for the process, or 20 for the submission
     assert asked == ["import_module"], "another question was asked: it had waited for the first one's end"
+
+
+def test_what_was_asked_when_the_grader_is_stopped_has_no_answer():
+    """Else the checks would go on without it, and write down a grade of 0 as if it were one."""
+    with Sandbox() as sandbox, Session(sandbox, {"modules.py": b"import time; time.sleep(60)"}, ["."]) as session:
+        stop = threading.Timer(3, sandbox.stop)
+        stop.start()
+        with pytest.raises(SandboxError, match="has been stopped"):
+            session.ask("import_module", {"module": "modules"}, seconds=50)
+        stop.join()
