@@ -78,11 +78,12 @@ def grade(parser, argv):
     for given in map(Path, args.paths):
         if not os.path.lexists(given):
             parser.error(f"{printable(given)} is not there; name folders of submissions or of runs")
-        found = [given] if given.is_dir() or is_archive(given) else []
-        # One that cannot be read is graded as one submission, which has 0 points and says why.
-        with contextlib.suppress(ArchiveError, OSError):
-            if not given.is_dir():
-                found = submissions_in(given) or found
+        is_folder = given.is_dir()
+        found = [given] if is_folder or is_archive(given) else []
+        if found and not is_folder:
+            # One that cannot be read is graded as one submission, which has 0 points and says why.
+            with contextlib.suppress(ArchiveError, OSError):
+                found = submissions_in(given)
         if not found:
             left.append(f"{printable(given)} is neither a folder nor a .zip, .tar.gz or .tgz")
         for path in found:

@@ -69,20 +69,24 @@ def preprocessing(dataset, how):
     return shift, scale
 
 
-def mirrored_alternately(index, position, n_images, seed):
+def mirrored_alternately(index, position, is_first):
     """Return which examples of a batch to mirror, bool (n,): each image in every second pass over all of them.
 
-    In the first pass half of them are, by a draw (alternating flips: K. Jordan, 2024, https://arxiv.org/abs/2404.00498).
+    Alternating flips are K. Jordan's, 2024, https://arxiv.org/abs/2404.00498.
 
     Args:
         index: of the examples, int64 (n,).
         position: how many examples have been drawn before them.
-        n_images: of which they are drawn.
-        seed: of the first pass.
+        is_first: which images are mirrored in the first pass, bool (n_images,).
     """
-    is_first = np.random.default_rng(seed).random(n_images) < 0.5
-    n_passes = (position + np.arange(len(index))) // n_images
+    n_passes = (position + np.arange(len(index))) // len(is_first)
     return is_first[index] ^ (n_passes % 2 == 1)
+
+
+def _mirrored(n, rng, is_mirrored):
+    """Return which of n images are mirrored, bool (n,): as said, or half of them by chance."""
+    drawn = rng.random(n) < 0.5  # in any case, so that nothing else is drawn otherwise
+    return drawn if is_mirrored is None else is_mirrored
 
 
 def augmentation(how, n, rng, shift=4, is_mirrored=None):
@@ -99,9 +103,9 @@ def augmentation(how, n, rng, shift=4, is_mirrored=None):
         return {}
     if how == "flip_affine":
         return {"maps": affine_maps(n, rng, shift, is_mirrored)}
-    drawn = rng.random((n, 1)) < 0.5
+    is_mirrored = _mirrored(n, rng, is_mirrored)
     places = np.tile(np.arange(32), (n, 1))
-    rows, columns = places, np.where(drawn if is_mirrored is None else is_mirrored[:, None], 31 - places, places)
+    rows, columns = places, np.where(is_mirrored[:, None], 31 - places, places)
     if how == "flip_crop":
         rows, columns = (31 - abs(31 - abs(x + rng.integers(-shift, shift + 1, (n, 1)))) for x in (rows, columns))
     return {"rows": rows, "columns": columns}
@@ -114,8 +118,7 @@ def affine_maps(n, rng, shift, is_mirrored=None):
     from exp(-0.15) to exp(0.15) and shifts by up to `shift` pixels each way.
     """
     angle = rng.uniform(-1, 1, n) * np.radians(15)
-    drawn = rng.random(n) < 0.5
-    mirror, one = np.where(drawn if is_mirrored is None else is_mirrored, -1, 1), np.ones(n)
+    mirror, one = np.where(_mirrored(n, rng, is_mirrored), -1, 1), np.ones(n)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     scale = np.exp(rng.uniform(-0.15, 0.15, (2, 1, n)))
     shifts = rng.uniform(-shift, shift, (2, 1, n)) / 16  # half a side is 1

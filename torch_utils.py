@@ -178,15 +178,13 @@ def train_network(args, make_network, *, dtype=torch.float32):
         def figures():
             return draw_results(network, images["test"], data["test"], precision, run.title, args.pictures)
 
+        is_first = np.random.default_rng(args.seed).random(len(images["train"])) < 0.5  # to be mirrored, of --alternate
         for _ in run.steps(evaluate, state, figures):
             # All that is random in a step follows from seed and step, so that a run can be resumed at any.
             rng = np.random.default_rng([args.seed, run.step])
             torch.manual_seed(int(rng.integers(2**32)) + processes.rank)
-            position = data["train"].position
-            index = data["train"].next_index(args.batch_size)
-            is_mirrored = None
-            if args.alternate:
-                is_mirrored = mirrored_alternately(index, position, len(images["train"]), args.seed)
+            position, index = data["train"].position, data["train"].next_index(args.batch_size)
+            is_mirrored = mirrored_alternately(index, position, is_first) if args.alternate else None
             places = augmentation(args.augment, len(index), rng, args.shift, is_mirrored)
             places = {name: processes.share(part) for name, part in places.items()}
             batch = images["train"].batch(processes.share(index), **places)

@@ -32,8 +32,8 @@ def run_script(train, parser, argv=None, *, check=None, before=None):
     The command line is what `before(parser, argv)` makes of it, where that is given.
 
     0 after a whole run, 1 with one line on standard error for a `RunError`, a `DataError`, an `OSError` or a lack of
-    memory, 130 for a run that Ctrl-C ended, 143 for SIGTERM, 129 for SIGHUP (a
-    terminal that was closed); wrong flags exit with 2.
+    memory, 130 for a run that Ctrl-C ended, 143 for SIGTERM, 129 for SIGHUP (a terminal that was closed); wrong flags
+    exit with 2.
     """
     warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
     interrupts.raise_again()

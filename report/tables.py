@@ -142,11 +142,11 @@ def gradient_numbers():
         found["gradients.least_ratio"] = f"{digits[0]}e{int(exponent)}"  # rounded down: it is at least that
     for record in read_records("collapses_none"):
         accuracy = np.array([m["test_accuracy"] for m in record.metrics])
-        first = np.flatnonzero(accuracy[:-1] - accuracy[1:] >= COLLAPSE)[:1]  # there may be none
-        for suffix, place in zip(("before", "after"), (*first, *first + 1), strict=False):
-            at = record.metrics[place]
-            norm = math.hypot(*(value for key, value in at.items() if key.endswith("_gradient")))
-            found |= {f"collapse.{suffix}": f"{norm:.0f}", f"collapse.step_{suffix}": str(at["step"])}
+        falls = np.flatnonzero(accuracy[:-1] - accuracy[1:] >= COLLAPSE)
+        for before in falls[:1]:  # there may be none
+            for suffix, at in (("before", record.metrics[before]), ("after", record.metrics[before + 1])):
+                norm = math.hypot(*(value for key, value in at.items() if key.endswith("_gradient")))
+                found |= {f"collapse.{suffix}": f"{norm:.0f}", f"collapse.step_{suffix}": str(at["step"])}
     return found
 
 
