@@ -72,9 +72,6 @@ def built(change):
     return put_into
 
 
-OTHER_SLOPES = (0.02, 0.05, 0.1, 0.2, 0.3)  # that are written into an activation, besides PyTorch's own and 0
-
-
 def with_slope(f):
     """Return a change of either MLP: it hands `f(neg_slope)` on to its activations."""
 
@@ -86,6 +83,13 @@ def with_slope(f):
         return Wrong
 
     return put_into
+
+
+# What is written into the activations of either MLP in place of neg_slope, besides PyTorch's own slope and 0.
+WRITTEN_SLOPES = [
+    (f"the MLP does not hand neg_slope on to its activations ({slope} acts)", with_slope(lambda a, slope=slope: slope))
+    for slope in (0.02, 0.05, 0.1, 0.2, 0.3)
+]
 
 
 def stand_in(target):

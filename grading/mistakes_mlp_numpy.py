@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501, a row of a table stays on its line
 
-from grading.mistakes import OTHER_SLOPES, changed, make, with_slope
+from grading.mistakes import WRITTEN_SLOPES, changed, make, with_slope
 from modules import LeakyReLUModule
 
 A, S, M = "LeakyReLUModule", "SoftMaxModule", "mlp_numpy.MLP"
@@ -41,8 +41,7 @@ MISTAKES = [
         harmless=True),
     *make("mlp_numpy.forward", M,
         ("the MLP does not hand neg_slope on to its activations (0.01 acts)", with_slope(lambda a: 0.01)),
-        *((f"the MLP does not hand neg_slope on to its activations ({slope} acts)", with_slope(lambda a, slope=slope: slope))
-          for slope in OTHER_SLOPES),
+        *WRITTEN_SLOPES,
         ("the MLP does not hand neg_slope on to its activations (0 acts)", with_slope(lambda a: 0.0)),
         ("the MLP hands neg_slope on with the wrong sign", with_slope(lambda a: -a)),
         ("there are no activations between the linear layers", with_slope(lambda a: 1.0)),

@@ -5,7 +5,7 @@
 import torch.nn.functional as F
 from torch import nn
 
-from grading.mistakes import OTHER_SLOPES, built, changed, make, with_slope
+from grading.mistakes import WRITTEN_SLOPES, built, changed, make, with_slope
 
 
 def _activation_last(base):
@@ -85,8 +85,7 @@ MISTAKES = [
     *make("mlp_pytorch.depth", MLP, ("only the first hidden layer has an activation", changed(_first_activation_only))),
     *make("mlp_pytorch.slope", MLP,
         ("the MLP does not hand neg_slope on to its activations (0.01, PyTorch's own, acts)", with_slope(lambda a: 0.01)),
-        *((f"the MLP does not hand neg_slope on to its activations ({slope} acts)", with_slope(lambda a, slope=slope: slope))
-          for slope in OTHER_SLOPES),
+        *WRITTEN_SLOPES,
         ("the MLP does not hand neg_slope on to its activations: they are plain ReLUs", with_slope(lambda a: 0.0)),
         ("the MLP hands neg_slope on with the wrong sign", with_slope(lambda a: -a)),
     ),
