@@ -5,6 +5,7 @@ python report/convnet_answers.py --max_steps 5000
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
@@ -40,12 +41,9 @@ def train(args):
         answers.update(first_layer=np.round(weights.astype(float), 4).tolist(), confusion_matrix=counts.tolist())
         return plain_drawing(network, images, dataset, precision, *rest)
 
-    plain_run, plain_drawing = torch_utils.TorchRun, torch_utils.draw_results
-    torch_utils.TorchRun, torch_utils.draw_results = Run, draw_results
-    try:
+    plain_drawing = torch_utils.draw_results
+    with mock.patch.multiple(torch_utils, TorchRun=Run, draw_results=draw_results):
         return train_convnet_pytorch.train(args)
-    finally:
-        torch_utils.TorchRun, torch_utils.draw_results = plain_run, plain_drawing
 
 
 def make_flags():

@@ -4,8 +4,10 @@ python report/gradient_flow.py --dnn_hidden_units 900,500,350,150,50 --optimizer
 """
 
 import io
+import math
 import sys
 from pathlib import Path
+from unittest import mock
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
@@ -28,32 +30,57 @@ from train_utils import run_script
 def train(args):
     """Train as `train_mlp_pytorch` does; a line of metrics.jsonl has `weight_1_gradient`, `bias_1_gradient` and so on.
 
-    They are Euclidean norms, before they are clipped, and layers count from 1. Step 0 has none.
+    They are Euclidean norms, before they are clipped, and layers count from 1. Step 0 has none. With `--every_step` a
+    line also has lists of what each step since the line before, or since the run was resumed, was like: its
+    `batch_losses`, the `gradient_norms` of all parameters together, before they are clipped, and its `step_lengths`,
+    the root mean square over all parameters of how far it moved them, in learning rates.
     """
-    norms = {}
+    norms, steps = {}, {"batch_losses": [], "gradient_norms": [], "step_lengths": []}
+
+    def keep(name, value):
+        steps[name].append(rounded(value))
 
     class Folder(torch_utils.TorchRun.folder_type):
         def append_metrics(self, metrics):
-            super().append_metrics(metrics | norms)
+            super().append_metrics(metrics | norms | (steps if args.every_step and norms else {}))
+            for values in steps.values():
+                values.clear()
 
     class Run(torch_utils.TorchRun):
         folder_type = Folder
 
     def make_optimizer(network, args):
         optimizer = plain_optimizer(network, args)
-        layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        layers = [module for module in network.layers if isinstance(module, nn.Linear)]
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        before = []
 
         def before_step(*_):
             for number, layer in enumerate(layers, 1):
                 for name, parameter in layer.named_parameters():
-                    norms[f"{name}_{number}_gradient"] = float(f"{parameter.grad.norm():.4g}")
+                    norms[f"{name}_{number}_gradient"] = rounded(parameter.grad.norm(), 4)
+            if args.every_step:
+                keep("gradient_norms", math.hypot(*(parameter.grad.norm().item() for parameter in parameters)))
+                before[:] = [parameter.detach().clone() for parameter in parameters]
             if args.clip_norm:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip_norm)
 
+        def after_step(*_):
+            moved = math.hypot(*((p.detach() - old).norm().item() for p, old in zip(parameters, before, strict=True)))
+            keep("step_lengths", moved / math.sqrt(sum(p.numel() for p in parameters)) / args.learning_rate)
+
         optimizer.register_step_pre_hook(before_step)
+        if args.every_step:
+            optimizer.register_step_post_hook(after_step)
         if args.optimizer != "sgd":
-            optimizer.param_groups[0]["eps"] = args.adam_eps
+            for group in optimizer.param_groups:
+                group["eps"] = args.adam_eps
         return optimizer
+
+    def training_step(*args, **kwargs):
+        loss = plain_step(*args, **kwargs)
+        keep("batch_losses", loss)
+        return loss
 
     def get_cifar10(*folder, **kwargs):
         data = plain_data(*folder, **kwargs)
@@ -63,13 +90,15 @@ def train(args):
                 dataset.mean_image = data["train"].pixels.mean(axis=0).astype(np.float32)
         return data
 
-    plain_run, plain_optimizer, plain_data = torch_utils.TorchRun, torch_utils.make_optimizer, torch_utils.get_cifar10
-    torch_utils.TorchRun, torch_utils.make_optimizer, torch_utils.get_cifar10 = Run, make_optimizer, get_cifar10
-    try:
+    plain_optimizer, plain_data = torch_utils.make_optimizer, torch_utils.get_cifar10
+    plain_step = torch_utils.training_step
+    patches = {"make_optimizer": make_optimizer, "training_step": training_step, "get_cifar10": get_cifar10}
+    with mock.patch.multiple(torch_utils, TorchRun=Run, **patches):
         return train_mlp_pytorch.train(args)
-    finally:
-        torch_utils.TorchRun, torch_utils.make_optimizer = plain_run, plain_optimizer
-        torch_utils.get_cifar10 = plain_data
+
+
+def rounded(value, n_digits=3):
+    return float(f"{value:.{n_digits}g}")
 
 
 def through_jpeg(images, quality):
@@ -83,13 +112,14 @@ def through_jpeg(images, quality):
 
 
 def make_flags():
-    """Return the parser of this script's flags: those of train_mlp_pytorch.py and three more."""
+    """Return the parser of this script's flags: those of train_mlp_pytorch.py and four more."""
     parser = train_mlp_pytorch.make_flags()
     parser.prog, parser.description = "gradient_flow.py", "Train the PyTorch MLP and record its gradients' norms."
     parser.set_defaults(script="gradient_flow")
     parser.add_argument(
         "--adam_eps", type=real_number(0, exclusive=True), default=1e-8, help="what Adam adds to its denominator"
     )
+    parser.add_argument("--every_step", action="store_true", help="record loss, gradient and length of each step, too")
     parser.add_argument("--clip_norm", type=real_number(0), default=0.0, help="of the whole gradient, at most; 0: any")
     parser.add_argument("--jpeg", type=whole_number(0, 95), default=0, help="quality that images are put through again")
     return parser

@@ -5,6 +5,7 @@ python report/wrong_gradients.py --mistake bias_averaged
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
@@ -52,8 +53,8 @@ MISTAKES = {
 def train(args):
     """Train as `train_mlp_numpy` does, but with a module that `args.mistake` names in place of the right one."""
     name, wrong = MISTAKES[args.mistake]
-    setattr(mlp_numpy, name, wrong)
-    return train_mlp_numpy.train(args)
+    with mock.patch.object(mlp_numpy, name, wrong):
+        return train_mlp_numpy.train(args)
 
 
 def make_flags():

@@ -95,6 +95,7 @@ def test_gradient_flow_trains_as_the_script_does_and_adds_norms(tmp_path):
     plain, flow = metrics(train_mlp_pytorch.main, "plain"), metrics(gradient_flow.main, "flow")
     clipped = metrics(gradient_flow.main, "clipped", "--clip_norm=1e-3", "--adam_eps=1e-4")
     compressed = metrics(gradient_flow.main, "compressed", "--jpeg=5")
+    steps = metrics(gradient_flow.main, "steps", "--every_step", "--max_steps=3", "--eval_freq=2", "--batch_size=100")
     norms = {f"{kind}_{layer}_gradient" for kind in ("weight", "bias") for layer in (1, 2)}
     assert [norms & m.keys() for m in flow] == [set(), norms]
     assert [{key: value for key, value in m.items() if key not in norms} for m in flow] == plain
@@ -102,6 +103,12 @@ def test_gradient_flow_trains_as_the_script_does_and_adds_norms(tmp_path):
     assert flow[1]["weight_1_gradient"] > 1e-3
     assert clipped[1]["test_loss"] != flow[1]["test_loss"]
     assert compressed[0]["test_loss"] != flow[0]["test_loss"], "before any step"
+    lists = ("batch_losses", "gradient_norms", "step_lengths")
+    assert [[len(m.get(name, ())) for name in lists] for m in steps] == [[0, 0, 0], [2, 2, 2], [1, 1, 1]]
+    assert steps[1]["batch_losses"][0] == pytest.approx(steps[0]["train_loss"], rel=5e-3), "of all images, three digits"
+    for m in steps[1:]:
+        assert m["gradient_norms"][-1] == pytest.approx(math.hypot(*(m[key] for key in norms)), rel=5e-3)
+    assert 0.99 < steps[1]["step_lengths"][0] <= 1, "Adam's first step, with gradients far above its epsilon"
 
 
 def test_convnet_answers_trains_as_the_script_does_and_keeps_first_layer_and_confusion_matrix(tmp_path):
