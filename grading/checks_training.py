@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cifar10_files import TEST_FILE
 from grading.check import Check, Outcome
 from grading.checks_mlp_pytorch import for_any_kind
 from grading.runs import interval, read_runs
@@ -56,7 +57,7 @@ def load_training(data_dir, wanted, full, jobs=1):
     """
     if not wanted:
         return Training(None, "switched off by --no_training")
-    if not Path(data_dir).is_dir():
+    if not Path(data_dir, TEST_FILE[0]).is_file():
         return Training(
             None, f"there is no CIFAR-10 in {data_dir}: train_mlp_numpy.py downloads it, or name it with --data_dir"
         )

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pytest
 from graded import PROJECT, reference
 
 from cifar10_utils import DataSet
@@ -23,6 +24,14 @@ def test_submissions_that_train_at_once_get_the_same_batches():
     data = small_data()
     both = zip(parts(data, 6, 100, 2), parts(data, 6, 100, 2), strict=True)
     assert all(np.array_equal(one["labels"], other["labels"]) for (_, one), (_, other) in both)
+
+
+@pytest.mark.parametrize("content", [None, "cifar-10-python.tar.gz"])
+def test_grading_downloads_and_unpacks_nothing(content, tmp_path):
+    if content:
+        (tmp_path / content).touch()
+    assert load_training(tmp_path, True, False).data is None
+    assert [path.name for path in tmp_path.iterdir()] == [content] * bool(content)
 
 
 def test_threads_are_shared_among_jobs_and_never_too_many_for_the_sandbox(official_folder, monkeypatch, shared_sandbox):
