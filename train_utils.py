@@ -303,11 +303,11 @@ class Run:
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may set handlers
             return
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        # nohup lets a process ignore the end of its terminal; Windows has no such signal.
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            numbers.append(signal.SIGHUP)
+        numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
         before = {number: signal.getsignal(number) for number in numbers}
+        # What this process ignores it goes on ignoring: under nohup the end of its terminal, as a shell's background
+        # job Ctrl-C.
+        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
 
         def stop(number, _frame):
             self.stopped_by = number

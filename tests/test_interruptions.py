@@ -119,14 +119,16 @@ def test_signal_ends_a_run_after_its_step_with_a_checkpoint_from_which_it_ends_a
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
-def test_run_under_nohup_outlives_its_terminal(synthetic_flags, reference, tmp_path, monkeypatch):
+@pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT])
+def test_run_goes_on_at_a_signal_that_its_process_ignores(ignored, synthetic_flags, reference, tmp_path, monkeypatch):
+    """Under nohup that is the end of its terminal; a job in a shell's background ignores Ctrl-C."""
     folder, left_alone = tmp_path / "run", reference(NUMPY)
-    monkeypatch.setattr(Run, "_check_finite", lambda *_: os.kill(os.getpid(), signal.SIGHUP))
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    monkeypatch.setattr(Run, "_check_finite", lambda *_: os.kill(os.getpid(), ignored))
+    before = signal.signal(ignored, signal.SIG_IGN)
     try:
         assert run(NUMPY, *synthetic_flags, *SMALL[NUMPY], "--out_dir", folder).status == 0
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(ignored, before)
     assert_same_run(folder, left_alone)
 
 
