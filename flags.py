@@ -12,15 +12,22 @@ import shlex
 import sys
 from pathlib import Path
 
+GROUPS = ("network", "training", "images", "run", "machine")  # of flags, as --help shows them
+
 
 class Parser(argparse.ArgumentParser):
     """Reads flags from the command line and from `@FILE`s, and reports a wrong one in one line, exit status 2.
 
     Attributes:
         speaks: whether it does; not so all but one of several processes that have the same flags.
+        groups: `{title: group of flags}`, in the order in which they are shown.
     """
 
     speaks = True
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        self.groups = {title: self.add_argument_group(title) for title in GROUPS}
 
     def convert_arg_line_to_args(self, line):
         line = line.removeprefix("\ufeff")  # some editors begin a file with this mark
@@ -51,10 +58,10 @@ def _home_of_flag_file(arg):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but for flags that have none."""
+    """Shows defaults, but for flags that have none, and switches."""
 
     def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default is None or action.nargs == 0 else super()._get_help_string(action)
 
 
 def whole_number(minimum, maximum=None):
@@ -122,28 +129,21 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
         prog=f"{script}.py",
         description=description,
         epilog="Flags can also stand in a file, one and its value a line, # before a comment: @FILE. See runs.md.",
+        usage="%(prog)s [@FILE] [flags]",
         fromfile_prefix_chars="@",
-        allow_abbrev=False,
-        formatter_class=_HelpFormatter,
     )
-    add = parser.add_argument
+    add = parser.groups["training"].add_argument
     positive = whole_number(1)
     add("--learning_rate", type=real_number(0, exclusive=True), default=learning_rate, help="step size")
     add("--max_steps", type=positive, default=max_steps, help="number of training steps")
     add("--batch_size", type=positive, default=batch_size, help="images a step")
-    add("--eval_freq", type=positive, default=eval_freq, help="steps between evaluations")
-    add(
-        "--train_eval_size",
-        type=whole_number(0, 50_000),
-        default=10_000,
-        help="training images to evaluate on, 0 for all; the test set is always taken whole",
-    )
     add(
         "--seed",
         type=whole_number(0, 2**32 - 1),
         default=42,
         help="sets the initial weights and the order of images",
     )
+    add = parser.groups["images"].add_argument
     add(
         "--dataset",
         choices=("auto", "cifar10", "synthetic"),
@@ -162,6 +162,14 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
         default=50_000,
         help="synthetic training images, with a fifth as many for the test",
     )
+    add = parser.groups["run"].add_argument
+    add("--eval_freq", type=positive, default=eval_freq, help="steps between evaluations")
+    add(
+        "--train_eval_size",
+        type=whole_number(0, 50_000),
+        default=10_000,
+        help="training images to evaluate on, 0 for all; the test set is always taken whole",
+    )
     add("--out_dir", type=file_path, help="run folder to make (default: results/SCRIPT/TIME)")
     add(
         "--resume", type=file_path, metavar="DIR", help="go on with the run in DIR, under the flags it was started with"
@@ -174,15 +182,14 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
 def make_mlp_parser(script, description):
     """Return a `Parser` with the flags that both MLPs' scripts share, and the course's defaults."""
     parser = make_parser(script, description, learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100)
-    parser.add_argument(
+    add = parser.groups["network"].add_argument
+    add(
         "--dnn_hidden_units",
         type=layer_sizes,
         default="100",
         help="sizes of the hidden layers, with commas between; '' for none",
     )
-    parser.add_argument(
-        "--neg_slope", type=real_number(0), default=0.02, help="slope of the leaky ReLUs for negative inputs"
-    )
+    add("--neg_slope", type=real_number(0), default=0.02, help="slope of the leaky ReLUs for negative inputs")
     return parser
 
 
@@ -194,8 +201,7 @@ def parse_args(parser, argv=None):
     args = parser.parse_args(argv)
     if args.resume is not None:
         return _parse_resumed(parser, argv, args)
-    if args.out_dir is not None:
-        _check_out_dir(parser, args.out_dir)
+    _check_out_dir(parser, args.out_dir or os.path.join("results", args.script, "TIME"))
     n_train = n_training_images(args)
     if args.batch_size > n_train:
         parser.error(
@@ -210,10 +216,13 @@ def _check_out_dir(parser, out_dir):
     folder = Path(out_dir)
     try:
         is_taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-        is_run = is_taken and (folder / "config.json").is_file()
+        # It is empty where a run was killed as it began.
+        is_run = is_taken and (folder / "config.json").is_file() and (folder / "config.json").stat().st_size > 0
         nearest = next((parent for parent in folder.absolute().parents if parent.exists()), folder)  # / has none
         if not nearest.is_dir():
             raise NotADirectoryError(f"{str(nearest)!r} is not a folder")
+        if not is_taken and not os.access(folder if folder.exists() else nearest, os.W_OK):
+            raise PermissionError(f"{str(nearest)!r} cannot be written to")
     except OSError as error:
         parser.error(f"argument --out_dir: {error}; name another folder")
     if is_taken:

@@ -23,7 +23,6 @@ def make_flags():
         description="Give points to submissions (folders with modules.py, mlp_numpy.py, mlp_pytorch.py, "
         "custom_batchnorm.py, convnet_pytorch.py), and hold runs (what the training scripts write) against the report.",
         epilog="Exit status: 0, all was graded; 1, something could not be; 2, wrong use; 130, interrupted.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add(
@@ -35,7 +34,7 @@ def make_flags():
     )
     where = "where results go: of one PATH itself, of several NAME in it (default: results/grade/NAME)"
     add("--out_dir", type=file_path, help=where)
-    add("-j", "--jobs", type=whole_number(1, 64), default=1, metavar="N", help="submissions at once (default: 1)")
+    add("-j", "--jobs", type=whole_number(1, 64), default=1, metavar="N", help="submissions at once")
     training = parser.add_mutually_exclusive_group().add_argument
     training(
         "--no_training", action="store_true", help="leave the training checks out: seconds, not a minute, a submission"
@@ -50,7 +49,7 @@ def make_flags():
         "--visibility",
         choices=VISIBILITIES,
         default="visible",
-        help="when Gradescope shows students the checks' results (default: at once)",
+        help="when Gradescope shows students the checks' results",
     )
     images = "./cifar10/cifar-10-batches-py"
     add("--data_dir", type=file_path, default=images, help="folder of CIFAR-10, for the training checks")

@@ -13,7 +13,7 @@ from torch_run import Processes
 def add_torch_flags(parser, *, optimizer):
     """Add the flags of both PyTorch scripts, with the default `optimizer` of this one."""
     parser.speaks = os.environ.get("LOCAL_RANK", "0") == "0"
-    add = parser.add_argument
+    add = parser.groups["training"].add_argument
     add(
         "--optimizer",
         choices=("sgd", "adam", "adamw", "muon"),
@@ -37,6 +37,7 @@ def add_torch_flags(parser, *, optimizer):
     add(
         "--label_smoothing", type=real_number(0, below=1), default=0.0, help="share of a target spread over all classes"
     )
+    add = parser.groups["images"].add_argument
     add(
         "--augment",
         choices=("none", "flip", "flip_crop", "flip_affine"),
@@ -58,6 +59,7 @@ def add_torch_flags(parser, *, optimizer):
         default=0,
         help="last training images to hold out, and to evaluate on beside the test images",
     )
+    add = parser.groups["machine"].add_argument
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto takes a GPU where there is one")
     add(
         "--precision",
@@ -66,6 +68,7 @@ def add_torch_flags(parser, *, optimizer):
         help="of matrix products and convolutions; auto takes bf16 where the device has it and it is faster",
     )
     add("--compile", action="store_true", help="compile the training step's network with torch.compile")
+    add = parser.groups["run"].add_argument
     add("--tensorboard", action="store_true", help="log to the run folder for TensorBoard, too")
     add("--pictures", action="store_true", help="after the run, draw the first layer's weights and the worst mistakes")
 

@@ -46,16 +46,13 @@ def train(args, dtype=torch.float32):
 def make_flags():
     """Return the parser of this script's flags."""
     parser = make_mlp_parser("train_mlp_pytorch", "Train an MLP in PyTorch on CIFAR-10.")
-    parser.add_argument(
-        "--init", choices=INITS, default="normal", help="of the weights: the course's, He et al.'s, or PyTorch's"
-    )
-    parser.add_argument(
+    add = parser.groups["network"].add_argument
+    add("--init", choices=INITS, default="normal", help="of the weights: the course's, He et al.'s, or PyTorch's")
+    add(
         "--batch_norm", choices=BATCH_NORMS, default="none", help="before activations: this project's two, or PyTorch's"
     )
-    parser.add_argument(
-        "--dropout", type=real_number(0, below=1), default=0.0, help="probability of leaving a hidden unit out"
-    )
-    parser.add_argument(
+    add("--dropout", type=real_number(0, below=1), default=0.0, help="probability of leaving a hidden unit out")
+    add(
         "--whiten",
         type=whole_number(0, 3072),
         default=0,

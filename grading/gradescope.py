@@ -36,13 +36,13 @@ def autograder(visibility="visible", training=True, minutes=10):
 
 
 def main(argv=None):
-    parser = Parser(prog="grading.gradescope", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(prog="python -m grading.gradescope", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("archive", type=file_path, help="where to: a new .zip, to upload as the assignment's autograder")
-    when = "when students see what each check says (default: at once)"
+    when = "when students see what each check says"
     add("--visibility", choices=VISIBILITIES, default="visible", help=when)
     add("--no_training", action="store_true", help="leave the training checks out, and CIFAR-10")
-    limit = "the assignment's time-out on the platform (default: 10)"
+    limit = "the assignment's time-out on the platform"
     add("--minutes", type=whole_number(3, 40), default=10, help=limit)
     args = parser.parse_args(argv)
     try:

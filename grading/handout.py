@@ -112,7 +112,7 @@ def handout(gradients=True):
 
 
 def main(argv=None):
-    parser = Parser(prog="grading.handout", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(prog="python -m grading.handout", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=file_path, help="where to; a new folder, or an empty one")
     help = "leave the formulas of gradients, which are derived by hand, out of docstrings"
     parser.add_argument("--no_gradients", action="store_true", help=help)

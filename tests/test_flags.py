@@ -1,6 +1,7 @@
 """Flags of the three training scripts: wrong ones end in one line before data is read; defaults are the course's."""
 
 import importlib
+import os
 import shlex
 import shutil
 import sys
@@ -296,3 +297,19 @@ def test_nul_in_a_path_is_refused_in_one_line(refused, tmp_path, flag):
     assert "which has no NUL in it" in refused(NUMPY, f"{flag}=a\0b")
     (tmp_path / "run.args").write_text(f"{flag} a\0b\n")
     assert "which has no NUL in it" in refused(NUMPY, f"@{tmp_path / 'run.args'}")
+
+
+@pytest.mark.parametrize("flags", [(), ("--out_dir=some/where",)], ids=["default", "named"])
+def test_place_that_cannot_be_written_to_is_refused_before_anything_is_read(flags, refused, tmp_path, monkeypatch):
+    """Root can write anywhere, so that the system's answer is put in here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: not (os.path.samefile(path, tmp_path) and mode == os.W_OK))
+    assert f"{str(tmp_path)!r} cannot be written to; name another folder" in refused(NUMPY, *flags)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_of_a_run_that_was_killed_as_it_began_is_not_called_a_run(refused, tmp_path):
+    (tmp_path / "config.json").touch()
+    assert "--resume" not in refused(NUMPY, "--out_dir", tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert "--resume" in refused(NUMPY, "--out_dir", tmp_path)
