@@ -12,8 +12,7 @@ from grading.scheme import FILES
 from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measures
 from run_folder import RunError, read_metrics
 
-# Flags that change no number that is compared, or that every run has of its own. How often a run is evaluated is none
-# of them: of more evaluations more dip, and one is the best by luck.
+# Flags that change no number that is compared, or that every run has of its own.
 FREE_FLAGS = {
     "seed", "out_dir", "data_dir", "quiet", "dataset", "train_eval_size", "device", "precision", "resume",
     "synthetic_size", "compile", "tensorboard", "pictures",
@@ -107,7 +106,13 @@ def _grade_run(path):
         raise RunError(
             f"{path} is at step {step} of {flags.get('max_steps')}: go on with {flags.get('script')}.py --resume {path}"
         )
-    found, recorded = measures(metrics), [measures(run.metrics) for run in read_runs(experiment)]
+    # Of more evaluations more dip, and one is the best by luck: only those count that the recorded runs have, too.
+    steps = [m["step"] for m in read_runs(experiment)[0].metrics]
+    compared = [m for m in metrics if m["step"] in steps]
+    if [m["step"] for m in compared] != steps:
+        raise ValueError(f"{len(steps) - len(compared)} of its evaluations are missing")
+    found = measures(compared)
+    recorded = [measures(run.metrics) for run in read_runs(experiment)]
     return experiment, metrics, [_row(claim, found[claim.quantity], recorded) for claim in CLAIMS[experiment]]
 
 
@@ -138,6 +143,8 @@ def match(path, flags):
             continue
         theirs = recorded[0].config["flags"]
         differing = [k for k in theirs if k in flags and k not in FREE_FLAGS and flags[k] != theirs[k]]
+        if "eval_freq" in differing and theirs["eval_freq"] % flags["eval_freq"] == 0:
+            differing.remove("eval_freq")  # it was evaluated at those steps, and at others
         if not differing:
             return experiment
         if nearest is None or len(differing) < len(nearest[1]):

@@ -31,7 +31,7 @@ def test_recorded_runs_hold_the_reports_claims():
 def test_verdict_on_a_run_is_that_of_the_reports_table(tmp_path, experiment):
     """A claim that the report's runs bear out passes in a typical run, and no other claim does."""
     *_, rows = grade_run(a_run(tmp_path / "run", experiment=experiment))
-    table = {figures: claims for figures, _, claims in tables.claims_table()}[tables.RUNS[experiment][0]]
+    table = dict(zip(tables.RUNS, tables.claims_table(), strict=True))[experiment][-1]
     n = len(read_runs(experiment))
     assert [(row.says, row.decides) for row in rows] == [
         (says, verdict in ("holds", f"{n} of {n}")) for says, _, verdict in table
@@ -90,6 +90,22 @@ def test_number_of_steps_is_printed_as_it_is():
     assert "  2000  at most 10000 " in pages.run_table("run", "fig09_long", [row])
 
 
+def test_run_that_is_evaluated_more_often_is_compared_where_the_recorded_ones_are(tmp_path):
+    """Of twice as many evaluations, half of which are far better or worse, twice as many would dip."""
+
+    def twice_as_often(config, metrics):
+        config["flags"]["eval_freq"] = 50
+        between = [m | {"step": m["step"] + 50, "test_accuracy": i % 2} for i, m in enumerate(metrics[:-1])]
+        return sorted([*metrics, *between], key=lambda m: m["step"])
+
+    (_, _, plain), (_, metrics, rows) = (
+        grade_run(a_run(tmp_path / name, change, experiment="fig05_adam"))
+        for name, change in (("plain", lambda *_: None), ("twice", twice_as_often))
+    )
+    assert rows == plain
+    assert len(metrics) == 31, "the page draws all"
+
+
 def test_run_that_learned_nothing_fails_its_claims(tmp_path):
     nothing = {"test_accuracy": 0.1, "test_loss": 2.3, "train_accuracy": 0.1}
     folder = a_run(tmp_path / "run", lambda config, metrics: metrics[-1].update(nothing))
@@ -105,8 +121,9 @@ def test_run_that_learned_nothing_fails_its_claims(tmp_path):
     [
         (lambda config, metrics: config["dataset"].update(is_synthetic=True), "synthetic"),
         (lambda config, metrics: config["flags"].update(learning_rate=0.5), "learning_rate 0.5 for 0.002"),
-        (lambda config, metrics: config["flags"].update(eval_freq=50), "eval_freq 50 for 100"),
+        (lambda config, metrics: config["flags"].update(eval_freq=150), "eval_freq 150 for 100"),
         (lambda config, metrics: metrics[:-3], "is at step 1200 of 1500"),
+        (lambda config, metrics: metrics[:5] + metrics[7:], "2 of its evaluations are missing"),
         (lambda config, metrics: config.pop("flags"), "damaged"),
         (lambda config, metrics: config.update(flags=[]), "damaged"),
         (lambda config, metrics: metrics[-1].update(test_accuracy=10**400), "damaged"),
@@ -117,8 +134,9 @@ def test_run_that_learned_nothing_fails_its_claims(tmp_path):
     ids=[
         "synthetic",
         "other flags",
-        "evaluated more often",
+        "evaluated at other steps",
         "incomplete",
+        "lines missing",
         "no flags",
         "flags of a type",
         "huge number",
