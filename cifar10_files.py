@@ -37,7 +37,13 @@ class DataUnavailableError(DataError):
 
 
 def read_cifar10(data_dir):
-    """Return all images, uint8 (60000, 3, 32, 32), their class numbers, and the md5 over the files' md5 sums."""
+    """Return all images, uint8 (60000, 3, 32, 32), their class numbers, (60000,), and the md5 over the files' md5 sums.
+
+    Warns of files that are not the official ones.
+
+    Raises:
+        DataError: a file cannot be read, or is no batch of CIFAR-10.
+    """
     images = np.empty((len(FILES), IMAGES_PER_FILE, *IMAGE_SHAPE), np.uint8)
 
     def read_file(i):

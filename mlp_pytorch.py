@@ -65,8 +65,3 @@ class MLP(nn.Module):
     def forward(self, x):
         """Return logits, (n_batch, n_classes), of rows, (n_batch, n_inputs), or of images with as many numbers."""
         return self.layers(self.whitening(x.flatten(1)))
-
-    def first_layer(self):
-        """Return the weights that meet the input, (n_hidden[0], n_inputs)."""
-        weight = self.layers[0].weight
-        return weight if isinstance(self.whitening, nn.Identity) else weight @ self.whitening.weight

@@ -11,7 +11,7 @@ class Muon(torch.optim.Adam):
     changes nothing. A kernel is a matrix of (n_out, n_in · height · width). `torch.optim.Muon` takes no kernels.
 
     Args:
-        params: as any optimiser takes them.
+        params: an iterable of parameters, without groups.
         lr: of matrices; the other parameters have a tenth of it.
         momentum: of matrices, at least 0, below 1.
     """
@@ -40,6 +40,8 @@ class Muon(torch.optim.Adam):
 
 def orthogonal(matrix, n_iterations=3):
     """Return roughly the orthogonal matrix nearest to a matrix: its singular vectors, with values from 0.5 to 1.2.
+
+    It has the matrix's shape and, computed in float32 at least, its dtype.
 
     After three iterations, values that were below 0.013 of the matrix's Frobenius norm are still below 0.5.
 

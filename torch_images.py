@@ -12,15 +12,15 @@ class DeviceImages:
         dataset: a `cifar10_utils.DataSet`.
         device: where to.
         dtype: of the images handed out.
-        shift, scale: images are handed out as (pixels − shift) · scale; float32, on any device, shapes
+        mean, scale: images are handed out as (pixels − mean) · scale; float32, on any device, shapes
             that go with (n, 3, 32, 32).
         memory_format: of the images handed out.
     """
 
-    def __init__(self, dataset, device, dtype, shift, scale, memory_format=torch.contiguous_format):
+    def __init__(self, dataset, device, dtype, mean, scale, memory_format=torch.contiguous_format):
         self.pixels = torch.from_numpy(dataset.pixels).to(device)
         self.labels = torch.from_numpy(dataset.classes).to(device)
-        self.shift, self.scale = shift.to(device), scale.to(device)
+        self.mean, self.scale = mean.to(device), scale.to(device)
         self.dtype = dtype
         self.memory_format = memory_format
 
@@ -44,16 +44,16 @@ class DeviceImages:
             pixel_places = (places["rows"][:, :, None] * 32 + places["columns"][:, None, :]).flatten(1)[:, None]
             # To index by rows and columns at once takes four times as long on a CPU.
             pixels = pixels.flatten(2).gather(2, pixel_places.expand(-1, 3, -1)).view(pixels.shape)
-        images = ((pixels.float() - self.shift) * self.scale).to(self.dtype, memory_format=self.memory_format)
+        images = ((pixels.float() - self.mean) * self.scale).to(self.dtype, memory_format=self.memory_format)
         return images, self.labels[index]
 
 
 def preprocessing(dataset, how):
-    """Return `shift` and `scale` for `DeviceImages`, from the training split.
+    """Return `mean` and `scale` for `DeviceImages`, both float32, from the training split.
 
     Args:
         dataset: a `cifar10_utils.DataSet`, the training split.
-        how: 'mean_image' or 'standardize'.
+        how: 'mean_image', which gives shapes (3, 32, 32) and (), or 'standardize', which gives (3, 1, 1) twice.
     """
     if how == "mean_image":
         return torch.from_numpy(dataset.mean_image), torch.ones(())
@@ -65,11 +65,11 @@ def preprocessing(dataset, how):
     n = dataset.pixels[:, 0].size
     mean = total / n
     std = np.sqrt(squares / n - mean**2)
-    shift, scale = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (mean, 1 / std))
-    return shift, scale
+    mean, scale = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (mean, 1 / std))
+    return mean, scale
 
 
-def mirrored_alternately(index, position, is_first):
+def mirrored_alternately(index, position, mirrored_first):
     """Return which examples of a batch to mirror, bool (n,): each image in every second pass over all of them.
 
     Alternating flips are K. Jordan's, 2024, https://arxiv.org/abs/2404.00498.
@@ -77,10 +77,10 @@ def mirrored_alternately(index, position, is_first):
     Args:
         index: of the examples, int64 (n,).
         position: how many examples have been drawn before them.
-        is_first: which images are mirrored in the first pass, bool (n_images,).
+        mirrored_first: which images are mirrored in the first pass, bool (n_images,).
     """
-    n_passes = (position + np.arange(len(index))) // len(is_first)
-    return is_first[index] ^ (n_passes % 2 == 1)
+    n_passes = (position + np.arange(len(index))) // len(mirrored_first)
+    return mirrored_first[index] ^ (n_passes % 2 == 1)
 
 
 def _mirrored(n, rng, is_mirrored):
@@ -97,6 +97,10 @@ def augmentation(how, n, rng, shift=4, is_mirrored=None):
     with the mirror image of what is there. 'flip_affine' gives `maps`, those of `affine_maps`.
 
     Args:
+        how: 'none', 'flip', 'flip_crop' or 'flip_affine'.
+        n: number of images.
+        rng: a NumPy generator.
+        shift: in pixels, at least 0.
         is_mirrored: which images are, bool (n,), where it is not left to `rng`.
     """
     if how == "none":
@@ -127,13 +131,15 @@ def affine_maps(n, rng, shift, is_mirrored=None):
 
 
 def whitening(images, n_components, eps=0.1):
-    """Return the state dict of a linear layer that whitens: `weight`, (n_components, n_pixels), and `bias`.
+    """Return the state dict of a linear layer that whitens, in float32.
 
-    What comes out are the first principal components of the images, each divided by √(λ + eps), where λ is its
-    variance.
+    That is `weight`, (n_components, n_pixels), and `bias`, (n_components,). What comes out are the first principal
+    components of the images, each divided by √(λ + eps), where λ is its variance.
 
     Args:
         images: `DeviceImages`, of the training split.
+        n_components: at most n_pixels.
+        eps: which keeps components that hardly vary from being blown up.
     """
     n_pixels = images.pixels[0].numel()
     total, products = torch.zeros(n_pixels), torch.zeros(n_pixels, n_pixels)

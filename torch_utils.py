@@ -96,10 +96,10 @@ def make_schedule(optimizer, args):
     if args.lr_schedule == "triangle":
         rising = args.max_steps / 5
 
-        def share(step):
+        def factor(step):
             return min((step + 1) / (rising + 1), (args.max_steps - step) / (args.max_steps - rising))
 
-        return schedules.LambdaLR(optimizer, share)
+        return schedules.LambdaLR(optimizer, factor)
     return schedules.ConstantLR(optimizer, factor=1.0)
 
 
@@ -144,8 +144,8 @@ def train_network(args, make_network, *, dtype=torch.float32):
         network = make_network().to(device, dtype)
         is_convolutional = any(isinstance(module, nn.Conv2d) for module in network.modules())
         memory_format = lay_out(network) if is_convolutional else torch.contiguous_format
-        shift, scale = preprocessing(data["train"], args.preprocess)
-        images = {split: DeviceImages(d, device, dtype, shift, scale, memory_format) for split, d in data.items()}
+        mean, scale = preprocessing(data["train"], args.preprocess)
+        images = {split: DeviceImages(d, device, dtype, mean, scale, memory_format) for split, d in data.items()}
         if getattr(args, "whiten", 0):
             network.whitening.load_state_dict(whitening(images["train"], args.whiten))
 
@@ -178,13 +178,13 @@ def train_network(args, make_network, *, dtype=torch.float32):
         def figures():
             return draw_results(network, images["test"], data["test"], precision, run.title, args.pictures)
 
-        is_first = np.random.default_rng(args.seed).random(len(images["train"])) < 0.5  # to be mirrored, of --alternate
+        mirrored_first = np.random.default_rng(args.seed).random(len(images["train"])) < 0.5  # of --alternate
         for _ in run.steps(evaluate, state, figures):
             # All that is random in a step follows from seed and step, so that a run can be resumed at any.
             rng = np.random.default_rng([args.seed, run.step])
             torch.manual_seed(int(rng.integers(2**32)) + processes.rank)
             position, index = data["train"].position, data["train"].next_index(args.batch_size)
-            is_mirrored = mirrored_alternately(index, position, is_first) if args.alternate else None
+            is_mirrored = mirrored_alternately(index, position, mirrored_first) if args.alternate else None
             places = augmentation(args.augment, len(index), rng, args.shift, is_mirrored)
             places = {name: processes.share(part) for name, part in places.items()}
             batch = images["train"].batch(processes.share(index), **places)
@@ -262,14 +262,20 @@ def confusion_matrix(classes, probabilities):
     return counts
 
 
+def first_layer(network):
+    """Return the weights that meet the images: a trained layer's, multiplied by those of a whitening before it."""
+    weights = next(parameter for parameter in network.parameters() if parameter.requires_grad)
+    is_whitened = isinstance(getattr(network, "whitening", None), nn.Linear)
+    return weights @ network.whitening.weight if is_whitened else weights
+
+
 def draw_results(network, images, dataset, precision, title, with_pictures):
     """Return figures: the confusion matrix on a split; `with_pictures` also first-layer weights and worst mistakes."""
     probabilities = predict(network, images, precision)
     counts = confusion_matrix(dataset.classes, probabilities)
     figures = {"confusion_matrix": draw_confusion_matrix(counts, CLASSES, f"{title}: test images")}
     if with_pictures:
-        # A student's network may have no such method.
-        weights = getattr(network, "first_layer", lambda: next(network.parameters()))().detach().float().cpu().numpy()
+        weights = first_layer(network).detach().float().cpu().numpy()
         weights = weights.reshape(-1, *dataset.pixels.shape[1:]) if weights.ndim == 2 else weights
         figures["first_layer"] = draw_weights(weights, f"{title}: weights of the first layer")
         title = f"{title}: test images whose own class got the least probability"

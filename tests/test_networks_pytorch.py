@@ -16,7 +16,7 @@ from mlp_pytorch import BATCH_NORMS, MLP
 from muon import Muon, orthogonal
 from synthetic_data import synthetic_images
 from torch_images import DeviceImages, augmentation, mirrored_alternately, preprocessing, whitening
-from torch_utils import choose_precision, make_optimizer, make_schedule, training_step
+from torch_utils import choose_precision, first_layer, make_optimizer, make_schedule, training_step
 
 # ---- The ConvNet -------------------------------------------------------------------------------
 
@@ -305,7 +305,7 @@ def test_whitening_is_fixed_and_undone_for_the_picture_of_the_first_layer(optimi
     assert (network.whitening.weight == before).all()
     x = torch.randn(1, 12)
     expected = network.layers[0](network.whitening(x) - network.whitening.bias) - network.layers[0].bias
-    torch.testing.assert_close(x @ network.first_layer().T, expected)
+    torch.testing.assert_close(x @ first_layer(network).T, expected)
 
 
 # ---- Optimiser, schedule, device, precision ----------------------------------------------------

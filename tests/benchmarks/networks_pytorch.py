@@ -69,9 +69,9 @@ def ours(network, optimizer, data, batch_size, device, precision):
     """Return a training step and an evaluation, as `train_network` does them."""
     is_convolutional = isinstance(network, ConvNet)
     memory_format = lay_out(network) if is_convolutional else torch.contiguous_format
-    shift, scale = preprocessing(data["train"], "mean_image")
+    mean, scale = preprocessing(data["train"], "mean_image")
     images = {
-        split: DeviceImages(data[split], device, torch.float32, shift, scale, memory_format)
+        split: DeviceImages(data[split], device, torch.float32, mean, scale, memory_format)
         for split in ("train", "test")
     }
 
