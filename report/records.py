@@ -66,7 +66,6 @@ LONG_EXPERIMENTS = {
     "answers_convnet": ("report/convnet_answers", 1),
     "best_mlp": ("train_mlp_pytorch", 3),
     "best_convnet": ("train_convnet_pytorch", 3),
-    "long_convnet": ("train_convnet_pytorch", 1),  # on a GPU
 }
 EXPERIMENTS |= LONG_EXPERIMENTS
 

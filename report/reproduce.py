@@ -8,6 +8,7 @@ python report/reproduce.py --pdf
 """
 
 import fnmatch
+import functools
 import hashlib
 import json
 import os
@@ -151,8 +152,12 @@ def write_figures():
     for name, figure in figures():
         drawn = fingerprint(figure)  # in both files, for a test to see whether they are old
         # Without the date that Matplotlib adds, a figure drawn again is the same file.
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Keywords": drawn})
-        figure.savefig(folder / f"{name}.png", dpi=220, metadata={"Drawn": drawn})
+        for kind, options in (
+            ("pdf", {"metadata": {"CreationDate": None, "Keywords": drawn}}),
+            ("png", {"metadata": {"Drawn": drawn}, "dpi": 220}),
+        ):
+            save = functools.partial(figure.savefig, format=kind, **options)
+            write_atomically(folder / f"{name}.{kind}", save)
 
 
 def experiments_lacking():
@@ -220,14 +225,15 @@ def write_pdf():
     labels = (REPORT / "build" / "report.aux").read_text()
     pages = {name: int(page) for name, page in re.findall(r"\\newlabel\{eq:([\w-]+)\}\{\{\d+\}\{(\d+)\}", labels)}
     write_atomically(REPORT / "equations.json", lambda file: file.write((json.dumps(pages, indent=1) + "\n").encode()))
-    shutil.copyfile(REPORT / "build" / "report.pdf", REPORT / "report.pdf")
+    built = (REPORT / "build" / "report.pdf").read_bytes()
+    write_atomically(REPORT / "report.pdf", lambda file: file.write(built))
 
 
 # ---- Command line --------------------------------------------------------------------------------
 
 
 def make_parser():
-    parser = Parser(prog="reproduce.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(prog="reproduce.py", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--only", metavar="PATTERN", help="experiments, as in 'fig05*' (default: all but the long ones)"
     )

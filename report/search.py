@@ -18,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
@@ -26,9 +27,11 @@ if __name__ == "__main__":
     interrupts.end_in_one_line()
 
 import torch_utils
-from cifar10_utils import DataSet, get_cifar10
+from cifar10_utils import DataError, DataSet, get_cifar10
 from flags import Parser, parse_args
 from report.records import SEARCH
+from run_folder import RunError, write_atomically
+from streams import lasting_output
 
 N_VALIDATION = 5000  # the last training images
 SEED = 1000  # not a seed of the reported runs
@@ -157,8 +160,8 @@ def trial(*key):
     found = read_trials().get(key)
     if found is None:
         found = run_trial(*key)
-        with SEARCH.open("a") as file:
-            file.write(json.dumps(found) + "\n")
+        before = SEARCH.read_bytes() if SEARCH.exists() else b""
+        write_atomically(SEARCH, lambda file: file.write(before + json.dumps(found).encode() + b"\n"))
     print_trial(found)
     return found
 
@@ -210,9 +213,12 @@ def main(argv=None):
         for t in sorted(trials, key=lambda t: (t["images"], t["validation_accuracy"]), reverse=True):
             print_trial(t)
         return 0
-    torch_utils.get_cifar10 = validation_for_test
     try:
-        climb(search) if args.ladder else halve(search)
+        with mock.patch.object(torch_utils, "get_cifar10", validation_for_test):
+            climb(search) if args.ladder else halve(search)
+    except (RunError, DataError, OSError, ValueError) as error:
+        print(f"search.py: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("search.py: interrupted; the same command goes on from here", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -221,4 +227,5 @@ def main(argv=None):
 
 if __name__ == "__main__":
     interrupts.raise_again()
-    sys.exit(main())
+    with lasting_output():
+        sys.exit(main())
