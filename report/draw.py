@@ -10,7 +10,7 @@ from figures import SPLIT_STYLES, show_confusion_matrix, show_weights
 from report.claims import CLAIMS
 from report.finite_differences import chosen_step, relative_error
 from report.records import ADAM_EPS, EXPERIMENTS, read_records
-from report.tables import gradients, numbers
+from report.tables import RUNS, STEP_LENGTHS, every_step, first_spike, gradients, numbers
 
 GREY = "#555555"
 # Hollow markers and filled ones: in grey the colours are nearly one.
@@ -19,24 +19,14 @@ STYLES = {
 }
 FONT_SIZE = 8  # in points; the report shows figures at about their size, so that text is 7 to 8 there
 GUESSING = {"accuracy": 0.1, "loss": math.log(10)}  # of ten classes, each as likely
-# Number of the figure of accuracy, of which the next is that of loss, its experiment, and a title.
-RUNS = [
-    (1, "fig01_mlp_numpy", "NumPy MLP"),
-    (3, "fig03_mlp_pytorch", "PyTorch MLP"),
-    (5, "fig05_adam", "Adam"),
-    (7, "fig07_five_layers", "five hidden layers, SGD"),
-    (9, "fig09_long", "50,000 steps"),
-    (11, "fig11_five_layers_adam_long", ""),  # whose panels have titles of their own
-    (13, "fig13_convnet", "ConvNet"),
-]
 
 
-def new_panels(width, height, rows, columns):
-    """Return a figure and its axes, (rows, columns), which share both scales."""
+def new_panels(width, height, rows, columns, sharex=True, sharey=True):
+    """Return a figure and its axes, (rows, columns), which share their scales unless said otherwise."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     for axes in panels.flat:
         axes.tick_params(labelsize=FONT_SIZE)
         axes.grid(alpha=0.3)
@@ -94,6 +84,7 @@ def fingerprint(figure):
             name = line.get_label() if line.get_label()[0] != "_" else ""
             shown += [name, line.get_linestyle(), str(line.get_marker())]
             shown += [f"{value:.6g}" for values in line.get_data() for value in values]
+        shown += [patch.get_label() for patch in axes.patches]  # a band's says where it lies
         for image in axes.images:
             shown += [f"{value:.3f}" for value in image.get_array().ravel()]
         shown += [text.get_text() for text in axes.texts]
@@ -139,15 +130,19 @@ YLABELS = {"accuracy": "accuracy", "loss": "cross-entropy loss"}
 
 
 def draw_claims(axes, name, quantity):
-    """Draw what the original report claims as dashed lines: its numbers, or the chance level."""
+    """Draw what the original report claims as dashed lines: its numbers, or the chance level.
+
+    Two numbers of test accuracy, at the end and at its best, would lie on each other: they are one band.
+    """
     claimed = {claim.quantity: claim.number for claim in CLAIMS[name]}
-    for of, what, dashes in (
-        (f"test_{quantity}", "test, original report", (6, 4)),
-        (f"best_test_{quantity}", "best test, original report", (6, 2, 1, 2)),
-        (f"best_train_{quantity}", "best train, original report", (2, 2)),
-    ):
-        if claimed.get(of) is not None:
-            axes.axhline(claimed[of], color=GREY, ls=(0, dashes), lw=1, zorder=3, label=f"{what}: {claimed[of]:.3g}")
+    for split, dashes in (("test", (6, 4)), ("train", (2, 2))):
+        found = [claimed.get(f"{split}_{quantity}"), claimed.get(f"best_{split}_{quantity}")]
+        found = [f"{value:.3g}" for value in found if value is not None]
+        what = f"{split}, original report: {' to '.join(found)}"
+        if len(found) == 1:
+            axes.axhline(float(found[0]), color=GREY, ls=(0, dashes), lw=1, zorder=3, label=what)
+        elif found:
+            axes.axhspan(*map(float, found), color=GREY, alpha=0.6, lw=0, zorder=3, label=what)
     if "off_chance" in claimed:
         chance = GUESSING[quantity]
         axes.axhline(chance, color=GREY, ls=(0, (6, 4)), lw=1, zorder=3, label=f"chance level: {chance:.3g}")
@@ -170,6 +165,8 @@ def draw_seeds(name, quantity, also):
     Args:
         also: an experiment of the same run in float32, whose runs follow.
     """
+    from matplotlib.ticker import MultipleLocator
+
     runs = [(f"seed {record.seed}", record) for record in read_records(name)]
     runs += [(f"seed {record.seed}, float32", record) for record in read_records(also)]
     figure, panels = new_panels(6.5, 1.85 if quantity == "accuracy" else 1.65, 1, len(runs))
@@ -180,15 +177,20 @@ def draw_seeds(name, quantity, also):
             style = {"color": STYLES[split]["color"], "ls": STYLES[split]["ls"]}
             axes.plot(steps, [m[f"{split}_{quantity}"] for m in record.metrics], label=split, lw=0.8, **style)
     set_range(panels[0, 0], quantity)
+    if quantity == "accuracy":
+        panels[0, 0].yaxis.set_major_locator(MultipleLocator(0.2))
     titles = [title for title, _ in runs]
     label_panels(figure, panels, titles, "training step, thousands", YLABELS[quantity], legend_columns=3)
     return figure
 
 
 def draw_gradients():
-    """Return a figure of how large an entry of each layer's gradient is over the steps: weights by optimiser."""
+    """Return a figure of how large an entry of each layer's gradient is over the steps: weights by optimiser.
+
+    From the course's weights under SGD, top left, all but one are so small that that panel has a scale of its own.
+    """
     names = {"normal": "the course's weights", "kaiming": "He et al.'s weights", "pytorch": "PyTorch's own weights"}
-    figure, panels = new_panels(6.5, 3.4, 2, 3)
+    figure, panels = new_panels(6.5, 3.4, 2, 3, sharey=False)
     for row, optimizer in zip(panels, ("sgd", "adam"), strict=True):
         for axes, init in zip(row, names, strict=True):
             (record,) = read_records(f"gradients_{init}_{optimizer}")
@@ -198,7 +200,12 @@ def draw_gradients():
             axes.plot(steps, biases[-1], color="black", ls=":", lw=1, label="last layer's bias")
             if optimizer == "adam":
                 axes.axhline(1e-8, color=GREY, ls=(0, (6, 4)), lw=1, label="Adam's ε")
-    panels[0, 0].set_yscale("log")
+    for axes in panels.flat:
+        axes.set_yscale("log")
+    for axes in panels.flat[1:]:
+        axes.set_ylim(3e-9, 30)
+    for axes in panels[:, 2]:  # their scale stands at the panels to their left
+        axes.tick_params(labelleft=False)
     for row, optimizer in zip(panels, ("SGD", "Adam"), strict=True):
         row[-1].annotate(
             optimizer, (1.03, 0.5), xycoords="axes fraction", fontsize=FONT_SIZE, rotation=270, va="center"
@@ -214,14 +221,53 @@ def draw_waking():
         (record,) = read_records(f"wake_eps_{eps}")
         steps, weights, biases = gradients(record)
         for layer, (weight, bias, colour) in enumerate(zip(weights, biases, LAYER_COLOURS, strict=True), 1):
-            axes.plot(steps, weight, color=colour, lw=1, label=f"layer {layer}, weights")
-            axes.plot(steps, bias, color=colour, lw=1, ls=":", label=f"layer {layer}, bias")
+            axes.plot(steps, weight, color=colour, lw=1, label=f"weights {layer}")
+            axes.plot(steps, bias, color=colour, lw=1, ls=":", label=f"bias {layer}")
         axes.axhline(float(eps), color=GREY, ls=(0, (6, 4)), lw=1, label="ε")
     panels[0, 0].set_yscale("log")
     titles = [rf"$\epsilon = 10^{{{round(math.log10(float(eps)))}}}$" for eps in ADAM_EPS]
-    label_panels(figure, panels, titles, "training step", "r.m.s. of the gradient", legend_columns=5)
+    label_panels(figure, panels, titles, "training step", "r.m.s. of the gradient", legend_columns=7)
     return figure
 
+
+def draw_collapses():
+    """Return a figure of the steps around each run's first spike, and of how long steps are all along."""
+    found = [(record, first_spike(record)) for record in read_records("collapses_none")]
+    found = [(record, at) for record, at in found if at]
+    figure, panels = new_panels(6.5, 2.2, 1, len(found) + 1, sharex=False, sharey=False)
+    *close, whole = panels[0]
+    for axes, (record, at) in zip(close, found, strict=True):
+        for name, values in every_step(record).items():
+            called, dashes, colour = EVERY_STEP[name]
+            around = values[at - 31 : at + 60] / np.median(values[at - 101 : at - 1])
+            axes.plot(range(-30, 61), around, lw=1, color=colour, ls=dashes, label=called)
+        axes.set_title(f"seed {record.seed}", fontsize=FONT_SIZE)
+        axes.set_xlabel(f"steps from {at}", fontsize=FONT_SIZE)
+    close[0].set_ylabel("times the median before", fontsize=FONT_SIZE)
+    for (control, called), style in zip(STEP_LENGTHS.items(), STYLES.values(), strict=True):
+        lengths = every_step(read_records(f"collapses_{control}")[0])["step_lengths"]
+        medians = np.median(lengths.reshape(-1, 100), axis=1)
+        whole.plot(
+            50 + 100 * np.arange(len(medians)), medians, label=called, lw=1, **style | markers(len(medians), 0, 1)
+        )
+    whole.set_title("length of a step", fontsize=FONT_SIZE)
+    whole.set_xlabel("training step", fontsize=FONT_SIZE)
+    for axes in panels[0]:
+        axes.set_yscale("log")
+    for axes in close:
+        axes.set_ylim(0.3, 3000)
+    for axes in close[1:]:
+        axes.tick_params(labelleft=False)
+    add_legend(figure, 3)
+    return figure
+
+
+# What is drawn of each step: its name, and the style of its line.
+EVERY_STEP = {
+    "batch_losses": ("loss of the batch", "-", "#440154"),
+    "gradient_norms": ("norm of the gradient", "--", "#22A884"),
+    "step_lengths": ("length of the step", ":", "black"),
+}
 
 LAYER_COLOURS = ("#440154", "#414487", "#2A788E", "#22A884", "#7AD151", "#C9B400")  # from the input to the output
 
@@ -317,9 +363,9 @@ def draw_answers():
 
 def figures():
     """Yield (name, figure) of all that can be drawn from what is recorded."""
-    for number, name, title in RUNS:
+    for name, title in RUNS.items():
         if read_records(name):
-            for n, quantity in ((number, "accuracy"), (number + 1, "loss")):
+            for n, quantity in enumerate(("accuracy", "loss"), CLAIMS[name][0].figure):
                 if name == "fig11_five_layers_adam_long":
                     figure = draw_seeds(name, quantity, also="precision_five_layers")
                 else:
@@ -330,6 +376,7 @@ def figures():
         "depth": (draw_depths, "fig07_five_layers"),
         "gradients": (draw_gradients, None),
         "wake": (draw_waking, None),
+        "collapses": (draw_collapses, None),
         "answers": (draw_answers, None),
         "wrong": (draw_wrong_gradients, "fig01_mlp_numpy"),
     }

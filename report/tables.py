@@ -5,7 +5,6 @@ prints.
 """
 
 import json
-import math
 import re
 import statistics
 
@@ -48,6 +47,8 @@ def numbers(name):
         runs = [measures(record.metrics) for record in whole]
         found |= {quantity: spread([run[quantity] for run in runs]) for quantity in runs[0]}
         found["n_without_collapse"] = sum(run["n_collapses"] == 0 for run in runs)
+        found["n_with_collapse"] = sum(run["n_collapses"] > 0 for run in runs)
+        found["n_with_jump"] = sum(run["n_jumps"] > 0 for run in runs)
         if name in COMPARED_WITH:
             other = {record.seed: record.metrics[-1] for record in read_records(COMPARED_WITH[name])}
             found["change"] = spread(
@@ -64,9 +65,7 @@ DIGITS |= dict.fromkeys(("flat_from", "best_step"), 0)
 
 def format_number(quantity, value, statistic="mean"):
     """Return a number as report and README print it."""
-    if statistic in ("min", "max") and quantity.startswith("n_"):
-        return str(value)
-    if quantity in ("n", "n_diverged", "n_without_collapse", "first_seed", "last_seed"):
+    if isinstance(value, int) and statistic != "mean":  # a count, or a step
         return str(value)
     if quantity == "loss_change":
         return f"{value:.0e}"
@@ -89,7 +88,7 @@ def all_numbers():
     )
     for dtype in (np.float32, np.float64):
         found[f"differences.{dtype.__name__}"] = f"{relative_error(dtype, chosen_step(dtype)):.0e}"
-    found |= gradient_numbers() | search_numbers()
+    found |= gradient_numbers() | collapse_numbers() | search_numbers()
     for record in read_records("answers_convnet"):  # answers.cat.dog: how many cats were taken for dogs
         counts = np.array(record.summary["confusion_matrix"])
         found |= {f"answers.{CLASSES[i]}.{CLASSES[j]}": str(n) for (i, j), n in np.ndenumerate(counts)}
@@ -117,6 +116,22 @@ def gradients(record):
     return [m["step"] for m in metrics], *found
 
 
+def every_step(record):
+    """Return what a run with `--every_step` recorded, `{'gradient_norms': array, …}`; the first value is of step 1."""
+    names = ("batch_losses", "gradient_norms", "step_lengths")
+    return {name: np.concatenate([m[name] for m in record.metrics[1:]]) for name in names}
+
+
+SPIKE = 10  # times the median of the 100 gradients before it: what a collapse begins with
+
+
+def first_spike(record):
+    """Return the first step after 500, where the network has long woken up, with a `SPIKE`, or None."""
+    norms = every_step(record)["gradient_norms"]
+    spikes = (i + 1 for i in range(500, len(norms)) if norms[i] >= SPIKE * np.median(norms[i - 100 : i]))
+    return next(spikes, None)
+
+
 AWAKE = 1e-8  # Adam's ε by default
 
 
@@ -124,9 +139,7 @@ def gradient_numbers():
     """Return what the recorded gradients show, in numbers.
 
     `wake.1e-4` is the step at which the weights' gradients of all layers have come above `AWAKE` with an ε of 1e-4;
-    `gradients.least_ratio` by how much, under SGD, those from other initial weights are larger than from the course's;
-    `collapse.after` the norm of the whole gradient where the unchanged run first has collapsed, `collapse.before` that
-    of the evaluation before.
+    `gradients.least_ratio` by how much, under SGD, those from other initial weights are larger than from the course's.
     """
     found = {}
     for eps in ADAM_EPS:
@@ -140,14 +153,56 @@ def gradient_numbers():
         ratios = [gradients(other)[1] / gradients(normal[0])[1] for (other,) in others]
         digits, exponent = f"{np.min(ratios):e}".split("e")
         found["gradients.least_ratio"] = f"{digits[0]}e{int(exponent)}"  # rounded down: it is at least that
-    for record in read_records("collapses_none"):
-        accuracy = np.array([m["test_accuracy"] for m in record.metrics])
-        falls = np.flatnonzero(accuracy[:-1] - accuracy[1:] >= COLLAPSE)
-        for before in falls[:1]:  # there may be none
-            for suffix, at in (("before", record.metrics[before]), ("after", record.metrics[before + 1])):
-                norm = math.hypot(*(value for key, value in at.items() if key.endswith("_gradient")))
-                found |= {f"collapse.{suffix}": f"{norm:.0f}", f"collapse.step_{suffix}": str(at["step"])}
     return found
+
+
+def collapse_numbers():
+    """Return what the runs of 5,000 steps show of collapses, in numbers.
+
+    `thinned.peak` is how much lower at most a peak is where every fifth evaluation alone counts. Of the first spikes of
+    the unchanged runs, `spike.n` in number, `spike.gradient`, `spike.length` of the step, and `spike.next_gradient` and
+    `spike.next_loss` of the batch after it are multiples of the medians of the 100 steps before; `spike.usual` is that
+    median of lengths, and `spike.later` that from 500 to 1,000 steps after, where the run has collapsed.
+    `steps.kaiming.n_spikes` is how many of those runs have a spike, `early` and `late` are the medians of steps 401 to
+    500 and of the last 100. `collapse.first` is the evaluation that shows the first collapse of a long run.
+    """
+    peaks = [[m["test_accuracy"] for m in r.metrics] for name in CONTROLS.values() for r in read_records(name)]
+    found = {"thinned.peak": f"{max(max(accuracy) - max(accuracy[::5]) for accuracy in peaks):.3f}"} if peaks else {}
+    digits = {"gradient": 0, "length": 1, "next_gradient": 1, "next_loss": 1, "usual": 2, "later": 3}
+    seen = {quantity: [] for quantity in digits}
+    for record in read_records("collapses_none"):
+        if at := first_spike(record):
+            steps = every_step(record)
+            norms, losses, lengths = (steps[name] for name in ("gradient_norms", "batch_losses", "step_lengths"))
+            usual = {name: np.median(values[at - 101 : at - 1]) for name, values in steps.items()}
+            seen["gradient"].append(norms[at - 1] / usual["gradient_norms"])
+            seen["length"].append(lengths[at - 1] / usual["step_lengths"])
+            seen["next_gradient"].append(norms[at] / usual["gradient_norms"])
+            seen["next_loss"].append(losses[at] / usual["batch_losses"])
+            seen["usual"].append(usual["step_lengths"])
+            if measures(record.metrics)["n_collapses"]:
+                seen["later"].append(np.median(lengths[at + 499 : at + 999]))
+    found["spike.n"] = str(len(seen["gradient"]))
+    for quantity, values in seen.items():
+        found |= ends(f"spike.{quantity}", values, digits[quantity])
+    for control in STEP_LENGTHS:
+        records = read_records(f"collapses_{control}")
+        found[f"steps.{control}.n_spikes"] = str(sum(first_spike(record) is not None for record in records))
+        lengths = [every_step(record)["step_lengths"] for record in records]
+        found |= ends(f"steps.{control}.early", [np.median(run[400:500]) for run in lengths], 3)
+        found |= ends(f"steps.{control}.late", [np.median(run[-100:]) for run in lengths], 3)
+    for name in LONG_RUNS.values():
+        accuracies = [
+            (record.metrics, np.array([m["test_accuracy"] for m in record.metrics])) for record in read_records(name)
+        ]
+        falls = [(metrics, np.flatnonzero(a[:-1] - a[1:] >= COLLAPSE)) for metrics, a in accuracies]
+        found |= ends(f"collapse.first.{name}", [metrics[at[0] + 1]["step"] for metrics, at in falls if len(at)], 0)
+    return found
+
+
+def ends(name, values, digits):
+    """Return `{'name.min': text, 'name.max': text}` of some values, or nothing of none."""
+    return {f"{name}.{end.__name__}": f"{end(values):.{digits}f}" for end in (min, max)} if values else {}
 
 
 def ladder_changes(network):
@@ -188,14 +243,14 @@ README_RUNS = {
 
 # ---- The original report's claims ---------------------------------------------------------------
 
-RUNS = {  # figures, and what is run for them
-    "fig01_mlp_numpy": ("1, 2", "NumPy MLP, defaults"),
-    "fig03_mlp_pytorch": ("3, 4", "PyTorch MLP, defaults"),
-    "fig05_adam": ("5, 6", "Adam, else defaults"),
-    "fig07_five_layers": ("7, 8", "five hidden layers, SGD, else defaults"),
-    "fig09_long": ("9, 10", "50,000 steps, else defaults"),
-    "fig11_five_layers_adam_long": ("11, 12", "five hidden layers, Adam, 50,000 steps"),
-    "fig13_convnet": ("13, 14", "ConvNet, defaults"),
+RUNS = {  # of which claims are made, and what is run for them; each has a figure of accuracy and one of loss
+    "fig01_mlp_numpy": "NumPy MLP, defaults",
+    "fig03_mlp_pytorch": "PyTorch MLP, defaults",
+    "fig05_adam": "Adam, else defaults",
+    "fig07_five_layers": "five hidden layers, SGD, else defaults",
+    "fig09_long": "50,000 steps, else defaults",
+    "fig11_five_layers_adam_long": "five hidden layers, Adam, 50,000 steps",
+    "fig13_convnet": "ConvNet, defaults",
 }
 # What our runs gave, of the quantity that a claim is about.
 OURS = {
@@ -233,8 +288,9 @@ def ours(name, claim):
 
 def claims_table():
     """Yield figures, run and `[(what the original report says, ours, verdict), …]` of each of the seven runs."""
-    for name, (figures, run) in RUNS.items():
-        yield figures, run, [(claim.says, *ours(name, claim)) for claim in CLAIMS[name]]
+    for name, run in RUNS.items():
+        figure = CLAIMS[name][0].figure
+        yield f"{figure}, {figure + 1}", run, [(claim.says, *ours(name, claim)) for claim in CLAIMS[name]]
 
 
 def claims_markdown():
@@ -273,7 +329,7 @@ def claims_tex():
     blocks = []
     for figures, run, claims in claims_table():
         rows = [(figures, run, *claims[0]), *(("", "", *claim) for claim in claims[1:])]
-        blocks.append("\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows))
+        blocks.append("\\\\*\n".join(" & ".join(map(tex, row)) for row in rows) + r" \\")  # *: on one page
     return "\n\\addlinespace\n".join(blocks) + "\n"
 
 
@@ -321,12 +377,15 @@ LONG_QUANTITIES = ("best_test_accuracy", "best_step", "best_train_accuracy", "te
 # Its first 5,000 steps in float32, with one change each.
 CONTROLS = {
     "none": "collapses_none",
+    "He et al.'s weights": "collapses_kaiming",
     "standardised pixels": "collapses_standardize",
     "learning rate 2e-4, not 2e-3": "collapses_rate_2e-4",
     "gradient's norm at most 1": "collapses_clip_1",
     "Adam's ε 1e-4, not 1e-8": "collapses_eps_1e-4",
     "Adam's ε 1e-16": "collapses_eps_1e-16",
 }
+# Those of which every step is recorded, and what they are called in the figure of the lengths of their steps.
+STEP_LENGTHS = {"none": "the course's weights", "kaiming": "He et al.'s weights", "standardize": "standardised pixels"}
 CONTROL_QUANTITIES = ("n_collapses", "best_test_accuracy", "best_train_accuracy")
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -60,6 +61,8 @@ def recomputed(key):
     counts |= {"first_seed": min(seed["seed"] for seed in seeds), "last_seed": max(seed["seed"] for seed in seeds)}
     accuracy, loss = ([np.array([m[q] for m in run]) for run in whole] for q in ("test_accuracy", "test_loss"))
     counts["n_without_collapse"] = sum((np.diff(a) > -0.1).all() for a in accuracy)
+    counts["n_with_collapse"] = len(accuracy) - counts["n_without_collapse"]
+    counts["n_with_jump"] = sum((np.diff(l) >= 0.1).any() for l in loss)
     if quantity in counts:
         return str(counts[quantity])
     values = {
@@ -109,7 +112,10 @@ def test_every_number_is_recomputed_from_the_metrics():
 
 
 # Those that are of no single experiment; tests of their own follow.
-OTHER_NUMBERS = ("answers", "claim", "claims", "collapse", "differences", "gradients", "search", "wake")
+OTHER_NUMBERS = (
+    "answers", "claim", "claims", "collapse", "differences", "gradients", "search", "spike", "steps", "thinned",
+    "wake",
+)  # fmt: skip
 
 
 def test_trials_of_the_search_are_counted():
@@ -173,46 +179,159 @@ def test_what_the_report_says_of_collapses():
         name: [run["n_collapses"] for run in measured(name)]
         for name in (*tables.LONG_RUNS.values(), *tables.CONTROLS.values())
     }
-    without = ("collapses_standardize", "collapses_rate_2e-4", "collapses_clip_1", "standardize_fig11")
+    without = [f"collapses_{control}" for control in ("standardize", "rate_2e-4", "clip_1", "kaiming")]
+    without.append("standardize_fig11")
     assert not any(sum(n_collapses[name]) for name in without)
     on_grey_levels = (
         "fig11_five_layers_adam_long",
         "precision_five_layers",
         "pytorch_fig11",
-        "collapses_none",
+        "kaiming_fig11",
         "collapses_eps_1e-16",
     )
     assert all(n > 0 for name in on_grey_levels for n in n_collapses[name])
+    assert [seed["seed"] for seed, _ in recorded("collapses_none")] == [42, 43, 44]
+    assert [n > 0 for n in n_collapses["collapses_none"]] == [True, True, False], "as the caption says"
+    for _, run in recorded("collapses_clip_1"):
+        norms = [math.hypot(*(v for k, v in m.items() if k.endswith("_gradient"))) for m in run[1:]]
+        assert min(norms) > 1, "at every evaluation"
     never_woken = measured("collapses_eps_1e-4")
     assert all(run["best_train_accuracy"] < 0.15 for run in never_woken)
 
 
-def test_gradient_around_the_first_collapse_and_under_clipping():
-    """Norms of the whole gradient, from those of its parts."""
-    found = {}
-    for name in ("collapses_none", "collapses_clip_1"):
-        ((_, run),) = recorded(name)
-        parts = [[v**2 for k, v in m.items() if k.endswith("_gradient")] for m in run[1:]]
-        assert {len(part) for part in parts} == {12}
-        found[name] = dict(zip((m["step"] for m in run[1:]), np.sqrt([sum(part) for part in parts]), strict=True))
+def values_of_steps(run, name):
+    return np.array([value for m in run[1:] for value in m[name]])
+
+
+def spike(run):
+    """Return the first step after 500 with a gradient of ten times the median of the 100 before, and what it was like.
+
+    All over the medians of the 100 steps before it: `{name: those of this step and all after it}`.
+    """
+    values = {name: values_of_steps(run, name) for name in ("gradient_norms", "batch_losses", "step_lengths")}
+    assert {len(v) for v in values.values()} == {5000}
+    norms = values["gradient_norms"]
+    for i in range(500, 5000):
+        if norms[i] >= 10 * np.median(norms[i - 100 : i]):
+            return i + 1, {name: v[i:] / np.median(v[i - 100 : i]) for name, v in values.items()}
+    return None
+
+
+def test_what_a_collapse_begins_with():
+    """A batch of a large gradient, then long steps at batches that are as usual; the loss of all comes later."""
+    found = {"gradient": [], "length": [], "next_gradient": [], "next_loss": [], "usual": [], "later": []}
+    for _, run in recorded("collapses_none"):
+        step, times = spike(run)
+        lengths = values_of_steps(run, "step_lengths")
+        found["gradient"].append(times["gradient_norms"][0])
+        found["length"].append(times["step_lengths"][0])
+        found["next_gradient"].append(times["gradient_norms"][1])
+        found["next_loss"].append(times["batch_losses"][1])
+        found["usual"].append(np.median(lengths[step - 101 : step - 1]))
+        np.testing.assert_allclose(times["step_lengths"][1:4] / times["step_lengths"][:3], 0.9, atol=0.03)
+        collapses = np.flatnonzero(np.diff([m["test_accuracy"] for m in run]) <= -0.1)
+        if len(collapses):
+            assert step <= run[collapses[0] + 1]["step"] <= step + 100, "the first collapse begins with it"
+            assert max(times["batch_losses"][:60]) > 50
+            found["later"].append(np.median(lengths[step + 499 : step + 999]))
+        else:
+            assert max(times["batch_losses"][1:60]) < 2.5
+            assert np.median(times["batch_losses"][200:300]) < 1.2, "it recovers"
     numbers = tables.all_numbers()
-    assert (numbers["collapse.step_before"], numbers["collapse.step_after"]) == ("2300", "2400")
-    for end in ("before", "after"):
-        step = int(numbers[f"collapse.step_{end}"])
-        assert numbers[f"collapse.{end}"] == f"{found['collapses_none'][step]:.0f}"
-    assert min(found["collapses_clip_1"].values()) > 1, "the report says so of every evaluation"
+    assert numbers["spike.n"] == numbers["collapses_none.n"] == str(len(found["gradient"]))
+    digits = {"gradient": 0, "length": 1, "next_gradient": 1, "next_loss": 1, "usual": 2, "later": 3}
+    for name, values in found.items():
+        for end in (min, max):
+            assert numbers[f"spike.{name}.{end.__name__}"] == f"{end(values):.{digits[name]}f}"
+    assert max(found["later"]) < min(found["usual"]) / 10, "steps are short afterwards"
+
+
+@pytest.mark.parametrize("control", ["none", "kaiming", "standardize"])
+def test_spikes_are_counted(control):
+    n = sum(spike(run) is not None for _, run in recorded(f"collapses_{control}"))
+    assert tables.all_numbers()[f"steps.{control}.n_spikes"] == str(n)
+    assert (n > 0) == (control == "none"), "the report says so"
+
+
+@pytest.mark.parametrize("control", ["none", "kaiming", "standardize"])
+def test_lengths_of_steps(control):
+    numbers = tables.all_numbers()
+    lengths = [values_of_steps(run, "step_lengths") for _, run in recorded(f"collapses_{control}")]
+    for when, part in (("early", slice(400, 500)), ("late", slice(-100, None))):
+        medians = [np.median(run[part]) for run in lengths]
+        for end in (min, max):
+            assert numbers[f"steps.{control}.{when}.{end.__name__}"] == f"{end(medians):.3f}"
+
+
+def test_what_the_report_says_of_lengths_of_steps():
+    numbers = {key: float(text) for key, text in tables.all_numbers().items() if key.startswith("steps.")}
+    assert numbers["steps.kaiming.late.max"] < numbers["steps.none.early.min"] / 2, "short"
+    assert numbers["steps.kaiming.early.max"] < numbers["steps.kaiming.late.min"] / 5, "and growing"
+    assert 0.8 < numbers["steps.standardize.early.min"] / numbers["steps.none.early.max"] < 1.5, "as long"
+
+
+def test_evaluation_at_which_a_long_run_first_has_collapsed():
+    numbers = tables.all_numbers()
+    for name in tables.LONG_RUNS.values():
+        if not records.read_records(name):
+            continue
+        firsts = []
+        for _, run in recorded(name):
+            falls = np.flatnonzero(np.diff([m["test_accuracy"] for m in run]) <= -0.1)
+            firsts += [run[i + 1]["step"] for i in falls[:1]]
+        found = [numbers.get(f"collapse.first.{name}.{end}") for end in ("min", "max")]
+        assert found == ([str(min(firsts)), str(max(firsts))] if firsts else [None, None])
 
 
 def test_standard_deviations_of_initial_weights_that_the_report_bounds():
     assert 0.0001 * (3072 / 2) ** 0.5 < 1 / 250
 
 
-def test_what_the_captions_of_figures_5_and_6_say():
+def test_what_the_captions_say_of_curves():
+    """Figures 5, 6, 10 and 12."""
     runs = [metrics[1:] for _, metrics in recorded("fig05_adam")]
     assert all(max(run, key=lambda m: m["test_loss"])["step"] <= 800 for run in runs)
-    dips = {tuple(np.flatnonzero(np.diff([m["test_accuracy"] for m in run]) <= -0.02)) for run in runs}
-    assert len(dips) == len(runs), "at steps of its own"
-    assert () not in dips
+    dips = [np.flatnonzero(np.diff([m["test_accuracy"] for m in run]) <= -0.02) for run in runs]
+    assert min(map(len, dips)) > 1, "again and again"
+    assert np.mean(np.concatenate(dips) < 7) > 0.5, "most of them early, in the first half"
+    for _, metrics in recorded("fig09_long"):
+        assert min(metrics, key=lambda m: m["test_loss"])["step"] <= 5000, "the first tenth"
+    collapses, peaks = 0, 0
+    for name in ("fig11_five_layers_adam_long", "precision_five_layers"):
+        for _, metrics in recorded(name):
+            falls = 1 + np.flatnonzero(np.diff([m["test_accuracy"] for m in metrics]) <= -0.1)
+            high = np.flatnonzero(np.array([m["test_loss"] for m in metrics]) > 5)
+            assert set(high) <= set(falls), "each high peak is a collapse"
+            assert len(falls) > 1, "several"
+            collapses, peaks = collapses + len(falls), peaks + len(high)
+    assert peaks < collapses / 2, "most collapses show none"
+
+
+def test_peak_that_every_fifth_evaluation_misses():
+    names = (f"collapses_{control}" for control in records.COLLAPSE_CONTROLS)
+    runs = [[m["test_accuracy"] for m in run] for name in names for _, run in recorded(name)]
+    assert tables.all_numbers()["thinned.peak"] == f"{max(max(run) - max(run[::5]) for run in runs):.3f}"
+
+
+def test_comparisons_that_the_report_makes_in_words():
+    rates = [name for name in records.EXPERIMENTS if name.startswith("learning_rate_")] + ["fig03_mlp_pytorch"]
+    ends = {name: [run["test_accuracy"] for run in measured(name)] for name in rates}
+    assert max(ends, key=lambda name: np.mean(ends[name] or 0)) == "learning_rate_1e-3", "the highest"
+    assert not any(run["n_falls"] for run in measured("momentum_0.9_small_steps")), "no evaluation dips"
+    for name in records.OTHER_CONFIGURATIONS:
+        runs = measured(f"{name}_fig05")
+        assert max(max(run["n_falls"], run["n_jumps"]) for run in runs) < 3, (
+            "neither dips nor jumps at many evaluations"
+        )
+    rungs = [np.mean([run["validation_accuracy"] for run in measured(f"ladder_{rung}")]) for rung in records.LADDER]
+    start, kaiming, batch_norm, onecycle, augment, dropout, width = rungs
+    assert start < kaiming < batch_norm < onecycle < augment < width
+    assert onecycle - batch_norm < 0.01, "little"
+    assert dropout < augment, "lowers it, and is left out again"
+    (record,) = records.read_records("wake_eps_1e-8")
+    _, weights, _ = tables.gradients(record)
+    above = (weights > 1e-8).all(axis=0)
+    assert above[above.argmax() :].all(), "from that step on"
 
 
 def test_what_the_report_says_of_the_ladders():
