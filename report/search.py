@@ -1,11 +1,11 @@
 """Search for the better networks' flags on validation images, by successive halving, and weigh their ingredients.
 
 python report/search.py convnet
-python report/search.py mlp --ladder
+python report/search.py mlp --ablation
 python report/search.py mlp --list
 
 A search trains all candidates with the first budget of images, the better half of them with the next one, and so on.
-A ladder trains the start with each ingredient alone, and all ingredients but for each. Every trial is a line of
+An ablation trains the start with each ingredient alone, and all ingredients but for each. Every trial is a line of
 report/search.jsonl, and is not run again. No test image is looked at: validation images stand in their place.
 """
 
@@ -45,14 +45,14 @@ class Search(NamedTuple):
         ingredients: flags by their names; all of them together are what candidates begin with.
         candidates: flags that come after those.
         budgets: images that a trial of each round sees.
-        ladder_budget: images that a trial of the ladder sees.
+        ablation_budget: images that a trial of the ablation sees.
     """
 
     script: str
     ingredients: dict
     candidates: list
     budgets: list
-    ladder_budget: int
+    ablation_budget: int
 
 
 SEARCHES = {
@@ -174,7 +174,7 @@ def print_trial(t):
     )
 
 
-# ---- Search and ladder -------------------------------------------------------------------------
+# ---- Search and ablation ------------------------------------------------------------------------
 
 
 def halve(search):
@@ -187,24 +187,24 @@ def halve(search):
     return flags
 
 
-def ladder(search):
-    """Return the flags of a ladder's rungs: `{ingredient: (it alone, all but it)}`; those of None are none, and all."""
+def ablations(search):
+    """Return the flags of an ablation: `{ingredient: (it alone, all but it)}`; those of None are none, and all."""
     parts = search.ingredients
-    rungs = {name: (own, " ".join(f for f in parts.values() if f != own)) for name, own in parts.items()}
-    return {None: ("", " ".join(parts.values()))} | rungs
+    both = {name: (own, " ".join(f for f in parts.values() if f != own)) for name, own in parts.items()}
+    return {None: ("", " ".join(parts.values()))} | both
 
 
-def climb(search):
-    """Run the ladder of a search from both ends."""
+def ablate(search):
+    """Run the ablation of a search, from both ends."""
     for end in (0, 1):
-        for rungs in ladder(search).values():
-            trial(search.script, rungs[end], search.ladder_budget, SEED)
+        for both in ablations(search).values():
+            trial(search.script, both[end], search.ablation_budget, SEED)
 
 
 def main(argv=None):
     parser = Parser(prog="search.py", description=__doc__.splitlines()[0])
     parser.add_argument("search", choices=SEARCHES)
-    parser.add_argument("--ladder", action="store_true", help="weigh the ingredients instead of the candidates")
+    parser.add_argument("--ablation", action="store_true", help="weigh the ingredients instead of the candidates")
     parser.add_argument("--list", action="store_true", help="print the recorded trials, best first, and run nothing")
     args = parser.parse_args(argv)
     search = SEARCHES[args.search]
@@ -215,7 +215,7 @@ def main(argv=None):
         return 0
     try:
         with mock.patch.object(torch_utils, "get_cifar10", validation_for_test):
-            climb(search) if args.ladder else halve(search)
+            ablate(search) if args.ablation else halve(search)
     except (RunError, DataError, OSError, ValueError) as error:
         print(f"search.py: error: {error}", file=sys.stderr)
         return 1

@@ -205,23 +205,23 @@ def ends(name, values, digits):
     return {f"{name}.{end.__name__}": f"{end(values):.{digits}f}" for end in (min, max)} if values else {}
 
 
-def ladder_changes(network):
-    """Return a ladder's validation accuracies: `{ingredient: (with it alone, with all but it)}`, None not recorded.
+def ablation_changes(network):
+    """Return an ablation's validation accuracies: `{ingredient: (with it alone, with all but it)}`, None not recorded.
 
     That of None is the start and the end.
     """
-    from report.search import SEARCHES, SEED, ladder, read_trials  # which imports PyTorch
+    from report.search import SEARCHES, SEED, ablations, read_trials  # which imports PyTorch
 
     search, trials = SEARCHES[network], read_trials()
     found = {}
-    for name, rungs in ladder(search).items():
-        records = (trials.get((search.script, flags, search.ladder_budget, SEED)) for flags in rungs)
+    for name, both in ablations(search).items():
+        records = (trials.get((search.script, flags, search.ablation_budget, SEED)) for flags in both)
         found[name] = tuple(record and record["validation_accuracy"] for record in records)
     return found
 
 
 def search_numbers():
-    """Return how many trials the search and the ladder of each network had, and how many images the longest saw."""
+    """Return how many trials the search and the ablation of each network had, and how many images the longest saw."""
     trials = [json.loads(line) for line in SEARCH.read_text().splitlines()]
     found = {}
     for network in ("mlp", "convnet"):
@@ -329,7 +329,7 @@ def claims_tex():
     blocks = []
     for figures, run, claims in claims_table():
         rows = [(figures, run, *claims[0]), *(("", "", *claim) for claim in claims[1:])]
-        blocks.append("\\\\*\n".join(" & ".join(map(tex, row)) for row in rows) + r" \\")  # *: on one page
+        blocks.append("\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows))
     return "\n\\addlinespace\n".join(blocks) + "\n"
 
 
@@ -406,9 +406,9 @@ def ranges_tex(experiments, quantities):
     return "\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows) + "\n"
 
 
-def ladder_tex(network):
-    """Return the rows of a ladder: an ingredient, what it adds to the start, and what it is worth at the end."""
-    changes = ladder_changes(network)
+def ablation_tex(network):
+    """Return the rows of an ablation: an ingredient, what it adds to the start, and what it is worth at the end."""
+    changes = ablation_changes(network)
     start, end = changes.pop(None)
 
     def difference(a, b):
@@ -481,8 +481,8 @@ def results_tex():
         "longrows": ranges_tex(LONG_RUNS, LONG_QUANTITIES),
         "controlrows": ranges_tex(CONTROLS, CONTROL_QUANTITIES),
         "convnetrows": convnet_tex(),
-        "mlpladderrows": ladder_tex("mlp"),
-        "convnetladderrows": ladder_tex("convnet"),
+        "mlpablationrows": ablation_tex("mlp"),
+        "convnetablationrows": ablation_tex("convnet"),
         "exampleinputs": inputs_tex(),
         "exampleforward": example_tex(FORWARD),
         "examplebackward": example_tex(BACKWARD),

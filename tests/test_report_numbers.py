@@ -334,9 +334,9 @@ def test_comparisons_that_the_report_makes_in_words():
     assert above[above.argmax() :].all(), "from that step on"
 
 
-def test_what_the_report_says_of_the_ladders():
+def test_what_the_report_says_of_the_ablations():
     """Which ingredients help, alone and among all."""
-    mlp, convnet = tables.ladder_changes("mlp"), tables.ladder_changes("convnet")
+    mlp, convnet = tables.ablation_changes("mlp"), tables.ablation_changes("convnet")
     (start, end), (convnet_start, convnet_end) = mlp.pop(None), convnet.pop(None)
     gains = {name: alone - start for name, (alone, _) in mlp.items()}
     assert max(gains, key=gains.get) == "learning rate up and down"

@@ -37,22 +37,22 @@ def test_the_better_half_trains_on_and_nothing_trains_twice(ran):
     assert len(search.SEARCH.read_text().splitlines()) == 6
 
 
-def test_ladder_weighs_each_ingredient_from_both_ends(ran):
-    search.climb(SEARCH)
+def test_ablation_weighs_each_ingredient_from_both_ends(ran):
+    search.ablate(SEARCH)
     # Of two ingredients, all but one is the other alone.
     assert [flags for flags, _ in ran] == ["", "--a 1", "--b 2", "--a 1 --b 2"]
 
 
-def test_ladder_of_the_report_has_differences_of_recorded_trials(ran, monkeypatch):
+def test_ablation_of_the_report_has_differences_of_recorded_trials(ran, monkeypatch):
     monkeypatch.setitem(search.SEARCHES, "mlp", SEARCH)
     search.trial(SEARCH.script, "", 50, search.SEED)
     not_run = r"not run & not run \\"
     assert (
-        tables.ladder_tex("mlp")
+        tables.ablation_tex("mlp")
         == f"defaults, and whole recipe & 0.100 & not run \\\\\none & {not_run}\ntwo & {not_run}\n"
     )
-    search.climb(SEARCH)
-    assert tables.ladder_tex("mlp").splitlines() == [
+    search.ablate(SEARCH)
+    assert tables.ablation_tex("mlp").splitlines() == [
         r"defaults, and whole recipe & 0.100 & 0.200 \\",
         r"one & $+0.000$ & $+0.000$ \\",  # 0.1 alone, and 0.2 is left of 0.2
         r"two & $+0.100$ & $+0.100$ \\",
