@@ -41,8 +41,8 @@ OTHER_DATA = {
 # ---- What lies on disk ---------------------------------------------------------------------------
 
 
-def find_cifar10(data_dir):
-    """Return the folder of CIFAR-10's files: `data_dir`, filled first where it is empty or not there.
+def find_cifar10(data_dir, download=True):
+    """Return the folder of CIFAR-10's files: `data_dir`, filled first where it is empty or not there and `download`.
 
     It is filled from the archive in it, beside it or named by `data_dir` itself, else by a download,
     and so is one that a killed download left half full. Nothing that lies there is replaced.
@@ -56,7 +56,7 @@ def find_cifar10(data_dir):
     names, missing = _look_into(data_dir)
     if not missing:
         return data_dir
-    if names <= {ARCHIVE_NAME} or (data_dir / UNFINISHED).exists():
+    if download and (names <= {ARCHIVE_NAME} or (data_dir / UNFINISHED).exists()):
         try:
             _fill(data_dir)
         except DataError:
@@ -65,11 +65,12 @@ def find_cifar10(data_dir):
         (data_dir / UNFINISHED).unlink(missing_ok=True)
         return data_dir
     inner = [path.parent for depth in ("*", f"*/{FOLDER_NAME}") for path in data_dir.glob(f"{depth}/test_batch")]
-    others = [data_dir / name for name in (FOLDER_NAME, ARCHIVE_NAME) if name in names]
+    others = [data_dir / name for name in (FOLDER_NAME, *[ARCHIVE_NAME] * download) if name in names]
     better = (inner + others + ["the folder that holds all of it"])[0]
     raise DataError(
         f"{data_dir} is not the whole of CIFAR-10: {', '.join(missing)} missing{_lying_there(names)}. Name {better} "
-        "with --data_dir, or one that is not there yet to have it downloaded."
+        "with --data_dir, or "
+        + ("one that is not there yet to have it downloaded." if download else "let a training script fill it.")
     )
 
 

@@ -17,7 +17,9 @@ from synthetic_data import cached_synthetic_images
 __all__ = ["CLASSES", "IMAGE_SHAPE", "DataError", "DataSet", "DataUnavailableError", "get_cifar10"]
 
 
-def get_cifar10(data_dir, one_hot=True, validation_size=0, *, dataset="cifar10", seed=0, synthetic_size=50_000):
+def get_cifar10(
+    data_dir, one_hot=True, validation_size=0, *, dataset="cifar10", seed=0, synthetic_size=50_000, download=True
+):
     """Return CIFAR-10 as `{'train': DataSet, 'validation': DataSet, 'test': DataSet}`.
 
     Args:
@@ -28,6 +30,7 @@ def get_cifar10(data_dir, one_hot=True, validation_size=0, *, dataset="cifar10",
             CIFAR-10, and the stand-in, with a warning, where nothing is there and nothing can be downloaded.
         seed: of the order in which training batches are drawn.
         synthetic_size: training images of the stand-in; it has a fifth as many test images.
+        download: False to take only what lies on disk, unpacked.
 
     Raises:
         DataError: a file is damaged, missing or foreign, or the disk fails; 'auto' does not hide that.
@@ -41,7 +44,7 @@ def get_cifar10(data_dir, one_hot=True, validation_size=0, *, dataset="cifar10",
         raise ValueError(f"synthetic_size is {synthetic_size}, expected at least 10")
     if dataset != "synthetic":
         try:
-            images, labels, fingerprint = read_cifar10(find_cifar10(data_dir))
+            images, labels, fingerprint = read_cifar10(find_cifar10(data_dir, download))
             n_test = N_TEST
         except DataUnavailableError as error:
             if dataset == "cifar10":
