@@ -201,7 +201,7 @@ def parse_args(parser, argv=None):
     args = parser.parse_args(argv)
     if args.resume is not None:
         return _parse_resumed(parser, argv, args)
-    _check_out_dir(parser, args.out_dir or os.path.join("results", args.script, "TIME"))
+    _check_out_dir(parser, args.out_dir)
     n_train = n_training_images(args)
     if args.batch_size > n_train:
         parser.error(
@@ -212,17 +212,19 @@ def parse_args(parser, argv=None):
 
 
 def _check_out_dir(parser, out_dir):
-    """End with one line and exit status 2 where no new run can be written to `out_dir`."""
-    folder = Path(out_dir)
+    """End with one line and exit status 2 where no new run can be written to `out_dir`, None for the default."""
+    folder = Path("results" if out_dir is None else out_dir)
     try:
-        is_taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+        is_there = folder.exists() or folder.is_symlink()  # a link may lead nowhere
+        is_taken = out_dir is not None and is_there and not (folder.is_dir() and not any(folder.iterdir()))
         # It is empty where a run was killed as it began.
         is_run = is_taken and (folder / "config.json").is_file() and (folder / "config.json").stat().st_size > 0
-        nearest = next((parent for parent in folder.absolute().parents if parent.exists()), folder)  # / has none
-        if not nearest.is_dir():
-            raise NotADirectoryError(f"{str(nearest)!r} is not a folder")
-        if not is_taken and not os.access(folder if folder.exists() else nearest, os.W_OK):
-            raise PermissionError(f"{str(nearest)!r} cannot be written to")
+        place = next(p for p in (folder, *folder.absolute().parents) if p.exists() or p.is_symlink())
+        if not is_taken and not place.is_dir():
+            raise NotADirectoryError(f"{str(place)!r} is not a folder")
+        is_writer = os.environ.get("RANK", "0") == "0"  # of several processes the first
+        if not is_taken and is_writer and not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(f"{str(place)!r} cannot be written to")
     except OSError as error:
         parser.error(f"argument --out_dir: {error}; name another folder")
     if is_taken:

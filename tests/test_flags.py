@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from runs import CONVNET, MLP, NUMPY, ROOT, SCRIPTS, run
 
 import torch_utils
 import train_mlp_numpy
+from flags import parse_args
 
 TORCH_SCRIPTS = (MLP, CONVNET)
 # What is wrong for all scripts or, where it has a flag of the MLPs, for both of them.
@@ -42,6 +44,7 @@ WRONG_FLAGS = [
     ("--out_dir", "tests", "'tests' exists already and is not overwritten"),
     ("--out_dir", "README.md", "'README.md' exists already"),
     ("--out_dir", "/", "'/' exists already"),
+    ("--out_dir=", None, "'' exists already"),
     ("--out_dir", "x" * 300, "name too long"),
     ("--out_dir", "README.md/run", "README.md' is not a folder"),
     ("--unknown", "1", "unrecognized arguments: --unknown 1"),
@@ -303,9 +306,23 @@ def test_nul_in_a_path_is_refused_in_one_line(refused, tmp_path, flag):
 def test_place_that_cannot_be_written_to_is_refused_before_anything_is_read(flags, refused, tmp_path, monkeypatch):
     """Root can write anywhere, so that the system's answer is put in here."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "access", lambda path, mode: not (os.path.samefile(path, tmp_path) and mode == os.W_OK))
+    monkeypatch.setattr(os, "access", lambda path, mode: not (os.path.samefile(path, tmp_path) and mode & os.W_OK))
     assert f"{str(tmp_path)!r} cannot be written to; name another folder" in refused(NUMPY, *flags)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", [(), ("--out_dir=results",)], ids=["default", "named"])
+def test_link_to_nowhere_is_refused(flags, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results").symlink_to("nowhere")
+    assert "'results'" in refused(NUMPY, *flags)
+
+
+def test_process_that_writes_nothing_needs_no_place_to_write_to(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setenv("RANK", "1")
+    assert parse_args(train_mlp_numpy.make_flags(), []).out_dir is None
 
 
 def test_folder_of_a_run_that_was_killed_as_it_began_is_not_called_a_run(refused, tmp_path):
