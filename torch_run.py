@@ -183,8 +183,8 @@ def after_restart(parser, argv):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             config = json.loads((folder / "config.json").read_text())
             if config["launch"] == launch():
-                # The flags, too: where the images lie may differ by machine, and is in no record of another one's.
-                return [*(sys.argv[1:] if argv is None else argv), "--resume", str(folder)]
+                # Where the images lie may differ by machine, and the run's record has it of one only.
+                return ["--resume", str(folder), "--data_dir", args.data_dir, *["--quiet"] * args.quiet]
     return argv
 
 
