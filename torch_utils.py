@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import math
 
 import numpy as np
 import torch
@@ -262,11 +263,20 @@ def confusion_matrix(classes, probabilities):
     return counts
 
 
-def first_layer(network):
-    """Return the weights that meet the images: a trained layer's, multiplied by those of a whitening before it."""
-    weights = next(parameter for parameter in network.parameters() if parameter.requires_grad)
-    is_whitened = isinstance(getattr(network, "whitening", None), nn.Linear)
-    return weights @ network.whitening.weight if is_whitened else weights
+def first_layer(network, image_shape):
+    """Return the weights that meet images, the first of a fitting shape: (n, *image_shape), or kernels (n, 3, h, w).
+
+    Those that come after a whitening are multiplied by its own. None where no parameter fits.
+    """
+    whitening = getattr(network, "whitening", None)
+    for weights in (parameter for parameter in network.parameters() if parameter.requires_grad):
+        if weights.ndim == 2 and isinstance(whitening, nn.Linear):
+            weights = weights @ whitening.weight
+        if weights.ndim == 2 and weights.shape[1] == math.prod(image_shape):
+            return weights.unflatten(1, image_shape)
+        if weights.ndim == 4 and weights.shape[1] == image_shape[0]:
+            return weights
+    return None
 
 
 def draw_results(network, images, dataset, precision, title, with_pictures):
@@ -275,9 +285,10 @@ def draw_results(network, images, dataset, precision, title, with_pictures):
     counts = confusion_matrix(dataset.classes, probabilities)
     figures = {"confusion_matrix": draw_confusion_matrix(counts, CLASSES, f"{title}: test images")}
     if with_pictures:
-        weights = first_layer(network).detach().float().cpu().numpy()
-        weights = weights.reshape(-1, *dataset.pixels.shape[1:]) if weights.ndim == 2 else weights
-        figures["first_layer"] = draw_weights(weights, f"{title}: weights of the first layer")
+        weights = first_layer(network, dataset.pixels.shape[1:])
+        if weights is not None:
+            weights = weights.detach().float().cpu().numpy()
+            figures["first_layer"] = draw_weights(weights, f"{title}: weights of the first layer")
         title = f"{title}: test images whose own class got the least probability"
         figures["worst_mistakes"] = draw_mistakes(dataset.pixels, dataset.classes, probabilities, CLASSES, title)
     return figures

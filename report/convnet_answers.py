@@ -18,6 +18,7 @@ import numpy as np
 import torch_utils
 import train_convnet_pytorch
 from torch_flags import check_torch_flags
+from torch_run import after_restart
 from train_utils import run_script
 
 
@@ -55,7 +56,7 @@ def make_flags():
 
 
 def main(argv=None):
-    return run_script(train, make_flags(), argv, check=check_torch_flags)
+    return run_script(train, make_flags(), argv, check=check_torch_flags, before=after_restart)
 
 
 if __name__ == "__main__":

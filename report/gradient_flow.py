@@ -24,6 +24,7 @@ import torch_utils
 import train_mlp_pytorch
 from flags import real_number, whole_number
 from torch_flags import check_torch_flags
+from torch_run import after_restart
 from train_utils import run_script
 
 
@@ -31,9 +32,9 @@ def train(args):
     """Train as `train_mlp_pytorch` does; a line of metrics.jsonl has `weight_1_gradient`, `bias_1_gradient` and so on.
 
     They are Euclidean norms, before they are clipped, and layers count from 1. Step 0 has none. With `--every_step` a
-    line also has lists of what each step since the line before, or since the run was resumed, was like: its
-    `batch_losses`, the `gradient_norms` of all parameters together, before they are clipped, and its `step_lengths`,
-    the root mean square over all parameters of how far it moved them, in learning rates.
+    line also has lists of what each step since the line before was like: its `batch_losses` (of several processes, on
+    the first one's part), the `gradient_norms` of all parameters together, before they are clipped, and its
+    `step_lengths`, the root mean square over all parameters of how far it moved them, over `--learning_rate`.
     """
     norms, steps = {}, {"batch_losses": [], "gradient_norms": [], "step_lengths": []}
 
@@ -46,6 +47,15 @@ def train(args):
             for values in steps.values():
                 values.clear()
 
+        def write_checkpoint(self, state, step, **seconds):
+            super().write_checkpoint(state | {"every_step": steps}, step, **seconds)
+
+        def reopen(self, *run):
+            metrics, step, state = super().reopen(*run)
+            for name, values in (state or {}).pop("every_step", {}).items():
+                steps[name].extend(values)
+            return metrics, step, state
+
     class Run(torch_utils.TorchRun):
         folder_type = Folder
 
@@ -56,6 +66,8 @@ def train(args):
         before = []
 
         def before_step(*_):
+            if any(parameter.grad is None for parameter in parameters):
+                return  # Muon has stepped along its own, and leaves the rest to Adam
             for number, layer in enumerate(layers, 1):
                 for name, parameter in layer.named_parameters():
                     norms[f"{name}_{number}_gradient"] = rounded(parameter.grad.norm(), 4)
@@ -77,8 +89,8 @@ def train(args):
                 group["eps"] = args.adam_eps
         return optimizer
 
-    def training_step(*args, **kwargs):
-        loss = plain_step(*args, **kwargs)
+    def training_step(*step):
+        loss = plain_step(*step)
         keep("batch_losses", loss)
         return loss
 
@@ -92,8 +104,10 @@ def train(args):
 
     plain_optimizer, plain_data = torch_utils.make_optimizer, torch_utils.get_cifar10
     plain_step = torch_utils.training_step
-    patches = {"make_optimizer": make_optimizer, "training_step": training_step, "get_cifar10": get_cifar10}
-    with mock.patch.multiple(torch_utils, TorchRun=Run, **patches):
+    patches = {"TorchRun": Run, "make_optimizer": make_optimizer, "get_cifar10": get_cifar10}
+    if args.every_step:
+        patches["training_step"] = training_step
+    with mock.patch.multiple(torch_utils, **patches):
         return train_mlp_pytorch.train(args)
 
 
@@ -116,17 +130,20 @@ def make_flags():
     parser = train_mlp_pytorch.make_flags()
     parser.prog, parser.description = "gradient_flow.py", "Train the PyTorch MLP and record its gradients' norms."
     parser.set_defaults(script="gradient_flow")
-    parser.add_argument(
-        "--adam_eps", type=real_number(0, exclusive=True), default=1e-8, help="what Adam adds to its denominator"
+    add = parser.groups["training"].add_argument
+    add("--adam_eps", type=real_number(0, exclusive=True), default=1e-8, help="what Adam adds to its denominator")
+    parser.groups["run"].add_argument(
+        "--every_step", action="store_true", help="record loss, gradient and length of each step, too"
     )
-    parser.add_argument("--every_step", action="store_true", help="record loss, gradient and length of each step, too")
-    parser.add_argument("--clip_norm", type=real_number(0), default=0.0, help="of the whole gradient, at most; 0: any")
-    parser.add_argument("--jpeg", type=whole_number(0, 95), default=0, help="quality that images are put through again")
+    add("--clip_norm", type=real_number(0), default=0.0, help="of the whole gradient, at most; 0: any")
+    parser.groups["images"].add_argument(
+        "--jpeg", type=whole_number(0, 95), default=0, help="quality that images are put through again"
+    )
     return parser
 
 
 def main(argv=None):
-    return run_script(train, make_flags(), argv, check=check_torch_flags)
+    return run_script(train, make_flags(), argv, check=check_torch_flags, before=after_restart)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,9 @@ def train(args):
 def make_flags():
     """Return the parser of this script's flags."""
     parser = make_mlp_parser("wrong_gradients", "Train the NumPy MLP with a gradient that is wrong on purpose.")
-    parser.add_argument("--mistake", choices=MISTAKES, help="which gradient, and how; needed but to resume")
+    parser.groups["network"].add_argument(
+        "--mistake", choices=MISTAKES, help="which gradient, and how; needed but to resume"
+    )
     return parser
 
 

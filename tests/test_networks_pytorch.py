@@ -305,7 +305,7 @@ def test_whitening_is_fixed_and_undone_for_the_picture_of_the_first_layer(optimi
     assert (network.whitening.weight == before).all()
     x = torch.randn(1, 12)
     expected = network.layers[0](network.whitening(x) - network.whitening.bias) - network.layers[0].bias
-    torch.testing.assert_close(x @ first_layer(network).T, expected)
+    torch.testing.assert_close(x @ first_layer(network, (3, 2, 2)).flatten(1).T, expected)
 
 
 # ---- Optimiser, schedule, device, precision ----------------------------------------------------

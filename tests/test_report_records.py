@@ -4,11 +4,13 @@ import importlib
 import json
 import math
 import re
+import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import torch_run
 import train_convnet_pytorch
 import train_mlp_pytorch
 from report import convnet_answers, gradient_flow, records, wrong_gradients
@@ -109,6 +111,27 @@ def test_gradient_flow_trains_as_the_script_does_and_adds_norms(tmp_path):
     for m in steps[1:]:
         assert m["gradient_norms"][-1] == pytest.approx(math.hypot(*(m[key] for key in norms)), rel=5e-3)
     assert 0.99 < steps[1]["step_lengths"][0] <= 1, "Adam's first step, with gradients far above its epsilon"
+
+
+def test_every_step_is_recorded_of_a_run_that_was_stopped_in_between(tmp_path, monkeypatch):
+    flags = ["--dataset=synthetic", "--synthetic_size=100", "--batch_size=10", "--max_steps=4", "--eval_freq=4"]
+    flags += ["--dnn_hidden_units=4", "--init=pytorch", "--precision=fp32", "--every_step", "--quiet", "--out_dir"]
+    assert gradient_flow.main([*flags, str(tmp_path / "whole")]) == 0
+
+    def stop_at_step_2(run):
+        run.stopped_by = signal.SIGINT
+        return run.step == 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch_run.TorchRun, "_is_stopped", stop_at_step_2)
+        assert gradient_flow.main([*flags, str(tmp_path / "stopped")]) == 130
+    assert len((tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert gradient_flow.main(["--resume", str(tmp_path / "stopped")]) == 0
+    whole, stopped = (
+        [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").open()] for folder in ("whole", "stopped")
+    )
+    assert [len(m.get("step_lengths", ())) for m in whole] == [0, 4]
+    assert [m | {"seconds": 0} for m in stopped] == [m | {"seconds": 0} for m in whole]
 
 
 def test_convnet_answers_trains_as_the_script_does_and_keeps_first_layer_and_confusion_matrix(tmp_path):
