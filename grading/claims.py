@@ -109,8 +109,8 @@ def _grade_run(path):
     # Of more evaluations more dip, and one is the best by luck: only those count that the recorded runs have, too.
     steps = [m["step"] for m in read_runs(experiment)[0].metrics]
     compared = [m for m in metrics if m["step"] in steps]
-    if [m["step"] for m in compared] != steps:
-        raise ValueError(f"{len(steps) - len(compared)} of its evaluations are missing")
+    if [m["step"] for m in compared] != steps or not all(0 <= m["step"] <= steps[-1] for m in metrics):
+        raise ValueError(f"it has evaluations at other steps than the recorded runs' {steps[0]}, {steps[1]}, …")
     found = measures(compared)
     recorded = [measures(run.metrics) for run in read_runs(experiment)]
     return experiment, metrics, [_row(claim, found[claim.quantity], recorded) for claim in CLAIMS[experiment]]

@@ -29,8 +29,8 @@ if __name__ == "__main__":
 import torch_utils
 from cifar10_utils import DataError, DataSet, get_cifar10
 from flags import Parser, parse_args
-from report.records import SEARCH
-from run_folder import RunError, write_atomically
+from report.records import SEARCH, read_objects
+from run_folder import RunError
 from streams import lasting_output
 
 N_VALIDATION = 5000  # the last training images
@@ -150,8 +150,13 @@ def run_trial(script, flags, images, seed):
 
 
 def read_trials():
-    """Return the recorded trials by script, flags, images and seed."""
-    trials = map(json.loads, SEARCH.read_text().splitlines() if SEARCH.exists() else [])
+    """Return the recorded trials by script, flags, images and seed.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    remedy = "restore it, as by git checkout, or take that line out"
+    trials = read_objects(SEARCH, remedy) if SEARCH.exists() else []
     return {(t["script"], t["flags"], t["images"], t["seed"]): t for t in trials}
 
 
@@ -159,9 +164,12 @@ def trial(*key):
     """Return the record of a trial, which is run where there is none, and print it."""
     found = read_trials().get(key)
     if found is None:
-        found = run_trial(*key)
-        before = SEARCH.read_bytes() if SEARCH.exists() else b""
-        write_atomically(SEARCH, lambda file: file.write(before + json.dumps(found).encode() + b"\n"))
+        try:
+            found = run_trial(*key)
+        except RunError as error:
+            raise RunError(f"{key[1] or 'defaults'}: {error}") from error
+        with SEARCH.open("a") as file:  # one write, beside which another search may have its own
+            file.write(json.dumps(found) + "\n")
     print_trial(found)
     return found
 
@@ -208,15 +216,15 @@ def main(argv=None):
     parser.add_argument("--list", action="store_true", help="print the recorded trials, best first, and run nothing")
     args = parser.parse_args(argv)
     search = SEARCHES[args.search]
-    if args.list:
-        trials = [t for t in read_trials().values() if t["script"] == search.script]
-        for t in sorted(trials, key=lambda t: (t["images"], t["validation_accuracy"]), reverse=True):
-            print_trial(t)
-        return 0
     try:
+        if args.list:
+            trials = [t for t in read_trials().values() if t["script"] == search.script]
+            for t in sorted(trials, key=lambda t: (t["images"], t["validation_accuracy"]), reverse=True):
+                print_trial(t)
+            return 0
         with mock.patch.object(torch_utils, "get_cifar10", validation_for_test):
             ablate(search) if args.ablation else halve(search)
-    except (RunError, DataError, OSError, ValueError) as error:
+    except (RunError, DataError, OSError, ValueError, MemoryError) as error:
         print(f"search.py: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
