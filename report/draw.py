@@ -10,7 +10,7 @@ from figures import SPLIT_STYLES, show_confusion_matrix, show_weights
 from report.claims import CLAIMS
 from report.finite_differences import chosen_step, relative_error
 from report.records import ADAM_EPS, EXPERIMENTS, read_records
-from report.tables import RUNS, STEP_LENGTHS, every_step, first_spike, gradients, numbers
+from report.tables import RUNS, STEP_LENGTHS, first_spike, gradients, numbers, read_steps
 
 GREY = "#555555"
 # Hollow markers and filled ones: in grey the colours are nearly one.
@@ -232,21 +232,21 @@ def draw_waking():
 
 def draw_collapses():
     """Return a figure of the steps around each run's first spike, and of how long steps are all along."""
-    found = [(record, first_spike(record)) for record in read_records("collapses_none")]
-    found = [(record, at) for record, at in found if at]
+    found = [(record.seed, steps, first_spike(steps)) for record, steps in read_steps("collapses_none")]
+    found = [(seed, steps, at) for seed, steps, at in found if at and at + 60 <= len(steps["step_lengths"])]
     figure, panels = new_panels(6.5, 2.2, 1, len(found) + 1, sharex=False, sharey=False)
     *close, whole = panels[0]
-    for axes, (record, at) in zip(close, found, strict=True):
-        for name, values in every_step(record).items():
+    for axes, (seed, steps, at) in zip(close, found, strict=True):
+        for name, values in steps.items():
             called, dashes, colour = EVERY_STEP[name]
             around = values[at - 31 : at + 60] / np.median(values[at - 101 : at - 1])
             axes.plot(range(-30, 61), around, lw=1, color=colour, ls=dashes, label=called)
-        axes.set_title(f"seed {record.seed}", fontsize=FONT_SIZE)
+        axes.set_title(f"seed {seed}", fontsize=FONT_SIZE)
         axes.set_xlabel(f"steps from {at}", fontsize=FONT_SIZE)
-    close[0].set_ylabel("times the median before", fontsize=FONT_SIZE)
+    panels[0, 0].set_ylabel("times the median before", fontsize=FONT_SIZE)
     for (control, called), style in zip(STEP_LENGTHS.items(), STYLES.values(), strict=True):
-        lengths = every_step(read_records(f"collapses_{control}")[0])["step_lengths"]
-        medians = np.median(lengths.reshape(-1, 100), axis=1)
+        (record, steps), *_ = read_steps(f"collapses_{control}")
+        medians = np.median(steps["step_lengths"].reshape(-1, record.config["flags"]["eval_freq"]), axis=1)
         whole.plot(
             50 + 100 * np.arange(len(medians)), medians, label=called, lw=1, **style | markers(len(medians), 0, 1)
         )

@@ -116,18 +116,24 @@ def gradients(record):
     return [m["step"] for m in metrics], *found
 
 
-def every_step(record):
-    """Return what a run with `--every_step` recorded, `{'gradient_norms': array, …}`; the first value is of step 1."""
+def read_steps(name):
+    """Return (record, steps) of the whole runs of an experiment with `--every_step`.
+
+    The steps are `{'gradient_norms': array, …}`, in which the first value is of step 1.
+    """
     names = ("batch_losses", "gradient_norms", "step_lengths")
-    return {name: np.concatenate([m[name] for m in record.metrics[1:]]) for name in names}
+    whole = [record for record in read_records(name) if record.summary is not None]
+    return [
+        (record, {name: np.concatenate([m[name] for m in record.metrics[1:]]) for name in names}) for record in whole
+    ]
 
 
 SPIKE = 10  # times the median of the 100 gradients before it: what a collapse begins with
 
 
-def first_spike(record):
+def first_spike(steps):
     """Return the first step after 500, where the network has long woken up, with a `SPIKE`, or None."""
-    norms = every_step(record)["gradient_norms"]
+    norms = steps["gradient_norms"]
     spikes = (i + 1 for i in range(500, len(norms)) if norms[i] >= SPIKE * np.median(norms[i - 100 : i]))
     return next(spikes, None)
 
@@ -164,15 +170,14 @@ def collapse_numbers():
     `spike.next_loss` of the batch after it are multiples of the medians of the 100 steps before; `spike.usual` is that
     median of lengths, and `spike.later` that from 500 to 1,000 steps after, where the run has collapsed.
     `steps.kaiming.n_spikes` is how many of those runs have a spike, `early` and `late` are the medians of steps 401 to
-    500 and of the last 100. `collapse.first` is the evaluation that shows the first collapse of a long run.
+    500 and of the last 100. `collapse.first.NAME` is the evaluation that shows the first collapse of a long run.
     """
     peaks = [[m["test_accuracy"] for m in r.metrics] for name in CONTROLS.values() for r in read_records(name)]
     found = {"thinned.peak": f"{max(max(accuracy) - max(accuracy[::5]) for accuracy in peaks):.3f}"} if peaks else {}
     digits = {"gradient": 0, "length": 1, "next_gradient": 1, "next_loss": 1, "usual": 2, "later": 3}
     seen = {quantity: [] for quantity in digits}
-    for record in read_records("collapses_none"):
-        if at := first_spike(record):
-            steps = every_step(record)
+    for record, steps in read_steps("collapses_none"):
+        if at := first_spike(steps):
             norms, losses, lengths = (steps[name] for name in ("gradient_norms", "batch_losses", "step_lengths"))
             usual = {name: np.median(values[at - 101 : at - 1]) for name, values in steps.items()}
             seen["gradient"].append(norms[at - 1] / usual["gradient_norms"])
@@ -180,15 +185,15 @@ def collapse_numbers():
             seen["next_gradient"].append(norms[at] / usual["gradient_norms"])
             seen["next_loss"].append(losses[at] / usual["batch_losses"])
             seen["usual"].append(usual["step_lengths"])
-            if measures(record.metrics)["n_collapses"]:
+            if measures(record.metrics)["n_collapses"] and at + 999 <= len(norms):
                 seen["later"].append(np.median(lengths[at + 499 : at + 999]))
     found["spike.n"] = str(len(seen["gradient"]))
     for quantity, values in seen.items():
         found |= ends(f"spike.{quantity}", values, digits[quantity])
     for control in STEP_LENGTHS:
-        records = read_records(f"collapses_{control}")
-        found[f"steps.{control}.n_spikes"] = str(sum(first_spike(record) is not None for record in records))
-        lengths = [every_step(record)["step_lengths"] for record in records]
+        runs = [steps for _, steps in read_steps(f"collapses_{control}")]
+        found[f"steps.{control}.n_spikes"] = str(sum(first_spike(steps) is not None for steps in runs))
+        lengths = [steps["step_lengths"] for steps in runs]
         found |= ends(f"steps.{control}.early", [np.median(run[400:500]) for run in lengths], 3)
         found |= ends(f"steps.{control}.late", [np.median(run[-100:]) for run in lengths], 3)
     for name in LONG_RUNS.values():

@@ -134,7 +134,7 @@ def test_study_of_collapses_shows_every_step_around_the_first_and_lengths_all_al
     figure = drawn["study_collapses"]
     *close, whole = figure.axes
     runs = records.read_records("collapses_none")
-    onsets = [tables.first_spike(run) for run in runs]
+    onsets = [tables.first_spike(steps) for _, steps in tables.read_steps("collapses_none")]
     shown = [(run, onset) for run, onset in zip(runs, onsets, strict=True) if onset]
     assert len(shown) == len(close) > 0
     for axes, (run, onset) in zip(close, shown, strict=True):
