@@ -48,6 +48,7 @@ def numbers(name):
         found |= {quantity: spread([run[quantity] for run in runs]) for quantity in runs[0]}
         found["n_without_collapse"] = sum(run["n_collapses"] == 0 for run in runs)
         found["n_with_collapse"] = sum(run["n_collapses"] > 0 for run in runs)
+        found["n_asleep"] = sum(run["best_train_accuracy"] < ASLEEP for run in runs)
         found["n_with_jump"] = sum(run["n_jumps"] > 0 for run in runs)
         if name in COMPARED_WITH:
             other = {record.seed: record.metrics[-1] for record in read_records(COMPARED_WITH[name])}
@@ -57,6 +58,8 @@ def numbers(name):
         found["minutes"] = spread([record.summary["seconds"] / 60 for record in whole])
     return found
 
+
+ASLEEP = 0.15  # the train accuracy that a run passes as soon as it learns anything
 
 # Digits behind the point; of others, 3.
 DIGITS = dict.fromkeys(("n_falls", "n_jumps", "n_collapses", "first_train_loss", "minutes"), 1)
@@ -162,46 +165,58 @@ def gradient_numbers():
     return found
 
 
+# Of a run's first spike, digits behind the point. Multiples of the medians of the 100 steps before: the gradient, the
+# step's length, gradient and loss of the batch after it, the highest loss of the 60 after it. Lengths of steps: that
+# median, and the one from 500 to 1,000 steps after, where the run has collapsed.
+SPIKE_DIGITS = {"gradient": 0, "length": 1, "next_gradient": 1, "next_loss": 1, "highest_loss": 1}
+SPIKE_DIGITS |= {"usual": 2, "later": 3}
+
+
+def spikes(name):
+    """Return what the first spikes of an experiment's runs were like, `{key of SPIKE_DIGITS: [value, …]}`."""
+    seen = {quantity: [] for quantity in SPIKE_DIGITS}
+    for record, steps in read_steps(name):
+        if at := first_spike(steps):
+            usual = {key: np.median(values[at - 101 : at - 1]) for key, values in steps.items()}
+            norms, losses = (steps[key] / usual[key] for key in ("gradient_norms", "batch_losses"))
+            lengths = steps["step_lengths"]
+            seen["gradient"].append(norms[at - 1])
+            seen["length"].append(lengths[at - 1] / usual["step_lengths"])
+            seen["usual"].append(usual["step_lengths"])
+            if at < len(norms):
+                seen["next_gradient"].append(norms[at])
+                seen["next_loss"].append(losses[at])
+                seen["highest_loss"].append(losses[at : at + 60].max())
+            if measures(record.metrics)["n_collapses"] and at + 999 <= len(norms):
+                seen["later"].append(np.median(lengths[at + 499 : at + 999]))
+    return seen
+
+
 def collapse_numbers():
     """Return what the runs of 5,000 steps show of collapses, in numbers.
 
-    `thinned.peak` is how much lower at most a peak is where every fifth evaluation alone counts. Of the first spikes of
-    the unchanged runs, `spike.n` in number, `spike.gradient`, `spike.length` of the step, and `spike.next_gradient` and
-    `spike.next_loss` of the batch after it are multiples of the medians of the 100 steps before; `spike.usual` is that
-    median of lengths, and `spike.later` that from 500 to 1,000 steps after, where the run has collapsed.
-    `steps.kaiming.n_spikes` is how many of those runs have a spike, `early` and `late` are the medians of steps 401 to
-    500 and of the last 100. `collapse.first.NAME` is the evaluation that shows the first collapse of a long run.
+    `thinned.peak` is how much lower at most a peak is where every fifth evaluation alone counts. `spike.none.n` is how
+    many of the unchanged runs have a spike, and `spike.none.gradient` and so on are those of `spikes`.
+    `steps.none.early` and `late` are the median lengths of steps 401 to 500 and of the last 100. `collapse.first.NAME`
+    is the evaluation that shows the first collapse of a long run.
     """
     peaks = [[m["test_accuracy"] for m in r.metrics] for name in CONTROLS.values() for r in read_records(name)]
     found = {"thinned.peak": f"{max(max(accuracy) - max(accuracy[::5]) for accuracy in peaks):.3f}"} if peaks else {}
-    digits = {"gradient": 0, "length": 1, "next_gradient": 1, "next_loss": 1, "usual": 2, "later": 3}
-    seen = {quantity: [] for quantity in digits}
-    for record, steps in read_steps("collapses_none"):
-        if at := first_spike(steps):
-            norms, losses, lengths = (steps[name] for name in ("gradient_norms", "batch_losses", "step_lengths"))
-            usual = {name: np.median(values[at - 101 : at - 1]) for name, values in steps.items()}
-            seen["gradient"].append(norms[at - 1] / usual["gradient_norms"])
-            seen["length"].append(lengths[at - 1] / usual["step_lengths"])
-            seen["next_gradient"].append(norms[at] / usual["gradient_norms"])
-            seen["next_loss"].append(losses[at] / usual["batch_losses"])
-            seen["usual"].append(usual["step_lengths"])
-            if measures(record.metrics)["n_collapses"] and at + 999 <= len(norms):
-                seen["later"].append(np.median(lengths[at + 499 : at + 999]))
-    found["spike.n"] = str(len(seen["gradient"]))
-    for quantity, values in seen.items():
-        found |= ends(f"spike.{quantity}", values, digits[quantity])
     for control in STEP_LENGTHS:
-        runs = [steps for _, steps in read_steps(f"collapses_{control}")]
-        found[f"steps.{control}.n_spikes"] = str(sum(first_spike(steps) is not None for steps in runs))
-        lengths = [steps["step_lengths"] for steps in runs]
+        seen = spikes(f"collapses_{control}")
+        found[f"spike.{control}.n"] = str(len(seen["gradient"]))
+        for quantity, digits in SPIKE_DIGITS.items():
+            found |= ends(f"spike.{control}.{quantity}", seen[quantity], digits)
+        lengths = [steps["step_lengths"] for _, steps in read_steps(f"collapses_{control}")]
         found |= ends(f"steps.{control}.early", [np.median(run[400:500]) for run in lengths], 3)
         found |= ends(f"steps.{control}.late", [np.median(run[-100:]) for run in lengths], 3)
     for name in LONG_RUNS.values():
-        accuracies = [
-            (record.metrics, np.array([m["test_accuracy"] for m in record.metrics])) for record in read_records(name)
-        ]
-        falls = [(metrics, np.flatnonzero(a[:-1] - a[1:] >= COLLAPSE)) for metrics, a in accuracies]
-        found |= ends(f"collapse.first.{name}", [metrics[at[0] + 1]["step"] for metrics, at in falls if len(at)], 0)
+        shown = []
+        for record in read_records(name):
+            accuracies = [m["test_accuracy"] for m in record.metrics]
+            falls = (i for i in range(1, len(accuracies)) if accuracies[i - 1] - accuracies[i] >= COLLAPSE)
+            shown += [record.metrics[i]["step"] for i in falls][:1]
+        found |= ends(f"collapse.first.{name}", shown, 0)
     return found
 
 
