@@ -86,7 +86,8 @@ def train(args):
             optimizer.register_step_post_hook(after_step)
         if args.optimizer != "sgd":
             for group in optimizer.param_groups:
-                group["eps"] = args.adam_eps
+                beta1, beta2 = group["betas"]
+                group |= {"eps": args.adam_eps, "betas": (beta1, args.adam_beta2 or beta2)}
         return optimizer
 
     def training_step(*step):
@@ -126,7 +127,7 @@ def through_jpeg(images, quality):
 
 
 def make_flags():
-    """Return the parser of this script's flags: those of train_mlp_pytorch.py and four more."""
+    """Return the parser of this script's flags: those of train_mlp_pytorch.py and five more."""
     parser = train_mlp_pytorch.make_flags()
     parser.prog, parser.description = "gradient_flow.py", "Train the PyTorch MLP and record its gradients' norms."
     parser.set_defaults(script="gradient_flow")
@@ -135,6 +136,8 @@ def make_flags():
     parser.groups["run"].add_argument(
         "--every_step", action="store_true", help="record loss, gradient and length of each step, too"
     )
+    help = "share that Adam's second moment keeps at each step (default: PyTorch's, 0.999)"
+    add("--adam_beta2", type=real_number(0, below=1), help=help)
     add("--clip_norm", type=real_number(0), default=0.0, help="of the whole gradient, at most; 0: any")
     parser.groups["images"].add_argument(
         "--jpeg", type=whole_number(0, 95), default=0, help="quality that images are put through again"

@@ -28,7 +28,7 @@ INITS = ("normal", "kaiming", "pytorch")
 ADAM_EPS = ("1e-16", "1e-8", "1e-4")
 OTHER_CONFIGURATIONS = ("pytorch", "kaiming", "standardize")
 JPEG_QUALITIES = (75, 50)
-COLLAPSE_CONTROLS = ("none", "kaiming", "standardize", "rate_2e-4", "eps_1e-4", "clip_1", "eps_1e-16")
+COLLAPSE_CONTROLS = ("none", "kaiming", "standardize", "rate_2e-4", "eps_1e-4", "clip_1", "eps_1e-16", "beta2_0.99")
 
 # Name, which is that of the flag file in report/experiments: its script, and how many seeds it takes.
 # Five where a run takes up to 3 minutes on two cores, three where it takes up to 25; fifteen of the defaults, by whose

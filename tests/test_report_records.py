@@ -96,6 +96,8 @@ def test_gradient_flow_trains_as_the_script_does_and_adds_norms(tmp_path):
 
     plain, flow = metrics(train_mlp_pytorch.main, "plain"), metrics(gradient_flow.main, "flow")
     clipped = metrics(gradient_flow.main, "clipped", "--clip_norm=1e-3", "--adam_eps=1e-4")
+    fast = metrics(gradient_flow.main, "fast", "--adam_beta2=0.5", "--max_steps=2")
+    slow = metrics(gradient_flow.main, "slow", "--max_steps=2")
     compressed = metrics(gradient_flow.main, "compressed", "--jpeg=5")
     steps = metrics(gradient_flow.main, "steps", "--every_step", "--max_steps=3", "--eval_freq=2", "--batch_size=100")
     norms = {f"{kind}_{layer}_gradient" for kind in ("weight", "bias") for layer in (1, 2)}
@@ -104,6 +106,7 @@ def test_gradient_flow_trains_as_the_script_does_and_adds_norms(tmp_path):
     assert all(clipped[1][key] == flow[1][key] for key in norms), "before they are clipped"
     assert flow[1]["weight_1_gradient"] > 1e-3
     assert clipped[1]["test_loss"] != flow[1]["test_loss"]
+    assert fast[-1]["test_loss"] != slow[-1]["test_loss"], "at the second step; the first is the same by any"
     assert compressed[0]["test_loss"] != flow[0]["test_loss"], "before any step"
     lists = ("batch_losses", "gradient_norms", "step_lengths")
     assert [[len(m.get(name, ())) for name in lists] for m in steps] == [[0, 0, 0], [2, 2, 2], [1, 1, 1]]
