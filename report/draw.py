@@ -252,6 +252,7 @@ def draw_collapses():
         )
     whole.set_title("length of a step", fontsize=FONT_SIZE)
     whole.set_xlabel("training step", fontsize=FONT_SIZE)
+    whole.set_ylabel("learning rates", fontsize=FONT_SIZE)
     for axes in panels[0]:
         axes.set_yscale("log")
     for axes in close:

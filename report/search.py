@@ -61,7 +61,7 @@ SEARCHES = {
         {
             "standardised pixels": "--preprocess standardize",
             "Muon, learning rate 0.1": "--optimizer muon --momentum 0.6 --learning_rate 0.1",
-            "learning rate up and down": "--lr_schedule triangle",
+            "triangular learning rate": "--lr_schedule triangle",
             "label smoothing of 0.1": "--label_smoothing 0.1",
             "flips and crops by 2 pixels": "--augment flip_crop --shift 2",
             "batches of 128": "--batch_size 128",
@@ -85,7 +85,7 @@ SEARCHES = {
         {
             "standardised pixels": "--preprocess standardize",
             "AdamW, learning rate 2e-3": "--optimizer adamw --learning_rate 2e-3",
-            "learning rate up and down": "--lr_schedule triangle",
+            "triangular learning rate": "--lr_schedule triangle",
             "label smoothing of 0.1": "--label_smoothing 0.1",
             "He et al.'s weights": "--init kaiming",
             "batch norm": "--batch_norm torch",

@@ -341,7 +341,7 @@ def results_markdown():
 def tex(text):
     """Return a text of the tables as LaTeX."""
     text = re.sub(r"\d+e-\d+", r"\\num{\g<0>}", text)
-    return text.replace("±", r"$\pm$").replace("ε", r"$\epsilon$").replace("%", r"\%")
+    return text.replace("±", r"$\pm$").replace("ε", r"$\epsilon$").replace("β₂", r"$\beta_2$").replace("%", r"\%")
 
 
 def claims_tex():
@@ -403,6 +403,7 @@ CONTROLS = {
     "gradient's norm at most 1": "collapses_clip_1",
     "Adam's ε 1e-4, not 1e-8": "collapses_eps_1e-4",
     "Adam's ε 1e-16": "collapses_eps_1e-16",
+    "Adam's β₂ 0.99, not 0.999": "collapses_beta2_0.99",
 }
 # Those of which every step is recorded, and what they are called in the figure of the lengths of their steps.
 STEP_LENGTHS = {"none": "the course's weights", "kaiming": "He et al.'s weights", "standardize": "standardised pixels"}
