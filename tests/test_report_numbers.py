@@ -182,6 +182,7 @@ def test_what_the_report_says_of_collapses():
     }
     without = [f"collapses_{control}" for control in ("standardize", "rate_2e-4", "clip_1", "kaiming", "beta2_0.99")]
     without.append("standardize_fig11")
+    assert not any(run["n_collapses"] for run in measured("ladder_1_kaiming")), "nor in the second rung"
     assert not any(sum(n_collapses[name]) for name in without)
     on_grey_levels = (
         "fig11_five_layers_adam_long",
@@ -200,6 +201,8 @@ def test_what_the_report_says_of_collapses():
     standardised = [run["best_train_accuracy"] for run in measured("collapses_standardize")]
     assert uncollapsed["best_train_accuracy"] < min(standardised) - 0.05, "is behind"
     assert all(run["best_step"] > 10_000 for run in measured("standardize_fig11")), "no early peak"
+    assert [run["best_step"] <= 10_000 for run in measured("pytorch_fig11")] == [True, False], "one of two"
+    assert all(run["best_train_accuracy"] >= 0.95 for run in measured("standardize_fig11")), "the overfitting"
     assert tables.numbers("collapses_eps_1e-4")["n_asleep"] == len(n_collapses["collapses_eps_1e-4"]), "none wakes up"
 
 
