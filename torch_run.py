@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import torch
@@ -84,6 +85,9 @@ class Processes:
             dist.destroy_process_group()
         if error is None:
             self._store = None  # a client that lives as long as Python ends now and then with SIGABRT
+            # So does a thread of gloo's that still lets go of the last sum's tensor while Python ends. It needs the
+            # interpreter's lock for that, and outlives the group, which parallel networks hold.
+            time.sleep(0.1)
         if isinstance(error, Exception):
             self._let_one_tell()
             if isinstance(error, RuntimeError) and ("gloo" in str(error).lower() or isinstance(error, dist.DistError)):

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from runs import MLP, SMALL, assert_same_run, checkpoint, run, run_process, this_python, torchrun
+from runs import MLP, ROOT, SMALL, assert_same_run, checkpoint, run, run_process, this_python, torchrun
 
 import torch_run
 import train_mlp_pytorch
@@ -81,6 +81,29 @@ def test_wrong_network_interface_is_told_once_with_what_to_check(synthetic_flags
     (error,) = errors_of(done)
     assert "no-such-interface" in error
     assert "GLOO_SOCKET_IFNAME" in error
+
+
+LEAVES_AT_ONCE = """
+import sys
+sys.path.insert(0, {root!r})
+import torch
+import torch.distributed as dist
+from torch_run import Processes
+with Processes() as processes:
+    network = processes.parallel(torch.nn.Linear(3, 3))
+    for _ in range(30):
+        dist.all_reduce(torch.ones(20_000), async_op=True)
+"""
+
+
+@pytest.mark.slow
+def test_processes_end_well_though_their_last_sums_are_not_done(tmp_path):
+    """A thread that lets go of a tensor while Python ends is aborted: without a pause nearly every time."""
+    script = tmp_path / "leaves_at_once.py"
+    script.write_text(LEAVES_AT_ONCE.format(root=str(ROOT)))
+    for _ in range(3):
+        done = run_process(*torchrun(MLP)[:-1], script)
+        assert done.status == 0, done.err
 
 
 # ---- Groups that are started again ---------------------------------------------------------------
