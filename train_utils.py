@@ -304,10 +304,9 @@ class Run:
             yield  # only the main thread may set handlers
             return
         numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-        before = {number: signal.getsignal(number) for number in numbers}
         # What this process ignores it goes on ignoring: under nohup the end of its terminal, as a shell's background
         # job Ctrl-C.
-        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+        before = {number: old for number in numbers if (old := signal.getsignal(number)) is not signal.SIG_IGN}
 
         def stop(number, _frame):
             self.stopped_by = number

@@ -47,6 +47,15 @@ DIP, COLLAPSE, JUMP = 0.02, 0.1, 0.1
 FLAT = 0.95  # of the highest test accuracy: where it first comes so near, a curve flattens
 
 
+def collapses(metrics):
+    """Return the steps of the evaluations whose test accuracy is `COLLAPSE` or more below that of the one before."""
+    return [
+        after["step"]
+        for before, after in pairwise(metrics)
+        if before["test_accuracy"] - after["test_accuracy"] >= COLLAPSE
+    ]
+
+
 def measures(metrics):
     """Return what a run gave, `{quantity: number}`, from its evaluations.
 
@@ -66,7 +75,7 @@ def measures(metrics):
         "gap": metrics[-1]["train_accuracy"] - accuracy[-1],
         "n_falls": sum(before - after >= DIP for before, after in pairwise(accuracy)),
         "n_jumps": sum(after - before >= JUMP for before, after in pairwise(loss)),
-        "n_collapses": sum(before - after >= COLLAPSE for before, after in pairwise(accuracy)),
+        "n_collapses": len(collapses(metrics)),
         "first_train_loss": metrics[0]["train_loss"],
         "flat_from": next(step for step, value in zip(steps, accuracy, strict=True) if value >= FLAT * max(accuracy)),
         "best_step": steps[accuracy.index(max(accuracy))],

@@ -11,7 +11,7 @@ import statistics
 import numpy as np
 
 from cifar10_utils import CLASSES
-from report.claims import CLAIMS, COLLAPSE, UNDECIDED, is_borne_out, judge, measured, measures, prediction_interval
+from report.claims import CLAIMS, UNDECIDED, collapses, is_borne_out, judge, measured, measures, prediction_interval
 from report.finite_differences import chosen_step, relative_error
 from report.records import ADAM_EPS, EXPERIMENTS, INITS, REPORT, SEARCH, read_records
 from report.worked_example import BACKWARD, FORWARD, example_tex, inputs_tex, step_tex
@@ -168,14 +168,21 @@ def gradient_numbers():
 # Of a run's first spike, digits behind the point. Multiples of the medians of the 100 steps before: the gradient, the
 # step's length, gradient and loss of the batch after it, the highest loss of the 60 after it. Lengths of steps: that
 # median, and the one from 500 to 1,000 steps after, where the run has collapsed.
-SPIKE_DIGITS = {"gradient": 0, "length": 1, "next_gradient": 1, "next_loss": 1, "highest_loss": 1}
-SPIKE_DIGITS |= {"usual": 2, "later": 3}
+SPIKE_DIGITS = {
+    "gradient": 0,
+    "length": 1,
+    "next_gradient": 1,
+    "next_loss": 1,
+    "highest_loss": 1,
+    "usual": 2,
+    "later": 3,
+}
 
 
-def spikes(name):
-    """Return what the first spikes of an experiment's runs were like, `{key of SPIKE_DIGITS: [value, …]}`."""
+def spikes(runs):
+    """Return what the first spikes of runs from `read_steps` were like, `{key of SPIKE_DIGITS: [value, …]}`."""
     seen = {quantity: [] for quantity in SPIKE_DIGITS}
-    for record, steps in read_steps(name):
+    for record, steps in runs:
         if at := first_spike(steps):
             usual = {key: np.median(values[at - 101 : at - 1]) for key, values in steps.items()}
             norms, losses = (steps[key] / usual[key] for key in ("gradient_norms", "batch_losses"))
@@ -187,7 +194,7 @@ def spikes(name):
                 seen["next_gradient"].append(norms[at])
                 seen["next_loss"].append(losses[at])
                 seen["highest_loss"].append(losses[at : at + 60].max())
-            if measures(record.metrics)["n_collapses"] and at + 999 <= len(norms):
+            if collapses(record.metrics) and at + 999 <= len(norms):
                 seen["later"].append(np.median(lengths[at + 499 : at + 999]))
     return seen
 
@@ -203,20 +210,17 @@ def collapse_numbers():
     peaks = [[m["test_accuracy"] for m in r.metrics] for name in CONTROLS.values() for r in read_records(name)]
     found = {"thinned.peak": f"{max(max(accuracy) - max(accuracy[::5]) for accuracy in peaks):.3f}"} if peaks else {}
     for control in STEP_LENGTHS:
-        seen = spikes(f"collapses_{control}")
+        runs = read_steps(f"collapses_{control}")
+        seen = spikes(runs)
         found[f"spike.{control}.n"] = str(len(seen["gradient"]))
         for quantity, digits in SPIKE_DIGITS.items():
             found |= ends(f"spike.{control}.{quantity}", seen[quantity], digits)
-        lengths = [steps["step_lengths"] for _, steps in read_steps(f"collapses_{control}")]
+        lengths = [steps["step_lengths"] for _, steps in runs]
         found |= ends(f"steps.{control}.early", [np.median(run[400:500]) for run in lengths], 3)
         found |= ends(f"steps.{control}.late", [np.median(run[-100:]) for run in lengths], 3)
     for name in LONG_RUNS.values():
-        shown = []
-        for record in read_records(name):
-            accuracies = [m["test_accuracy"] for m in record.metrics]
-            falls = (i for i in range(1, len(accuracies)) if accuracies[i - 1] - accuracies[i] >= COLLAPSE)
-            shown += [record.metrics[i]["step"] for i in falls][:1]
-        found |= ends(f"collapse.first.{name}", shown, 0)
+        firsts = [step for record in read_records(name) for step in collapses(record.metrics)[:1]]
+        found |= ends(f"collapse.first.{name}", firsts, 0)
     return found
 
 
