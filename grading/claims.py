@@ -17,6 +17,8 @@ FREE_FLAGS = {
     "seed", "out_dir", "data_dir", "quiet", "dataset", "train_eval_size", "device", "precision", "resume",
     "synthetic_size", "compile", "tensorboard", "pictures",
 }  # fmt: skip
+# Flags that the scripts have had since these runs were recorded, with the values by which they change nothing.
+SINCE = {"whiten": 0, "shift": 4, "alternate": False}
 RUN_FILES = ("config.json", "metrics.jsonl")
 MAX_FILE_BYTES = 4 << 20  # 500 evaluations have 0.1 MB
 
@@ -141,7 +143,7 @@ def match(path, flags):
         recorded = read_runs(experiment)
         if not recorded or recorded[0].config["flags"]["script"] != flags.get("script"):
             continue
-        theirs = recorded[0].config["flags"]
+        theirs = SINCE | recorded[0].config["flags"]
         differing = [k for k in theirs if k in flags and k not in FREE_FLAGS and flags[k] != theirs[k]]
         if "eval_freq" in differing and theirs["eval_freq"] % flags["eval_freq"] == 0:
             differing.remove("eval_freq")  # it was evaluated at those steps, and at others

@@ -1,11 +1,13 @@
 """Runs held against the report: which claims hold, what each tolerance decides, which runs are refused."""
 
+import importlib
+
 import numpy as np
 import pytest
 from graded import a_run, call_grade, run_grade
 
 from grading import pages
-from grading.claims import _row, grade_run, is_run
+from grading.claims import FREE_FLAGS, SINCE, _row, grade_run, is_run
 from grading.runs import interval, read_runs
 from report import tables
 from report.claims import CLAIMS, Claim, judge, measures
@@ -160,6 +162,28 @@ def test_run_that_cannot_be_compared_is_refused_with_the_reason(tmp_path, capsys
         grade_run(folder)
     assert call_grade(folder, "--out_dir", tmp_path / "out") == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("whiten", 300), ("shift", 8), ("alternate", True)])
+def test_flag_that_the_recorded_runs_had_not_yet_is_compared_with_what_changes_nothing(tmp_path, name, value):
+    other, same = (
+        a_run(tmp_path / str(v), lambda config, _, v=v: config["flags"].update({name: v}), "fig03_mlp_pytorch")
+        for v in (value, SINCE[name])
+    )
+    with pytest.raises(RunError, match=f"nearest is fig03_mlp_pytorch, with --{name} {value} for {SINCE[name]}"):
+        grade_run(other)
+    assert grade_run(same)[0] == "fig03_mlp_pytorch"
+
+
+@pytest.mark.parametrize("experiment", CLAIMS)
+def test_every_flag_of_a_script_is_compared_or_free(experiment):
+    recorded = read_runs(experiment)[0].config["flags"]
+    parser = importlib.import_module(recorded["script"]).make_flags()
+    flags = {action.dest for action in parser._actions} - {"help"}
+    assert flags <= recorded.keys() | FREE_FLAGS | SINCE.keys()
+    new = SINCE.keys() & flags
+    assert {name: SINCE[name] for name in new} == {name: parser.get_default(name) for name in new}
+    assert not new & (recorded.keys() | FREE_FLAGS)
 
 
 def test_nested_json_is_a_damaged_run_and_a_submission_is_no_run(tmp_path):
