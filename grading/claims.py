@@ -14,7 +14,7 @@ from run_folder import RunError, read_metrics
 
 # Flags that change no number that is compared, or that every run has of its own.
 FREE_FLAGS = {
-    "seed", "out_dir", "data_dir", "quiet", "dataset", "train_eval_size", "device", "precision", "resume",
+    "seed", "out_dir", "data_dir", "quiet", "dataset", "device", "precision", "resume",
     "synthetic_size", "compile", "tensorboard", "pictures",
 }  # fmt: skip
 # Flags that the scripts have had since these runs were recorded, with the values by which they change nothing.

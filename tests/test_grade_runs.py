@@ -124,6 +124,7 @@ def test_run_that_learned_nothing_fails_its_claims(tmp_path):
         (lambda config, metrics: config["dataset"].update(is_synthetic=True), "synthetic"),
         (lambda config, metrics: config["flags"].update(learning_rate=0.5), "learning_rate 0.5 for 0.002"),
         (lambda config, metrics: config["flags"].update(eval_freq=150), "eval_freq 150 for 100"),
+        (lambda config, metrics: config["flags"].update(train_eval_size=1), "train_eval_size 1 for 10000"),
         (lambda config, metrics: metrics[:-3], "is at step 1200 of 1500"),
         (
             lambda config, metrics: metrics[:5] + metrics[7:],
@@ -141,6 +142,7 @@ def test_run_that_learned_nothing_fails_its_claims(tmp_path):
         "synthetic",
         "other flags",
         "evaluated at other steps",
+        "evaluated on other images",
         "incomplete",
         "lines missing",
         "a step too far",
