@@ -229,7 +229,11 @@ class TorchRunFolder(RunFolder):
 
 
 class TorchRun(Run):
-    """A `Run` of one or several processes, which also logs to TensorBoard where it is asked to."""
+    """A `Run` of one or several processes, which also logs to TensorBoard where it is asked to.
+
+    Args:
+        processes: the `Processes` that train together, entered; the first of them writes the folder.
+    """
 
     folder_type = TorchRunFolder
 
@@ -237,8 +241,7 @@ class TorchRun(Run):
         self.processes = processes
         if processes.size > 1:
             self.launcher = launcher(processes)
-            kwargs["launch"] = launch()
-        super().__init__(args, data, is_main=processes.rank == 0, n_processes=processes.size, **kwargs)
+        super().__init__(args, data, is_main=processes.rank == 0, n_processes=processes.size, launch=launch(), **kwargs)
         self._writer = None
         if args.tensorboard and self.is_main:
             from torch.utils.tensorboard import SummaryWriter

@@ -143,6 +143,15 @@ def test_group_that_is_started_again_goes_on_with_its_own_run_only(restarted, mo
     assert torch_run.after_restart(parser, flags) == flags
 
 
+def test_one_process_that_is_started_again_goes_on_with_its_own_run(synthetic_flags, restarted, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    flags = [*synthetic_flags, *SMALL[MLP], "--out_dir=run"]
+    assert run(MLP, *flags).status == 0
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    done = run(MLP, *flags)
+    assert (done.status, "this run is complete already" in done.out) == (0, True), done.err
+
+
 def test_launch_without_an_id_is_known_by_torchruns_process(monkeypatch):
     for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500"), ("TORCHELASTIC_RUN_ID", "none")):
         monkeypatch.setenv(name, value)
