@@ -49,6 +49,11 @@ class Row:
         return self.decides and self.is_met
 
     @property
+    def value_text(self):
+        """The value as it is printed: numbers of steps and of dips are whole."""
+        return f"{self.value:.4f}" if isinstance(self.value, float) else str(self.value)
+
+    @property
     def verdict(self):
         """'pass', 'fail' or 'undecided'."""
         return "undecided" if not self.decides else "pass" if self.is_met else "fail"

@@ -197,8 +197,9 @@ def run_table(path, experiment, rows):
     lines = [f"{printable(path)}: {experiment}, {_hold(rows)}", ""]
     for row in rows:
         mark, verdict = {"pass": (" ", "pass"), "fail": ("✗", "FAIL"), "undecided": ("-", "undecided")}[row.verdict]
-        value = f"{row.value:.4f}" if isinstance(row.value, float) else row.value  # steps and numbers of dips are whole
-        lines.append(f"  {mark} figure {row.figure:<3} {row.says:<54} {value:>8}  {row.expected:<18}  {verdict}")
+        lines.append(
+            f"  {mark} figure {row.figure:<3} {row.says:<54} {row.value_text:>8}  {row.expected:<18}  {verdict}"
+        )
         lines.append(f"               tolerance: {row.tolerance}")
     return "\n".join(lines)
 

@@ -87,9 +87,11 @@ def test_claimed_event_is_counted_and_decided_by_all_runs_or_none():
     assert "  0.9600  " in table
 
 
-def test_number_of_steps_is_printed_as_it_is():
+def test_number_of_steps_is_printed_as_it_is(monkeypatch):
+    monkeypatch.setattr(pages, "curves", lambda *_: b"")
     row = _row(CLAIMS["fig09_long"][1], 2000, [{"flat_from": 2500}])
     assert "  2000  at most 10000 " in pages.run_table("run", "fig09_long", [row])
+    assert '<td class="n">2000</td>' in pages.run_page("run", "fig09_long", [], [row])
 
 
 def test_run_that_is_evaluated_more_often_is_compared_where_the_recorded_ones_are(tmp_path):
