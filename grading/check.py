@@ -86,6 +86,7 @@ class Grading:
         reference: computes what is expected; shared by all submissions.
         submission: its `submission.Submission`.
         training: what the training checks need, `checks_training.Training`.
+        check: the `Check` that is running, or that ran last.
         carried: mistakes found so far, which later checks take into account.
         measured: `{operation: [(step, test accuracy), …]}` of the training checks, for the record.
         failed: `{name: outcome}` of the checks that did not pass.
@@ -99,6 +100,7 @@ class Grading:
     reference: Reference
     submission: object
     training: object
+    check: Check | None = None
     carried: list = field(default_factory=list)
     old_code: set = field(default_factory=set)
     failed: dict = field(default_factory=dict)
@@ -125,6 +127,7 @@ class Grading:
         is_left_out = self.training.data is None and check.name.endswith(".training")  # says so itself
         if broken and not is_left_out:
             return Outcome(False, f"import {check.files[0][:-3]}", broken[0], "a file that can be imported")
+        self.check = check
         outcome = check.run(self)
         if not outcome.passed and outcome.was_run and outcome.is_decided:
             if not outcome.hint:
@@ -156,14 +159,14 @@ class Grading:
             self._answers[key] = answer, arrays  # arrays are kept, so that their id stays theirs
         return self._answers[key][0]
 
-    def compare(self, check, called, op, params, arrays, names, allowance=None, carried=None):
+    def compare(self, called, op, params, arrays, names, allowance=None, carried=None):
         """Return the `Outcome` of an operation whose arrays `names` have to be the reference's.
 
-        Where the class asked goes through others that failed, stand-ins take their places. Where that raises an error,
-        or nothing can be compared so, it is asked without them, and then with stand-ins for all others.
+        Where they differ, the known mistakes that the running check finds are tried. Where the class asked goes
+        through others that failed, stand-ins take their places. Where that raises an error, or nothing can be compared
+        so, it is asked without them, and then with stand-ins for all others.
 
         Args:
-            check: the check's name; its known mistakes are tried where the arrays differ.
             called: what was called, for a reader.
             allowance: `{name: array}`, see `reference.difference`.
             carried: mistakes to take into account, by default those found so far.
@@ -177,7 +180,7 @@ class Grading:
             mistakes = (*map(stand_in, stand_ins), *(m for m in carried if m.target not in stand_ins))
             made = f"{called}, with stand-ins for others that failed" if stand_ins else called
             answer = self.ask(op, params | {"stand_ins": stand_ins} if stand_ins else params, arrays)
-            found = self._compare(check, made, answer, expect, names, allowance, mistakes)
+            found = self._compare(made, answer, expect, names, allowance, mistakes)
             if found.passed:
                 return found
             outcome = outcome if outcome and stand_ins else found
@@ -187,7 +190,7 @@ class Grading:
         self.faulty.add(subject)
         return outcome
 
-    def _compare(self, check, called, answer, expect, names, allowance, carried):
+    def _compare(self, called, answer, expect, names, allowance, carried):
         """Return the `Outcome` of an answer; `expect` takes mistakes, and returns what comes back with them."""
         first = None
         for mistakes in dict.fromkeys([(), tuple(m for m in carried if m.is_harmless), carried]):
@@ -197,21 +200,22 @@ class Grading:
             first = first or found
         outcome = self.failure(called, answer, first)
         if answer.kind in (None, "error") and answer.arrays:
-            mistake = self._diagnose(check, answer, expect, names, allowance, carried)
+            mistake = self._diagnose(answer, expect, names, allowance, carried)
             if mistake and mistake.is_harmless:
                 return Outcome(True)
             if mistake:
                 outcome.hint, outcome.mistake = mistake.sentence, mistake
         return outcome
 
-    def _diagnose(self, check, answer, expect, names, allowance, carried):
+    def _diagnose(self, answer, expect, names, allowance, carried):
         """Return the known mistake that gives what came back, and carry it; None where none does.
 
         Of those that give the arrays `names`, one that gives all that came back comes first: the loss alone does not
         tell whether its gradient has the same mistake.
         """
         found = None
-        for mistake in sorted((m for m in MISTAKES if m.check == check), key=lambda m: not m.is_harmless):
+        known = [mistake for mistake in MISTAKES if mistake.check == self.check.name]
+        for mistake in sorted(known, key=lambda m: not m.is_harmless):
             expected = expect((*carried, mistake))
             differs = functools.partial(difference, answer.arrays, expected, allowance=allowance)
             if not set(names) & set(expected) or differs(names, missing_alike=not mistake.is_harmless):

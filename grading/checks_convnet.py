@@ -36,7 +36,7 @@ def _convnet_shapes(g):
         table_1 = "Table 1 has eight 3×3 convolutions, a batch norm behind each, and one linear layer"
         outcome.hint = outcome.hint or table_1
         for mistake in FIVE_NORMS:  # which of them, its numbers of channels do not tell: its logits do
-            if _convnet("convnet.shapes", ["out"], carried=(mistake,))(g).passed:
+            if _convnet(["out"], carried=(mistake,))(g).passed:
                 g.carry(mistake)
                 outcome.hint, outcome.mistake = mistake.sentence, mistake
                 break
@@ -49,7 +49,7 @@ def _convnet_shapes(g):
     return Outcome(True)
 
 
-def _convnet(check, keys, arrays=IMAGES, sizes=(3, 10), training=True, backward=False, carried=None):
+def _convnet(keys, arrays=IMAGES, sizes=(3, 10), training=True, backward=False, carried=None):
     def run(g):
         shapes = _shapes(g)
         has_biases = float(np.sum(shapes.arrays.get("conv_biases", 1))) > 0
@@ -60,18 +60,18 @@ def _convnet(check, keys, arrays=IMAGES, sizes=(3, 10), training=True, backward=
         allowance = {key: CONVNET_ALLOWANCE * float(abs(right[key]).max()) for key in keys}
         mode = "training" if training else "evaluation"
         called = f"ConvNet{sizes} with given weights in {mode}, images {arrays['x'].shape}{', backward(dout)' if backward else ''}"
-        return g.compare(check, called, "convnet", params, arrays, keys, allowance, carried)
+        return g.compare(called, "convnet", params, arrays, keys, allowance, carried)
 
     return run
 
 
 def _convnet_forward(g):
-    outcome = _convnet("convnet.forward", ["out"])(g)
-    return _convnet("convnet.forward", ["out", "dropout"])(g) if outcome.passed else outcome
+    outcome = _convnet(["out"])(g)
+    return _convnet(["out", "dropout"])(g) if outcome.passed else outcome
 
 
 def _convnet_sizes(g):
-    outcome = _convnet("convnet.sizes", ["out"], OTHER_IMAGES, (1, 7))(g)
+    outcome = _convnet(["out"], OTHER_IMAGES, (1, 7))(g)
     if not outcome.passed and not outcome.hint and "convnet.forward" not in g.failed:
         first = g.ask("convnet_shapes", {"n_channels": 1, "n_classes": 7}, NO_ARRAYS).arrays.get("convolutions")
         outcome.hint = "a ConvNet(1, 7) takes images of 1 channel and gives 7 logits: both numbers have to be handed on"
@@ -90,8 +90,8 @@ CHECKS = [
     _check("convnet.shapes", 2, "Table 1's layers, 9,231,114 parameters", _convnet_shapes),
     _check("convnet.forward", 2, "logits in training, with given weights", _convnet_forward),
     _check("convnet.gradients", 1, "gradients of input and parameters",
-       _convnet("convnet.gradients", ["dx", "dconv", "dnorm", "dlinear"], backward=True)),
-    _check("convnet.float32", 0.25, "float32, as in training", _convnet("convnet.float32", ["is_float32", "out"], backward=True)),
-    _check("convnet.evaluation", 0.75, "running statistics in evaluation, no dropout", _convnet("convnet.evaluation", ["out", "dropout"], training=False)),
+       _convnet(["dx", "dconv", "dnorm", "dlinear"], backward=True)),
+    _check("convnet.float32", 0.25, "float32, as in training", _convnet(["is_float32", "out"], backward=True)),
+    _check("convnet.evaluation", 0.75, "running statistics in evaluation, no dropout", _convnet(["out", "dropout"], training=False)),
     _check("convnet.sizes", 1, "n_channels and n_classes are handed on", _convnet_sizes),
 ]  # fmt: skip

@@ -53,19 +53,19 @@ def _entropy_forward(g):
         g, "cross_entropy", one(), ENTROPY, ["out0"]
     )
     called = "CrossEntropyModule().forward(x, y), batch of 5"
-    return g.compare("cross_entropy.forward", called, "cross_entropy", one(), ENTROPY, ["out0"], allowance)
+    return g.compare(called, "cross_entropy", one(), ENTROPY, ["out0"], allowance)
 
 
 def _entropy_backward(g):
     params = one(forward=False)
     allowance = undivided_allowance(g, params, ENTROPY, ["dx0"])
     called = "CrossEntropyModule().backward(x, y), batch of 5"
-    return g.compare("cross_entropy.backward", called, "cross_entropy", params, ENTROPY, ["dx0"], allowance)
+    return g.compare(called, "cross_entropy", params, ENTROPY, ["dx0"], allowance)
 
 
-def _activation(check, name, args, arrays, keys, called, backward=True):
+def _activation(name, args, arrays, keys, called, backward=True):
     def run(g):
-        return g.compare(check, called, "activation", one(name=name, args=args, backward=backward), arrays, keys)
+        return g.compare(called, "activation", one(name=name, args=args, backward=backward), arrays, keys)
 
     return run
 
@@ -74,7 +74,7 @@ def _leaky_forward(g):
     for slope in (0.25, 0.0):
         called = f"LeakyReLUModule({slope}).forward(x)"
         params = one(name="LeakyReLUModule", args=[slope])
-        outcome = g.compare("leaky_relu.forward", called, "activation", params, LEAKY, ["out0"])
+        outcome = g.compare(called, "activation", params, LEAKY, ["out0"])
         if not outcome.passed:
             return outcome
     return outcome
@@ -84,16 +84,16 @@ def _large_logits(g):
     keys = ["out0"] if "softmax.backward" in g.unexplained else ["out0", "dx0"]
     # For a gradient given: the loss's own is infinite at a probability of 0, unless a constant keeps it from it.
     called = "SoftMaxModule().forward(x), backward(dout), logits of some 1000"
-    return g.compare("softmax.large_logits", called, "activation", one(name="SoftMaxModule", args=[]), LARGE, keys)
+    return g.compare(called, "activation", one(name="SoftMaxModule", args=[]), LARGE, keys)
 
 
-def _linear(check, key):
+def _linear(key):
     def run(g):
         called = "LinearModule(5, 3).forward(x), batch of 4"
         backward = key != "out0"
         if backward:
             called = "LinearModule(5, 3).forward(x), backward(dout), batch of 4"
-        return g.compare(check, called, "linear", one(backward=backward), LINEAR, [key])
+        return g.compare(called, "linear", one(backward=backward), LINEAR, [key])
 
     return run
 
@@ -117,7 +117,7 @@ def _linear_gradient(name):
             if kind(name) == kind(other) == "mean":
                 g.carry(LINEAR_MEAN)
             return Outcome(True)
-        outcome = _linear(f"linear.{name}_gradient", f"{name}0")(g)
+        outcome = _linear(f"{name}0")(g)
         if outcome.passed:  # a sum, where weight's, or bias's, is a mean and the loss does not divide
             g.faulty.add(L)
             outcome = Outcome(False, "LinearModule(5, 3).backward(dout), batch of 4", f"the {name} gradient is a sum",
@@ -148,7 +148,7 @@ def _linear_start(g):
     return Outcome(True)
 
 
-def _other_batches(name, n, text, entropy, softmax, leaky, linear):
+def _other_batches(n, text, entropy, softmax, leaky, linear):
     i = n - 1
     keys = [f"out{i}", f"dx{i}"]
     rows = [
@@ -164,7 +164,7 @@ def _other_batches(name, n, text, entropy, softmax, leaky, linear):
             params = one(n_batches=n) | params
             allowance = undivided_allowance(g, params, arrays, keys) if op == "cross_entropy" else None
             called = f"{module}({args}): forward and backward {text}"
-            outcome = g.compare(f"numpy.{name}", called, op, params, arrays, keys, allowance)
+            outcome = g.compare(called, op, params, arrays, keys, allowance)
             n_right += outcome.passed
             if not outcome.passed:
                 if f"modules.{module}" in unknown:
@@ -177,11 +177,10 @@ def _other_batches(name, n, text, entropy, softmax, leaky, linear):
 
 
 _second_batch = _other_batches(
-    "second_batch", 2, "on batches of different sizes, one after the other",
-    ENTROPY_TWO, SOFTMAX_TWO, LEAKY_TWO, LINEAR_TWO,
-)  # fmt: skip
-_one_example = _other_batches("batch_of_one", 1, "on a batch of 1", ENTROPY_ONE, SOFTMAX_ONE, LEAKY_ONE, LINEAR_ONE)
-_float32 = _other_batches("float32", 1, "in float32", *map(in_float32, (ENTROPY, SOFTMAX, LEAKY, LINEAR)))
+    2, "on batches of different sizes, one after the other", ENTROPY_TWO, SOFTMAX_TWO, LEAKY_TWO, LINEAR_TWO
+)
+_one_example = _other_batches(1, "on a batch of 1", ENTROPY_ONE, SOFTMAX_ONE, LEAKY_ONE, LINEAR_ONE)
+_float32 = _other_batches(1, "in float32", *map(in_float32, (ENTROPY, SOFTMAX, LEAKY, LINEAR)))
 
 
 def _batch_of_one(g):
@@ -274,19 +273,18 @@ CHECKS = [
     _check("cross_entropy.forward", 0.75, "the loss, the mean over the batch", _entropy_forward),
     _check("cross_entropy.backward", 0.75, "the loss's gradient", _entropy_backward),
     _check("softmax.forward", 0.75, "probabilities",
-           _activation("softmax.forward", "SoftMaxModule", [], SOFTMAX, ["out0"], "SoftMaxModule().forward(x)", False)),
+           _activation("SoftMaxModule", [], SOFTMAX, ["out0"], "SoftMaxModule().forward(x)", False)),
     _check("softmax.backward", 1, "the whole Jacobian, cross terms too",
-           _activation("softmax.backward", "SoftMaxModule", [], SOFTMAX, ["dx0"], "SoftMaxModule().forward(x), backward(dout)")),
+           _activation("SoftMaxModule", [], SOFTMAX, ["dx0"], "SoftMaxModule().forward(x), backward(dout)")),
     _check("softmax.large_logits", 0.5, "logits of 1000 do not overflow, forward or backward", _large_logits),
     _check("leaky_relu.forward", 0.75, "the activation, slopes of 0.25 and 0", _leaky_forward),
     _check("leaky_relu.backward", 0.75, "its gradient",
-           _activation("leaky_relu.backward", "LeakyReLUModule", [0.25], LEAKY, ["dx0"],
-                       "LeakyReLUModule(0.25).forward(x), backward(dout)")),
+           _activation("LeakyReLUModule", [0.25], LEAKY, ["dx0"], "LeakyReLUModule(0.25).forward(x), backward(dout)")),
     _check("linear.start", 0.5, "weights start from N(0, 0.0001²), biases at 0", _linear_start),
-    _check("linear.forward", 1, "the affine map", _linear("linear.forward", "out0")),
+    _check("linear.forward", 1, "the affine map", _linear("out0")),
     _check("linear.weight_gradient", 1, "gradient of the weight", _linear_gradient("weight")),
     _check("linear.bias_gradient", 1, "gradient of the bias", _linear_gradient("bias")),
-    _check("linear.input_gradient", 1, "gradient of the input", _linear("linear.input_gradient", "dx0")),
+    _check("linear.input_gradient", 1, "gradient of the input", _linear("dx0")),
     _check("numpy.second_batch", 0.5, "nothing is left of the batch before", _second_batch),
     _check("numpy.batch_of_one", 0.25, "a batch of 1", _batch_of_one),
     _check("numpy.float32", 0.25, "inputs and gradients in float32, as in training", _float32),

@@ -24,13 +24,13 @@ def comparable(g, configurations):
     return {n_hidden: value for n_hidden, value in configurations.items() if bool(n_hidden) == is_known}
 
 
-def _mlp(check, names, backward, configurations=((5,), (9, 7, 5)), mlps=MLPS):
+def _mlp(names, backward, configurations=((5,), (9, 7, 5)), mlps=MLPS):
     def run(g):
         for n_hidden in configurations:
             params, arrays = mlps[n_hidden]
             keys = [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in names] or ["out"]
             called = f"MLP(6, {list(n_hidden)}, 4, 0.25).{'forward(x), backward(dout)' if backward else 'forward(x)'}"
-            outcome = g.compare(check, called, "mlp_numpy", params | {"backward": backward}, arrays, keys)
+            outcome = g.compare(called, "mlp_numpy", params | {"backward": backward}, arrays, keys)
             if not outcome.passed:
                 if backward and n_hidden and not outcome.hint and "mlp_numpy.forward" not in g.failed:
                     outcome.hint = (
@@ -47,7 +47,7 @@ def _one_configuration(g):
 
 
 def _float32(g):
-    return _mlp("mlp_numpy.float32", ("weight", "bias"), True, [_one_configuration(g)], MLPS_32)(g)
+    return _mlp(("weight", "bias"), True, [_one_configuration(g)], MLPS_32)(g)
 
 
 def _batch_mean(g):
@@ -60,7 +60,7 @@ def _batch_mean(g):
     # The loss does not divide, another class does: right together, also where a stand-in takes the place of one.
     is_taken_once = sum(1 if m.target == C else -1 for m in conventions) == 0
     mistakes = [m for m in g.carried if is_taken_once or not m.is_harmless]
-    outcome = g.compare("numpy.batch_mean", called, "mlp_numpy", params, arrays, keys, allowance, mistakes)
+    outcome = g.compare(called, "mlp_numpy", params, arrays, keys, allowance, mistakes)
     if not outcome.passed and not outcome.hint and conventions:
         sentences = "; ".join(m.sentence for m in conventions)
         outcome.hint = f"the gradients are not those of the mean over the batch: {sentences}"
@@ -85,7 +85,7 @@ def _steps(g):
         keys = [f"{n}{l}" for l in range(len(n_hidden) + 1) for n in ("weight", "bias")]
         allowance = steps_allowance(g, "steps_numpy", params, arrays, keys)
         called = f"MLP(6, {list(n_hidden)}, 4, 0.25) trained for {N_STEPS} steps from given weights on given batches"
-        outcome = g.compare("mlp_numpy.steps", called, "steps_numpy", params, arrays, keys, allowance)
+        outcome = g.compare(called, "steps_numpy", params, arrays, keys, allowance)
         if not outcome.passed:
             return outcome
     return outcome
@@ -96,10 +96,9 @@ def _check(name, points, title, run):
 
 
 CHECKS = [
-    _check("mlp_numpy.forward", 0.5, "probabilities with one and three hidden layers", _mlp("mlp_numpy.forward", (), False)),
-    _check("mlp_numpy.backward", 0.5, "gradients of all layers", _mlp("mlp_numpy.backward", ("weight", "bias"), True)),
-    _check("mlp_numpy.no_hidden", 0.25, "an empty list of hidden layers, forward and backward",
-           _mlp("mlp_numpy.no_hidden", ("weight", "bias"), True, [()])),
+    _check("mlp_numpy.forward", 0.5, "probabilities with one and three hidden layers", _mlp((), False)),
+    _check("mlp_numpy.backward", 0.5, "gradients of all layers", _mlp(("weight", "bias"), True)),
+    _check("mlp_numpy.no_hidden", 0.25, "an empty list of hidden layers, forward and backward", _mlp(("weight", "bias"), True, [()])),
     _check("mlp_numpy.float32", 0.25, "forward and backward in float32, as in training", _float32),
     _check("numpy.batch_mean", 0.5, "the mean over the batch is taken once", _batch_mean),
     _check("mlp_numpy.steps", 1, f"its weights after {N_STEPS} steps are the reference's", _steps),

@@ -19,7 +19,7 @@ def _mlp_parameters(g):
         params = {"n_inputs": 6, "n_hidden": list(n_hidden), "n_classes": 4, "neg_slope": 0.25}
         called = f"MLP(6, {list(n_hidden)}, 4, 0.25).parameters()"
         names = ["shapes", "trainable"]
-        outcome = g.compare("mlp_pytorch.parameters", called, "mlp_parameters", params, {}, names)
+        outcome = g.compare(called, "mlp_parameters", params, {}, names)
         if not outcome.passed:
             shapes = g.ask("mlp_parameters", params, {}).arrays.get("shapes", ())
             n_right = 2 * len(n_hidden) + 2
@@ -100,7 +100,7 @@ def comparable(g, configurations):
     return [n_hidden for n_hidden in configurations if is_known or len(n_hidden) < 2]
 
 
-def _mlp(check, configurations, backward=False, slopes=(0.25,)):
+def _mlp(configurations, backward=False, slopes=(0.25,)):
     def run(g):
         for n_hidden in comparable(g, configurations):
             for slope in slopes:
@@ -111,7 +111,7 @@ def _mlp(check, configurations, backward=False, slopes=(0.25,)):
                 then = ", cross_entropy(logits, y).backward()" if backward else ""
                 called = f"MLP(6, {list(n_hidden)}, 4, {slope})(x){then}"
                 # The reference goes through the slopes that the grader asked for before; a mistake of one is carried.
-                outcome = g.compare(check, called, "mlp_pytorch", params, arrays, keys)
+                outcome = g.compare(called, "mlp_pytorch", params, arrays, keys)
                 if not outcome.passed:
                     return outcome
         return outcome
@@ -121,7 +121,7 @@ def _mlp(check, configurations, backward=False, slopes=(0.25,)):
 
 def _mlp_forward(g):
     # With the default slope, and what a slope that is not handed on gives: that loses `mlp_pytorch.slope` alone.
-    outcome = _mlp("mlp_pytorch.forward", [(5,)], slopes=[0.02])(g)
+    outcome = _mlp([(5,)], slopes=[0.02])(g)
     if outcome.passed:
         return outcome
     params, arrays = MLPS[(5,)]
@@ -138,7 +138,7 @@ def _mlp_forward(g):
 def _mlp_float32(g):
     params, arrays = MLPS[(5,)]
     called = "MLP(6, [5], 4, 0.25) as it trains: forward and backward in float32"
-    return g.compare("mlp_pytorch.float32", called, "mlp_float32", params, arrays, ["out", "is_finite"])
+    return g.compare(called, "mlp_float32", params, arrays, ["out", "is_finite"])
 
 
 def _mlp_steps(g):
@@ -151,7 +151,7 @@ def _mlp_steps(g):
         rounding = 10 * max(float(abs(right[k] - exact[k]).max()) for k in keys)
         called = f"MLP(6, {list(n_hidden)}, 4, 0.25) trained for {N_STEPS} steps from given weights on given batches"
         allowance = dict.fromkeys(keys, rounding)
-        outcome = g.compare("mlp_pytorch.steps", called, "steps_pytorch", params, arrays, keys, allowance)
+        outcome = g.compare(called, "steps_pytorch", params, arrays, keys, allowance)
         if not outcome.passed:
             return outcome
     return outcome
@@ -164,12 +164,12 @@ def _check(name, points, title, run):
 CHECKS = [
     _check("mlp_pytorch.parameters", 3, "all layers are registered and trainable", for_any_kind(_mlp_parameters, holds=_registered)),
     _check("mlp_pytorch.forward", 3.5, "logits with one hidden layer", for_any_kind(_mlp_forward)),
-    _check("mlp_pytorch.slope", 2, "neg_slope is handed on", for_any_kind(_mlp("mlp_pytorch.slope", [(5,)], slopes=(0.25, 0.0)))),
-    _check("mlp_pytorch.depth", 1.5, "three hidden layers", for_any_kind(_mlp("mlp_pytorch.depth", [(9, 7, 5)]), (9, 7, 5))),
+    _check("mlp_pytorch.slope", 2, "neg_slope is handed on", for_any_kind(_mlp([(5,)], slopes=(0.25, 0.0)))),
+    _check("mlp_pytorch.depth", 1.5, "three hidden layers", for_any_kind(_mlp([(9, 7, 5)]), (9, 7, 5))),
     _check("mlp_pytorch.gradients", 4, "gradients of all parameters and of the input",
-           for_any_kind(_mlp("mlp_pytorch.gradients", [(5,), (9, 7, 5)], backward=True), holds=_finite_differences)),
+           for_any_kind(_mlp([(5,), (9, 7, 5)], backward=True), holds=_finite_differences)),
     _check("mlp_pytorch.no_hidden", 0.5, "an empty list of hidden layers, forward and backward",
-           for_any_kind(_mlp("mlp_pytorch.no_hidden", [()], backward=True), ())),
+           for_any_kind(_mlp([()], backward=True), ())),
     _check("mlp_pytorch.float32", 0.5, "forward and backward in float32, as in training", for_any_kind(_mlp_float32, holds=_runs_in_float32)),
     _check("mlp_pytorch.steps", 3, f"its weights after {N_STEPS} steps are the reference's", for_any_kind(_mlp_steps)),
 ]  # fmt: skip
