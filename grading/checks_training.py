@@ -110,8 +110,6 @@ def mlp_accuracy(weights, test, n_images):
 def _mlp(op, experiment, figure):
     def run(g):
         training = g.training
-        if training.data is None:
-            return Outcome(False, "training on CIFAR-10", f"not run: {training.why_not}", was_run=False)
         low, high, text = interval([r.metrics[-1]["test_accuracy"] for r in read_runs(experiment)])
         params = {"n_inputs": 3072, "n_hidden": [N_HIDDEN], "n_classes": 10, "neg_slope": NEG_SLOPE}
         params |= {"learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "threads": training.threads}
@@ -139,8 +137,6 @@ def convnet_interval():
 
 def _convnet(g):
     training = g.training
-    if training.data is None:
-        return Outcome(False, "training on CIFAR-10", f"not run: {training.why_not}", was_run=False)
     test, full = training.data["test"], training.full
     if full:
         n_steps, every, n_test, left = CONVNET_FULL_STEPS, CONVNET_FULL_EVERY, test.num_examples, FULL_SECONDS
