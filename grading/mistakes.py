@@ -6,6 +6,7 @@ gives, to the last digits, are accepted so. Where a class goes through others th
 unknown ones, stand-ins take their places, in the submission and here.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +18,6 @@ class Mistake:
     """One mistake.
 
     Attributes:
-        name: unique, by which what is computed for it is remembered.
         check: name of the check that finds it.
         target: the class that it changes, as `modules.LinearModule`.
         sentence: what a student is told.
@@ -27,7 +27,6 @@ class Mistake:
             network that then stands still is no proof of anything.
     """
 
-    name: str
     check: str
     target: str
     sentence: str
@@ -38,10 +37,7 @@ class Mistake:
 
 def make(check, target, *rows, harmless=False, carried=True):
     """Return the `Mistake` of each row, a sentence and what puts it into the class."""
-    return [
-        Mistake(f"{check} {target} {i} {harmless} {carried}", check, target, *row, harmless, carried)
-        for i, row in enumerate(rows)
-    ]
+    return [Mistake(check, target, *row, harmless, carried) for row in rows]
 
 
 def changed(forward=None, backward=None):
@@ -92,8 +88,7 @@ WRITTEN_SLOPES = [
 ]
 
 
+@functools.cache  # one of each, by which what is computed for it is remembered
 def stand_in(target):
     """Return a class's stand-in as the `Mistake` that it is."""
-    return Mistake(
-        f"stand-in {target}", "", target, "", lambda base: type(base.__name__, (STAND_INS[target], base), {})
-    )
+    return Mistake("", target, "", lambda base: type(base.__name__, (STAND_INS[target], base), {}))

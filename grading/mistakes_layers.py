@@ -105,7 +105,7 @@ def _exp(x):
 
 
 LOG_CONSTANT_MISTAKE = Mistake(
-    "log constant", "cross_entropy.forward", C, "a small constant stands inside the logarithm",
+    "cross_entropy.forward", C, "a small constant stands inside the logarithm",
     _entropy(lambda x, y: -(y * np.log(x + LOG_CONSTANT)).sum() / len(x), lambda x, y: -y / (x + LOG_CONSTANT) / len(x)),
     is_harmless=True,
 )  # fmt: skip

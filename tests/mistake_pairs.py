@@ -7,6 +7,7 @@ No submission is run: the grader's own classes, with the mistakes put in, answer
 
 import argparse
 import contextlib
+import functools
 import itertools
 import random
 import warnings
@@ -34,12 +35,13 @@ def _missing(base):
     raise NotImplementedError(f"there is no {base.__name__}")
 
 
+@functools.cache  # one of each, by which what is answered with it is remembered
 def broken(target):
     """Return the ways in which a class can be broken altogether, as mistakes."""
     methods = ["apply"] if target.endswith("Function") else ["__init__", "forward"]
     methods += ["backward"] * target.startswith(("modules", "mlp_numpy"))
     ways = {name: lambda base, name=name: type(base.__name__, (base,), {name: _raises}) for name in methods}
-    return [Mistake(f"{target} {way}", "", target, way, f) for way, f in (ways | {"missing": _missing}).items()]
+    return [Mistake("", target, way, f) for way, f in (ways | {"missing": _missing}).items()]
 
 
 class Answers(Classes):
@@ -62,7 +64,7 @@ class Answers(Classes):
         arrays = arrays or {}
         right = {name: value for name, value in params.items() if name != "stand_ins"}
         through = self.reference.through(op, right, arrays) if op != "import_module" else ()
-        mistakes = tuple(m.name for m in self.mistakes if m.target in through)
+        mistakes = tuple(m for m in self.mistakes if m.target in through)
         key = op, repr(sorted(params.items())), id(arrays) if arrays else 0, mistakes
         if key not in self.known:
             self.known[key] = answer_here(self, op, params, arrays), arrays
@@ -77,16 +79,15 @@ class Pairs:
 
     def lost(self, *mistakes):
         """Return the names of the checks that a submission with these mistakes loses."""
-        names = tuple(m.name for m in mistakes)
         files = {f"{m.target.split('.')[0]}.py" for m in mistakes}  # those without a mistake lose nothing
-        if names not in self.lost_by:
+        if mistakes not in self.lost_by:
             submission = Submission(None, {name: name for name in FILES})
             grading = Grading(Answers(self.reference, mistakes, self.known), self.reference, submission, Training(None))
             grading.import_all()
-            self.lost_by[names] = {
+            self.lost_by[mistakes] = {
                 check.name for check in self.checks if files & set(check.files) and not grading.run(check).passed
             }
-        return self.lost_by[names]
+        return self.lost_by[mistakes]
 
     def differ(self, a, b):
         """Return what is wrong with the price of two mistakes, as a sentence; None where it is their prices' sum."""
@@ -99,7 +100,9 @@ class Pairs:
     def raised(self, a, wrong):
         """Return which checks a mistake loses no more, once another class is broken altogether; None where none."""
         gained = self.lost(a) - self.lost(a, wrong)
-        return f"gained: {sorted(gained)}; {a.check} {a.sentence!r} with {wrong.name} broken" if gained else None
+        if not gained:
+            return None
+        return f"gained: {sorted(gained)}; {a.check} {a.sentence!r} with {wrong.target} {wrong.sentence} broken"
 
 
 def all_pairs():
