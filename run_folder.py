@@ -101,7 +101,7 @@ class RunFolder:
     def rewrite_metrics(self, metrics):
         """Let metrics.jsonl hold just these evaluations."""
         lines = "".join(json.dumps(m) + "\n" for m in metrics)
-        write_atomically(self.path / "metrics.jsonl", lambda file: file.write(lines.encode()))
+        write_text(self.path / "metrics.jsonl", lines)
 
     def write_checkpoint(self, state, step, **seconds):
         own = {"run": self.id, "step": step, **seconds}
@@ -278,5 +278,10 @@ def write_atomically(path, write):
             raise
 
 
+def write_text(path, text):
+    """Write a text file, in UTF-8, as `write_atomically` does; what UTF-8 lacks, half a character, as `\\udce9`."""
+    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
 def write_json(path, content):
-    write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -10,7 +10,7 @@ from grading import pages
 from grading.runs import interval, read_runs
 from grading.scheme import FILES
 from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measures
-from run_folder import RunError, read_metrics
+from run_folder import RunError, read_metrics, write_text
 
 # Flags that change no number that is compared, or that every run has of its own.
 FREE_FLAGS = {
@@ -70,7 +70,7 @@ def hold_run(path, folder):
         experiment, metrics, rows = grade_run(path)
         print(pages.run_table(path, experiment, rows))
         folder.mkdir(parents=True, exist_ok=True)
-        pages.write_text(folder / "report.html", pages.run_page(path, experiment, metrics, rows))
+        write_text(folder / "report.html", pages.run_page(path, experiment, metrics, rows))
     except (RunError, OSError) as error:
         print(f"grade.py: error: {pages.printable(error)[:500]}", file=sys.stderr)
         return False

@@ -16,7 +16,6 @@ from pathlib import Path
 from jinja2 import Template
 
 from grading.scheme import BY_HAND, BY_HAND_POINTS, EQUATIONS, QUESTIONS
-from run_folder import write_atomically
 
 DEFAULT_OUT_DIR = Path("results", "grade")
 REPORT = Path(__file__).resolve().parents[1] / "report"
@@ -49,11 +48,6 @@ def result_folders(paths, out_dir=None):
 def printable(text):
     """Return a text in one line, with a question mark for each character that a terminal might obey."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
-
-
-def write_text(path, text):
-    """Write a text file so that there is never half of one."""
-    write_atomically(Path(path), lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 # ---- A submission ------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from grading.right_answer import demand_full_points
 from grading.session import Session
 from grading.submission import NOT_SEARCHED, SubmissionError, read_submission
 from grading.walls import INSTALL, ROOT, Sandbox, SandboxError
+from run_folder import write_text
 
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
 # How Python, NumPy and PyTorch say that a file or a module is not there.
@@ -76,7 +77,7 @@ def grade_all(folders, args, out_dir=None):
     graded = {path: "error" not in results[path]["extra_data"] for path in folders}
     if out_dir:
         rows = {folders[path].name: results[path] for path in folders}
-        pages.write_text(out_dir / "grades.csv", pages.grades_csv(rows))
+        write_text(out_dir / "grades.csv", pages.grades_csv(rows))
         print(pages.summary([results[path] for path in folders if graded[path]], time.monotonic() - began, took))
         if not all(graded.values()):
             print(f"could not be graded: {', '.join(folders[path].name for path in folders if not graded[path])}")
@@ -155,14 +156,14 @@ def grade_one(sandbox, reference, training, args, after_check, submission, folde
             if after_check:
                 after_check()
     notes = _notes(grading, outcomes)
-    pages.write_text(folder / "table.txt", pages.table(name, list(outcomes.items()), notes) + "\n")
+    write_text(folder / "table.txt", pages.table(name, list(outcomes.items()), notes) + "\n")
     pictures = {}
     figures = {"steps_numpy": "fig01_mlp_numpy", "steps_pytorch": "fig03_mlp_pytorch", "convnet": "fig13_convnet"}
     for op, curve in grading.measured.items():
         metrics = [{"step": step, "test_accuracy": accuracy} for step, accuracy in curve]
         pictures[f"Test accuracy against {figures[op]}"] = pages.curves(figures[op], "accuracy", metrics)
     page = pages.submission_page(name, list(outcomes.items()), notes, pictures, folder)
-    pages.write_text(folder / "report.html", page)
+    write_text(folder / "report.html", page)
     results = _write(folder, grading, outcomes, notes, key, args, finished=True)
     return results, time.monotonic() - began
 
@@ -211,7 +212,7 @@ def _write(folder, grading, outcomes, notes, key, args, finished):
     extra |= {"was_cut_off": grading.session.was_cut_off, "notes": notes}
     extra["mistakes"] = [mistake.sentence for mistake in grading.carried]
     text = pages.results_json(list(outcomes.items()), notes, extra, args.visibility)
-    pages.write_text(folder / "results.json", text)
+    write_text(folder / "results.json", text)
     return json.loads(text)
 
 
@@ -225,7 +226,7 @@ def _no_results(notes=(), visibility="visible", **extra):
 def _begin(folder, text):
     """Write results.json, and take away what an earlier time wrote beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    pages.write_text(folder / "results.json", text)
+    write_text(folder / "results.json", text)
     for name in ("table.txt", "report.html"):
         (folder / name).unlink(missing_ok=True)
 

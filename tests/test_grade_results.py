@@ -140,7 +140,7 @@ def test_text_of_a_submission_cannot_say_that_a_check_was_not_run(tmp_path):
     text = pages.results_json([(check, Outcome(False, got="RuntimeError: not run"))], [], {"notes": ["\udce9"]})
     row = list(csv.reader(pages.grades_csv({"one": json.loads(text)}).splitlines()))[1]
     assert row[-3:] == ["0", "0", "1"]
-    pages.write_text(tmp_path / "notes", "\udce9")
+    run_folder.write_text(tmp_path / "notes", "\udce9")
     assert (tmp_path / "notes").read_text() == "\\udce9"
 
 
