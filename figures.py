@@ -58,15 +58,14 @@ def show_confusion_matrix(axes, counts, class_names, fontsize):
     axes.set(xlabel="predicted class", ylabel="true class")
 
 
-def draw_weights(weights, title, n_most=100):
-    """Return a figure of the first `n_most` weights of a layer as images, each stretched to its own range.
+def draw_weights(weights, title):
+    """Return a figure of the first 100 weights of a layer as images, each stretched to its own range.
 
     Args:
         weights: shape (n, 3, height, width).
         title: of the figure.
-        n_most: how many are drawn at most.
     """
-    weights = weights[:n_most]
+    weights = weights[:100]
     n_columns = int(np.ceil(np.sqrt(len(weights))))
     n_rows = -(-len(weights) // n_columns)
     figure = _figure(6, 6.3 * n_rows / n_columns)
@@ -89,8 +88,8 @@ def show_weights(axes, weights, n_columns):
     axes.set_axis_off()
 
 
-def draw_mistakes(images, labels, probabilities, class_names, title, n_columns=8, n_rows=4):
-    """Return a figure of the examples whose true class got the least probability, the worst first.
+def draw_mistakes(images, labels, probabilities, class_names, title):
+    """Return a figure of the 32 examples whose true class got the least probability, the worst first.
 
     Args:
         images: uint8, shape (n, 3, height, width).
@@ -98,8 +97,8 @@ def draw_mistakes(images, labels, probabilities, class_names, title, n_columns=8
         probabilities: shape (n, n_classes).
         class_names: of the classes.
         title: of the figure.
-        n_columns, n_rows: of the sheet.
     """
+    n_columns, n_rows = 8, 4
     predicted = probabilities.argmax(axis=1)
     probability_of_truth = probabilities[np.arange(len(labels)), labels]
     mistakes = np.flatnonzero(predicted != labels)

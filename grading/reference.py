@@ -72,7 +72,7 @@ class Classes:
     """
 
     def __init__(self, mistakes, dtype):
-        self.mistakes, self.dtype, self.kept, self.made = mistakes, dtype, {}, {}
+        self.mistakes, self.dtype, self.made = mistakes, dtype, {}
 
     def __call__(self, module, name):
         target = f"{module}.{name}"

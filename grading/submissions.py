@@ -216,7 +216,7 @@ def _write(folder, grading, outcomes, notes, key, args, finished):
     return json.loads(text)
 
 
-def _no_results(notes=(), visibility="visible", **extra):
+def _no_results(notes, visibility, **extra):
     """Return results.json with 0 in each check."""
     outcome = dataclasses.replace(WAITING, got=f"not run: {extra['error']}") if "error" in extra else WAITING
     outcomes = [(check, outcome) for check in ALL_CHECKS]

@@ -136,7 +136,7 @@ def test_link_in_an_archive_is_named_and_not_followed(tmp_path):
 
 
 def test_what_is_no_submission_is_named_and_everything_else_is_graded(monkeypatch, tmp_path, capsys):
-    nothing_is_run(monkeypatch, lambda submission: submissions._no_results())
+    nothing_is_run(monkeypatch, lambda submission: submissions._no_results([], "visible"))
     folder = tmp_path / "in"
     (folder / "emmy").mkdir(parents=True)
     (folder / "emmy" / "modules.py").touch()

@@ -105,7 +105,7 @@ def test_one_submission_stops_none_of_the_others(monkeypatch, tmp_path, capsys):
     def grade_one(submission):
         if submission.path.name == "no_process":
             raise SandboxError("no process")
-        return submissions._no_results()
+        return submissions._no_results([], "visible")
 
     monkeypatch.setattr(submissions, "read_submission", read)
     nothing_is_run(monkeypatch, grade_one)
@@ -223,10 +223,10 @@ def test_result_is_used_again_only_where_it_would_come_out_the_same(tmp_path):
     extra = {"finished": True, "key": "k", "was_cut_off": False}
 
     def finish(**changed):
-        submissions._begin(folder, submissions._no_results())
+        submissions._begin(folder, submissions._no_results([], "visible"))
         for name in ("table.txt", "report.html"):
             (folder / name).touch()
-        (folder / "results.json").write_text(submissions._no_results((), **extra | changed))
+        (folder / "results.json").write_text(submissions._no_results([], "visible", **extra | changed))
 
     finish()
     assert submissions._finished(folder, "k")

@@ -294,10 +294,9 @@ def norm_function(load, p, a, out):
             returned[:] = result if isinstance(result, tuple) else (result,)
             return result
 
-    needs = p.get("needs", [True, True, True])
     args = [
         _tensor(a[name], requires_grad=p["backward"] and need)
-        for name, need in zip(("x0", "gamma", "beta"), needs, strict=False)
+        for name, need in zip(("x0", "gamma", "beta"), p["needs"], strict=True)
     ]
     if p["how"] == "instance":
         n = a["gamma"].size  # the course makes one as it makes a module, or bare
@@ -318,7 +317,7 @@ def norm_function(load, p, a, out):
             if returned:
                 out["returned"] = np.array([float(g is not None) for g in returned[:3]])
             for i, (name, tensor) in enumerate(zip(("dx", "dgamma", "dbeta"), args, strict=True)):
-                if needs[i] and len(returned) > i:
+                if p["needs"][i] and len(returned) > i:
                     grad = returned[i] if tensor.grad is None else tensor.grad
                     out[name] = np.zeros(0) if grad is None else numbers(grad)
 
