@@ -14,6 +14,7 @@ from gradient_checks import CHECKS
 from grading import handout
 from grading.all_checks import ALL_CHECKS
 from grading.scheme import FILES
+from grading.session import COURSE_FILES
 
 HANDOUT = handout.handout()
 SOLUTION = {name: (handout.ROOT / name).read_text(encoding="utf-8") for name in HANDOUT if name.endswith(".py")}
@@ -69,6 +70,13 @@ def test_page_of_tasks_has_the_points_of_the_checks():
     for check in ALL_CHECKS:
         assert f"{check.title} ({check.points:g})" in page
     assert set(re.findall(r"\w+\.py", page)) <= set(SOLUTION) | {"test_gradients.py"}
+
+
+def test_page_of_tasks_says_which_files_to_write_in_and_which_the_grader_brings():
+    says = HANDOUT["README.md"].partition("You write in ")[2].partition(" All other files")[0].replace("`", "")
+    named = set(re.findall(r"\w+\.py", says)) | {name for name in handout.SCRIPTS if "train_*.py" in says}
+    assert named == CHANGED
+    assert set(COURSE_FILES) == set(handout.needed(["cifar10_utils.py"]))
 
 
 def test_gradient_checks_say_that_nothing_is_written_yet():
