@@ -35,6 +35,9 @@ class Processes:
 
     Raises:
         ValueError: the environment, in which torchrun says all this, contradicts itself.
+        RunError: on entering, the others have not come within ten minutes, or cannot be reached; on leaving, another
+            has ended.
+        SystemExit: another has told of the error that this one has, too, or that made it.
     """
 
     def __init__(self):

@@ -127,6 +127,13 @@ def train_network(args, make_network, *, dtype=torch.float32):
         make_network: takes nothing, returns the network, which takes images (n, 3, 32, 32) and returns
             logits (n, 10).
         dtype: of parameters and images; float64 is for comparisons.
+
+    Raises:
+        RunError: the run diverges; what is to be resumed is damaged, or was trained on other data; processes do not
+            meet, have other flags or images, or end.
+        DataError: there are no images, or they are damaged.
+        OSError: the run folder cannot be written.
+        MemoryError: the device or the machine has too little memory.
     """
     with out_of_memory_as_memory_error(), Processes() as processes:
         device = choose_device(args.device, processes.local_rank, processes.size)
