@@ -9,7 +9,7 @@ import statistics
 from itertools import pairwise
 from typing import NamedTuple
 
-from report.records import read_records
+from report.records import whole_runs
 
 # Two-sided quantiles of Student's t for 1, 2, … degrees of freedom; of more than 30, that of 30, which is wider.
 # fmt: off
@@ -84,7 +84,7 @@ def measures(metrics):
 
 def measured(name):
     """Return the `measures` of an experiment's recorded runs, but for those that diverged, in the order of seeds."""
-    return [measures(record.metrics) for record in read_records(name) if record.summary is not None]
+    return [measures(record.metrics) for record in whole_runs(name)]
 
 
 # ---- Claims ----------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from cifar10_utils import CLASSES
 from figures import SPLIT_STYLES, show_confusion_matrix, show_weights
 from report.claims import CLAIMS
 from report.finite_differences import chosen_step, relative_error
+from report.five_layers import AWAKE, STEP_LENGTHS, gradients, read_steps, spike_steps
 from report.records import ADAM_EPS, EXPERIMENTS, read_records
-from report.tables import RUNS, STEP_LENGTHS, first_spike, gradients, numbers, read_steps
+from report.tables import RUNS, numbers
 
 GREY = "#555555"
 # Hollow markers and filled ones: in grey the colours are nearly one.
@@ -18,7 +19,15 @@ STYLES = {
     split: style | {"mfc": style["color"] if split == "test" else "white"} for split, style in SPLIT_STYLES.items()
 }
 FONT_SIZE = 8  # in points; the report shows figures at about their size, so that text is 7 to 8 there
+YLABELS = {"accuracy": "accuracy", "loss": "cross-entropy loss"}
 GUESSING = {"accuracy": 0.1, "loss": math.log(10)}  # of ten classes, each as likely
+# What is drawn of each step: its name, and the style of its line.
+EVERY_STEP = {
+    "batch_losses": ("loss of the batch", "-", "#440154"),
+    "gradient_norms": ("norm of the gradient", "--", "#22A884"),
+    "step_lengths": ("length of the step", ":", "black"),
+}
+LAYER_COLOURS = ("#440154", "#414487", "#2A788E", "#22A884", "#7AD151", "#C9B400")  # from the input to the output
 
 
 def new_panels(width, height, rows, columns, sharex=True, sharey=True):
@@ -126,9 +135,6 @@ def draw_run(name, quantity, title):
     return figure
 
 
-YLABELS = {"accuracy": "accuracy", "loss": "cross-entropy loss"}
-
-
 def draw_claims(axes, name, quantity):
     """Draw what the original report claims as dashed lines: its numbers, or the chance level.
 
@@ -167,9 +173,9 @@ def draw_seeds(name, quantity, also):
     """
     from matplotlib.ticker import MultipleLocator
 
-    runs = [(f"seed {record.seed}", record) for record in read_records(name)]
-    runs += [(f"seed {record.seed}, float32", record) for record in read_records(also)]
-    figure, panels = new_panels(6.5, 1.85 if quantity == "accuracy" else 1.65, 1, len(runs))
+    runs = [(f"seed {record.seed},\nbfloat16", record) for record in read_records(name)]
+    runs += [(f"seed {record.seed},\nfloat32", record) for record in read_records(also)]
+    figure, panels = new_panels(6.5, 1.8 if quantity == "accuracy" else 1.7, 1, len(runs))
     for axes, (_, record) in zip(panels[0], runs, strict=True):
         draw_claims(axes, name, quantity)
         steps = [m["step"] / 1000 for m in record.metrics]
@@ -180,7 +186,7 @@ def draw_seeds(name, quantity, also):
     if quantity == "accuracy":
         panels[0, 0].yaxis.set_major_locator(MultipleLocator(0.2))
     titles = [title for title, _ in runs]
-    label_panels(figure, panels, titles, "training step, thousands", YLABELS[quantity], legend_columns=3)
+    label_panels(figure, panels, titles, "thousand steps", YLABELS[quantity], legend_columns=4)
     return figure
 
 
@@ -199,7 +205,7 @@ def draw_gradients():
                 axes.plot(steps, values, color=colour, lw=1, label=f"layer {layer}")
             axes.plot(steps, biases[-1], color="black", ls=":", lw=1, label="last layer's bias")
             if optimizer == "adam":
-                axes.axhline(1e-8, color=GREY, ls=(0, (6, 4)), lw=1, label="Adam's ε")
+                axes.axhline(AWAKE, color=GREY, ls=(0, (6, 4)), lw=1, label="Adam's ε")
     for axes in panels.flat:
         axes.set_yscale("log")
     for axes in panels.flat[1:]:
@@ -232,8 +238,8 @@ def draw_waking():
 
 def draw_collapses():
     """Return a figure of the steps around each run's first spike, and of how long steps are all along."""
-    found = [(record.seed, steps, first_spike(steps)) for record, steps in read_steps("collapses_none")]
-    found = [(seed, steps, at) for seed, steps, at in found if at and at + 60 <= len(steps["step_lengths"])]
+    found = [(record.seed, steps, spike_steps(steps)[:1]) for record, steps in read_steps("collapses_none")]
+    found = [(seed, steps, at) for seed, steps, first in found for at in first if at + 60 <= len(steps["step_lengths"])]
     figure, panels = new_panels(6.5, 2.2, 1, len(found) + 1, sharex=False, sharey=False)
     *close, whole = panels[0]
     for axes, (seed, steps, at) in zip(close, found, strict=True):
@@ -246,10 +252,10 @@ def draw_collapses():
     panels[0, 0].set_ylabel("times the median before", fontsize=FONT_SIZE)
     for (control, called), style in zip(STEP_LENGTHS.items(), STYLES.values(), strict=True):
         (record, steps), *_ = read_steps(f"collapses_{control}")
-        medians = np.median(steps["step_lengths"].reshape(-1, record.config["flags"]["eval_freq"]), axis=1)
-        whole.plot(
-            50 + 100 * np.arange(len(medians)), medians, label=called, lw=1, **style | markers(len(medians), 0, 1)
-        )
+        every = record.config["flags"]["eval_freq"]
+        medians = np.median(steps["step_lengths"].reshape(-1, every), axis=1)
+        middles = every * (np.arange(len(medians)) + 0.5)
+        whole.plot(middles, medians, label=called, lw=1, **style | markers(len(medians), 0, 1))
     whole.set_title("length of a step", fontsize=FONT_SIZE)
     whole.set_xlabel("training step", fontsize=FONT_SIZE)
     whole.set_ylabel("learning rates", fontsize=FONT_SIZE)
@@ -263,19 +269,9 @@ def draw_collapses():
     return figure
 
 
-# What is drawn of each step: its name, and the style of its line.
-EVERY_STEP = {
-    "batch_losses": ("loss of the batch", "-", "#440154"),
-    "gradient_norms": ("norm of the gradient", "--", "#22A884"),
-    "step_lengths": ("length of the step", ":", "black"),
-}
-
-LAYER_COLOURS = ("#440154", "#414487", "#2A788E", "#22A884", "#7AD151", "#C9B400")  # from the input to the output
-
-
 def draw_differences():
     """Return a figure of the error of a finite difference over its step, with the step that the tests take."""
-    figure, axes = new_figure(3.3, 2.4)
+    figure, axes = new_figure(3.3, 2.1)
     for dtype, name, style in ((np.float32, "float32", STYLES["train"]), (np.float64, "float64", STYLES["test"])):
         steps = 2.0 ** np.arange(round(math.log2(np.finfo(dtype).eps)) + 3, 1)
         errors = [relative_error(dtype, h) for h in steps]
@@ -330,7 +326,7 @@ def draw_depths():
 
 def draw_wrong_gradients():
     """Return a figure of the NumPy MLP's test accuracy, trained by its gradients and by wrong ones."""
-    figure, axes = new_figure(3.3, 2.4)
+    figure, axes = new_figure(3.3, 2.1)
     for name, which, turn, style in (
         ("fig01_mlp_numpy", "right", 0, STYLES["test"]),
         ("wrong_bias_averaged", "bias averaged", 1, STYLES["train"]),
@@ -350,7 +346,7 @@ def draw_answers():
     from matplotlib.figure import Figure
 
     (record,) = read_records("answers_convnet")
-    figure = Figure(figsize=(5.8, 3.0), layout="constrained")
+    figure = Figure(figsize=(5.2, 2.6), layout="constrained")
     kernels, matrix = figure.subplots(1, 2, width_ratios=(0.75, 1))
     show_weights(kernels, np.array(record.summary["first_layer"], np.float32), n_columns=8)
     show_confusion_matrix(matrix, np.array(record.summary["confusion_matrix"]), CLASSES, FONT_SIZE - 1)

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from run_folder import write_atomically
+from run_folder import write_text
 
 REPORT = Path(__file__).resolve().parent
 RESULTS = REPORT / "results"
@@ -54,7 +54,6 @@ EXPERIMENTS = {
     **{f"wake_eps_{eps}": ("report/gradient_flow", 1) for eps in ADAM_EPS},
     **{f"wrong_{mistake}": ("report/wrong_gradients", 5) for mistake in WRONG_GRADIENTS},
     "precision_mlp": ("train_mlp_pytorch", 15),
-    "precision_five_layers": ("train_mlp_pytorch", 1),
     "precision_convnet": ("train_convnet_pytorch", 1),
     **{f"ladder_{rung}": ("train_mlp_pytorch", 5) for rung in LADDER},
 }
@@ -63,6 +62,7 @@ EXPERIMENTS = {
 LONG_EXPERIMENTS = {
     **{f"{name}_{figure}": ("train_mlp_pytorch", 5) for name in OTHER_CONFIGURATIONS for figure in ("fig11", "fig09")},
     **{f"collapses_{control}": ("report/gradient_flow", 3) for control in COLLAPSE_CONTROLS},
+    "precision_five_layers": ("train_mlp_pytorch", 5),
     "answers_convnet": ("report/convnet_answers", 1),
     "best_mlp": ("train_mlp_pytorch", 3),
     "best_convnet": ("train_convnet_pytorch", 3),
@@ -145,6 +145,11 @@ def read_records(name):
     return records
 
 
+def whole_runs(name):
+    """Return the recorded runs of an experiment that did not diverge, as `read_records` does."""
+    return [record for record in read_records(name) if record.summary is not None]
+
+
 def is_recorded(name, seed):
     return any(record.seed == seed for record in read_records(name))
 
@@ -165,7 +170,7 @@ def write_records(name, records):
         lines += [own | ended, *record.metrics]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    write_atomically(record_file(name), lambda file: file.write(text.encode()))
+    write_text(record_file(name), text)
 
 
 def usual_items(dicts):

@@ -36,9 +36,10 @@ from report.records import (
     add_run,
     is_recorded,
     read_records,
+    whole_runs,
 )
 from report.tables import README_RUNS, claims_markdown, report_numbers, results_markdown, results_tex
-from run_folder import RunError, only_process_in, write_atomically
+from run_folder import RunError, only_process_in, write_atomically, write_text
 from streams import lasting_output
 from train_utils import DIVERGED
 
@@ -134,8 +135,7 @@ def print_list(names, n_seeds):
     for name in names:
         script, wanted = EXPERIMENTS[name]
         records = read_records(name)
-        whole = [record for record in records if record.summary is not None]
-        latest = max(whole, key=lambda record: record.config["date"], default=None)
+        latest = max(whole_runs(name), key=lambda record: record.config["date"], default=None)
         minutes = f"{latest.summary['seconds'] / 60:.1f}" if latest else "diverged" if records else "-"
         seeds = f"{len(records)} of {n_seeds or wanted}"
         lines.append(f"{name:30} {script:22} {seeds:>8} {minutes:>14}")
@@ -163,7 +163,7 @@ def write_figures():
 def experiments_lacking():
     """Return the experiments that results.tex and the README need and of which too little is recorded."""
     whole = dict.fromkeys([*README_RUNS, *(name for name in EXPERIMENTS if name.startswith("fig"))])
-    lacking = [name for name in whole if not any(record.summary for record in read_records(name))]
+    lacking = [name for name in whole if not whole_runs(name)]
     # Others may have diverged, all of them: that is what report.tex says.
     quoted = report_numbers()
     others = [name for name in EXPERIMENTS if any(number.startswith(f"{name}.") for number in quoted)]
@@ -180,9 +180,9 @@ def write_numbers():
         changed, n_tables = re.subn(marked, lambda _, table=table: table(), changed, flags=re.DOTALL)
         if n_tables != 1:
             raise ReproduceError(f"README.md has {n_tables} places between <!-- {name} --> and its end, expected 1")
-    write_atomically(REPORT / "results.tex", lambda file: file.write(tex.encode()))
+    write_text(REPORT / "results.tex", tex)
     if changed != readme:
-        write_atomically(ROOT / "README.md", lambda file: file.write(changed.encode()))
+        write_text(ROOT / "README.md", changed)
 
 
 def sources_hash():
@@ -224,7 +224,7 @@ def write_pdf():
         )
     labels = (REPORT / "build" / "report.aux").read_text()
     pages = {name: int(page) for name, page in re.findall(r"\\newlabel\{eq:([\w-]+)\}\{\{\d+\}\{(\d+)\}", labels)}
-    write_atomically(REPORT / "equations.json", lambda file: file.write((json.dumps(pages, indent=1) + "\n").encode()))
+    write_text(REPORT / "equations.json", json.dumps(pages, indent=1) + "\n")
     built = (REPORT / "build" / "report.pdf").read_bytes()
     write_atomically(REPORT / "report.pdf", lambda file: file.write(built))
 

@@ -11,10 +11,13 @@ import statistics
 import numpy as np
 
 from cifar10_utils import CLASSES
-from report.claims import CLAIMS, UNDECIDED, collapses, is_borne_out, judge, measured, measures, prediction_interval
+from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measured, measures, prediction_interval
 from report.finite_differences import chosen_step, relative_error
-from report.records import ADAM_EPS, EXPERIMENTS, INITS, REPORT, SEARCH, read_records
+from report.five_layers import CONTROLS, LONG_RUNS, collapse_numbers, gradient_numbers
+from report.records import EXPERIMENTS, REPORT, SEARCH, read_records, whole_runs
 from report.worked_example import BACKWARD, FORWARD, example_tex, inputs_tex, step_tex
+
+ASLEEP = 0.15  # the train accuracy that a run passes as soon as it learns anything
 
 # ---- Numbers -----------------------------------------------------------------------------------
 
@@ -25,7 +28,8 @@ def spread(values):
     return {"mean": statistics.mean(values), **sd, "min": min(values), "max": max(values)}
 
 
-# What is the same but for one thing: of these, `change` is the difference in test accuracy of two runs of one seed.
+# What is the same but for one thing: of these, `change` is the difference in test accuracy of two runs of one
+# seed, and `n_lower` of how many seeds it is below 0.
 COMPARED_WITH = {"jpeg_75": "fig03_mlp_pytorch", "jpeg_50": "fig03_mlp_pytorch", "precision_mlp": "fig03_mlp_pytorch"}
 
 
@@ -33,10 +37,9 @@ def numbers(name):
     """Return what an experiment gave, `{'test_accuracy': {'mean': …, …}, …}`, over its seeds.
 
     `test_accuracy` and the like are of the last evaluation, `best_test_accuracy` of the one with the highest.
-    Runs that diverged count in `n` and `n_diverged`, and in nothing else.
+    Runs that diverged count in `n` and `n_diverged`, and by their seeds, and in nothing else.
     """
-    records = read_records(name)
-    whole = [record for record in records if record.summary is not None]
+    records, whole = read_records(name), whole_runs(name)
     found = {
         "n": len(records),
         "n_diverged": len(records) - len(whole),
@@ -46,20 +49,16 @@ def numbers(name):
     if whole:
         runs = [measures(record.metrics) for record in whole]
         found |= {quantity: spread([run[quantity] for run in runs]) for quantity in runs[0]}
-        found["n_without_collapse"] = sum(run["n_collapses"] == 0 for run in runs)
         found["n_with_collapse"] = sum(run["n_collapses"] > 0 for run in runs)
         found["n_asleep"] = sum(run["best_train_accuracy"] < ASLEEP for run in runs)
         found["n_with_jump"] = sum(run["n_jumps"] > 0 for run in runs)
         if name in COMPARED_WITH:
             other = {record.seed: record.metrics[-1] for record in read_records(COMPARED_WITH[name])}
-            found["change"] = spread(
-                [r.metrics[-1]["test_accuracy"] - other[r.seed]["test_accuracy"] for r in whole if r.seed in other]
-            )
+            change = [r.metrics[-1]["test_accuracy"] - other[r.seed]["test_accuracy"] for r in whole if r.seed in other]
+            found |= {"change": spread(change), "n_lower": sum(difference < 0 for difference in change)}
         found["minutes"] = spread([record.summary["seconds"] / 60 for record in whole])
     return found
 
-
-ASLEEP = 0.15  # the train accuracy that a run passes as soon as it learns anything
 
 # Digits behind the point; of others, 3.
 DIGITS = dict.fromkeys(("n_falls", "n_jumps", "n_collapses", "first_train_loss", "minutes"), 1)
@@ -95,6 +94,9 @@ def all_numbers():
     for record in read_records("answers_convnet"):  # answers.cat.dog: how many cats were taken for dogs
         counts = np.array(record.summary["confusion_matrix"])
         found |= {f"answers.{CLASSES[i]}.{CLASSES[j]}": str(n) for (i, j), n in np.ndenumerate(counts)}
+        kernels = np.array(record.summary["first_layer"])
+        correlation = np.corrcoef(kernels.ravel(), initial_kernels(record.seed).ravel())[0, 1]
+        found["answers.kernels"] = f"{correlation:.3f}"  # how near they are to where they began
     for name in EXPERIMENTS:
         if not read_records(name):
             continue
@@ -105,128 +107,15 @@ def all_numbers():
     return found
 
 
-def gradients(record):
-    """Return the steps of a run's evaluations but the first, and of each layer's weights and bias the gradients there.
+def initial_kernels(seed):
+    """Return the ConvNet's first kernels before its first step, (64, 3, 3, 3)."""
+    import torch
 
-    They are root mean squares over the entries, which is what Adam's ε is to be compared with: (n_layers, n_steps).
-    """
-    sizes = [3072, *record.config["flags"]["dnn_hidden_units"], 10]
-    metrics = record.metrics[1:]  # before the first step there is no gradient
-    found = []
-    for name, n_entries in (("weight", np.multiply(sizes[:-1], sizes[1:])), ("bias", np.array(sizes[1:]))):
-        norms = [[m[f"{name}_{layer}_gradient"] for m in metrics] for layer in range(1, len(sizes))]
-        found.append(np.array(norms) / np.sqrt(n_entries)[:, None])
-    return [m["step"] for m in metrics], *found
+    from convnet_pytorch import ConvNet
 
-
-def read_steps(name):
-    """Return (record, steps) of the whole runs of an experiment with `--every_step`.
-
-    The steps are `{'gradient_norms': array, …}`, in which the first value is of step 1.
-    """
-    names = ("batch_losses", "gradient_norms", "step_lengths")
-    whole = [record for record in read_records(name) if record.summary is not None]
-    return [
-        (record, {name: np.concatenate([m[name] for m in record.metrics[1:]]) for name in names}) for record in whole
-    ]
-
-
-SPIKE = 10  # times the median of the 100 gradients before it: what a collapse begins with
-
-
-def first_spike(steps):
-    """Return the first step after 500, where the network has long woken up, with a `SPIKE`, or None."""
-    norms = steps["gradient_norms"]
-    spikes = (i + 1 for i in range(500, len(norms)) if norms[i] >= SPIKE * np.median(norms[i - 100 : i]))
-    return next(spikes, None)
-
-
-AWAKE = 1e-8  # Adam's ε by default
-
-
-def gradient_numbers():
-    """Return what the recorded gradients show, in numbers.
-
-    `wake.1e-4` is the step at which the weights' gradients of all layers have come above `AWAKE` with an ε of 1e-4;
-    `gradients.least_ratio` by how much, under SGD, those from other initial weights are larger than from the course's.
-    """
-    found = {}
-    for eps in ADAM_EPS:
-        for record in read_records(f"wake_eps_{eps}"):
-            steps, weights, _ = gradients(record)
-            above = (weights >= AWAKE).all(axis=0)
-            if above.any():
-                found[f"wake.{eps}"] = str(steps[above.argmax()])
-    normal, *others = (read_records(f"gradients_{init}_sgd") for init in INITS)
-    if normal and all(others):
-        ratios = [gradients(other)[1] / gradients(normal[0])[1] for (other,) in others]
-        digits, exponent = f"{np.min(ratios):e}".split("e")
-        found["gradients.least_ratio"] = f"{digits[0]}e{int(exponent)}"  # rounded down: it is at least that
-    return found
-
-
-# Of a run's first spike, digits behind the point. Multiples of the medians of the 100 steps before: the gradient, the
-# step's length, gradient and loss of the batch after it, the highest loss of the 60 after it. Lengths of steps: that
-# median, and the one from 500 to 1,000 steps after, where the run has collapsed.
-SPIKE_DIGITS = {
-    "gradient": 0,
-    "length": 1,
-    "next_gradient": 1,
-    "next_loss": 1,
-    "highest_loss": 1,
-    "usual": 2,
-    "later": 3,
-}
-
-
-def spikes(runs):
-    """Return what the first spikes of runs from `read_steps` were like, `{key of SPIKE_DIGITS: [value, …]}`."""
-    seen = {quantity: [] for quantity in SPIKE_DIGITS}
-    for record, steps in runs:
-        if at := first_spike(steps):
-            usual = {key: np.median(values[at - 101 : at - 1]) for key, values in steps.items()}
-            norms, losses = (steps[key] / usual[key] for key in ("gradient_norms", "batch_losses"))
-            lengths = steps["step_lengths"]
-            seen["gradient"].append(norms[at - 1])
-            seen["length"].append(lengths[at - 1] / usual["step_lengths"])
-            seen["usual"].append(usual["step_lengths"])
-            if at < len(norms):
-                seen["next_gradient"].append(norms[at])
-                seen["next_loss"].append(losses[at])
-                seen["highest_loss"].append(losses[at : at + 60].max())
-            if collapses(record.metrics) and at + 999 <= len(norms):
-                seen["later"].append(np.median(lengths[at + 499 : at + 999]))
-    return seen
-
-
-def collapse_numbers():
-    """Return what the runs of 5,000 steps show of collapses, in numbers.
-
-    `thinned.peak` is how much lower at most a peak is where every fifth evaluation alone counts. `spike.none.n` is how
-    many of the unchanged runs have a spike, and `spike.none.gradient` and so on are those of `spikes`.
-    `steps.none.early` and `late` are the median lengths of steps 401 to 500 and of the last 100. `collapse.first.NAME`
-    is the evaluation that shows the first collapse of a long run.
-    """
-    peaks = [[m["test_accuracy"] for m in r.metrics] for name in CONTROLS.values() for r in read_records(name)]
-    found = {"thinned.peak": f"{max(max(accuracy) - max(accuracy[::5]) for accuracy in peaks):.3f}"} if peaks else {}
-    for control in STEP_LENGTHS:
-        runs = read_steps(f"collapses_{control}")
-        seen = spikes(runs)
-        found[f"spike.{control}.n"] = str(len(seen["gradient"]))
-        for quantity, digits in SPIKE_DIGITS.items():
-            found |= ends(f"spike.{control}.{quantity}", seen[quantity], digits)
-        lengths = [steps["step_lengths"] for _, steps in runs]
-        found |= ends(f"steps.{control}.early", [np.median(run[400:500]) for run in lengths], 3)
-        found |= ends(f"steps.{control}.late", [np.median(run[-100:]) for run in lengths], 3)
-    for name in LONG_RUNS.values():
-        firsts = [step for record in read_records(name) for step in collapses(record.metrics)[:1]]
-        found |= ends(f"collapse.first.{name}", firsts, 0)
-    return found
-
-
-def ends(name, values, digits):
-    """Return `{'name.min': text, 'name.max': text}` of some values, or nothing of none."""
-    return {f"{name}.{end.__name__}": f"{end(values):.{digits}f}" for end in (min, max)} if values else {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ConvNet(3, 10).features[0].weight.detach().numpy()
 
 
 def ablation_changes(network):
@@ -245,9 +134,13 @@ def ablation_changes(network):
 
 
 def search_numbers():
-    """Return how many trials the search and the ablation of each network had, and how many images the longest saw."""
+    """Return how many trials the search and the ablation of each network had, and how many images the longest saw.
+
+    `search.mlp.spread` is by how much the default MLP's accuracy spreads over seeds after an ablation's 5,000 steps.
+    """
     trials = [json.loads(line) for line in SEARCH.read_text().splitlines()]
-    found = {}
+    long = [m["test_accuracy"] for r in read_records("fig09_long") for m in r.metrics if m["step"] == 5000]
+    found = {"search.mlp.spread": f"{statistics.stdev(long):.3f}"} if len(long) > 1 else {}
     for network in ("mlp", "convnet"):
         images = [t["images"] for t in trials if t["script"] == f"train_{network}_pytorch"]
         found |= {f"search.{network}.n": str(len(images)), f"search.{network}.images": str(max(images))}
@@ -348,18 +241,24 @@ def tex(text):
     return text.replace("±", r"$\pm$").replace("ε", r"$\epsilon$").replace("β₂", r"$\beta_2$").replace("%", r"\%")
 
 
+def rows_tex(rows):
+    """Return rows of a table, each the texts of its columns, as LaTeX."""
+    return "\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows) + "\n"
+
+
 def claims_tex():
     """Return the rows of the report's table of claims."""
     blocks = []
     for figures, run, claims in claims_table():
         rows = [(figures, run, *claims[0]), *(("", "", *claim) for claim in claims[1:])]
-        blocks.append("\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows))
-    return "\n\\addlinespace\n".join(blocks) + "\n"
+        blocks.append(rows_tex(rows))
+    return "\\addlinespace\n".join(blocks)
 
 
-# What was run of figures 3, 5, 7, 9 and 11 in each configuration; the course's weights stand first.
+# What was run of these figures in each configuration, the last one in float32.
+CONFIGURED = ("fig03_mlp_pytorch", "fig05_adam", "fig07_five_layers", "fig09_long", "fig11_five_layers_adam_long")
 CONFIGURATIONS = {
-    "the course's weights": tuple(name for name in RUNS if name not in ("fig01_mlp_numpy", "fig13_convnet")),
+    "the course's weights": (*CONFIGURED[:-1], "precision_five_layers"),
     "PyTorch's own weights": ("pytorch_fig03", "pytorch_fig05", "depth_5_pytorch", "pytorch_fig09", "pytorch_fig11"),
     "He et al.'s weights": ("kaiming_fig03", "kaiming_fig05", "depth_5_kaiming", "kaiming_fig09", "kaiming_fig11"),
     "standardised pixels": tuple(f"standardize_fig{n:02d}" for n in (3, 5, 7, 9, 11)),
@@ -368,10 +267,10 @@ CONFIGURATIONS = {
 
 def configurations_tex():
     """Return the rows of the report's table of configurations: for each figure how many of its claims are borne out."""
-    lines = []
+    blocks = []
     for configuration, names in CONFIGURATIONS.items():
         cells = [[configuration], [""]]
-        for figure, name in zip(CONFIGURATIONS["the course's weights"], names, strict=True):
+        for figure, name in zip(CONFIGURED, names, strict=True):
             runs = measured(name)
             # Figure 9 is held against figure 3 in the same configuration.
             claims = [claim._replace(of=names[0]) if claim.of else claim for claim in CLAIMS[figure]]
@@ -383,34 +282,11 @@ def configurations_tex():
             else:
                 cells[0].append("not run")
                 cells[1].append("")
-        lines.append("\n".join(" & ".join(map(tex, row)) + r" \\" for row in cells))
-    return "\n\\addlinespace\n".join(lines) + "\n"
-
-
-# Figure 11's run in each configuration.
-LONG_RUNS = {
-    "the course's weights, bfloat16": "fig11_five_layers_adam_long",
-    "the course's weights": "precision_five_layers",
-    "PyTorch's own weights": "pytorch_fig11",
-    "He et al.'s weights": "kaiming_fig11",
-    "standardised pixels": "standardize_fig11",
-}
+        blocks.append(rows_tex(cells))
+    return "\\addlinespace\n".join(blocks)
 
 
 LONG_QUANTITIES = ("best_test_accuracy", "best_step", "best_train_accuracy", "test_accuracy", "n_collapses")
-# Its first 5,000 steps in float32, with one change each.
-CONTROLS = {
-    "none": "collapses_none",
-    "He et al.'s weights": "collapses_kaiming",
-    "standardised pixels": "collapses_standardize",
-    "learning rate 2e-4, not 2e-3": "collapses_rate_2e-4",
-    "gradient's norm at most 1": "collapses_clip_1",
-    "Adam's ε 1e-4, not 1e-8": "collapses_eps_1e-4",
-    "Adam's ε 1e-16": "collapses_eps_1e-16",
-    "Adam's β₂ 0.99, not 0.999": "collapses_beta2_0.99",
-}
-# Those of which every step is recorded, and what they are called in the figure of the lengths of their steps.
-STEP_LENGTHS = {"none": "the course's weights", "kaiming": "He et al.'s weights", "standardize": "standardised pixels"}
 CONTROL_QUANTITIES = ("n_collapses", "best_test_accuracy", "best_train_accuracy")
 
 
@@ -428,7 +304,7 @@ def ranges_tex(experiments, quantities):
                 ends = (format_number(quantity, end(values), end.__name__) for end in (min, max))
                 row.append(" to ".join(dict.fromkeys(ends)))
             rows.append(row)
-    return "\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows) + "\n"
+    return rows_tex(rows)
 
 
 def ablation_tex(network):
@@ -442,7 +318,7 @@ def ablation_tex(network):
     ends = ("not run" if accuracy is None else f"{accuracy:.3f}" for accuracy in (start, end))
     rows = [("defaults, and whole recipe", *ends)]
     rows += [(name, difference(alone, start), difference(end, without)) for name, (alone, without) in changes.items()]
-    return "\n".join(" & ".join(map(tex, row)) + r" \\" for row in rows) + "\n"
+    return rows_tex(rows)
 
 
 def convnet_tex():

@@ -399,6 +399,7 @@ WRONG = {
     "The weight gradient transposed": ("batch-linear-weight", lambda d: d.X_in.T @ d.G),
     "The weight not transposed": ("linear-input", lambda d: d.w @ d.g),
     "The slope lost on the way back": ("batch-leaky-relu", lambda d: d.G * (d.X_tilde > 0)),
+    "The slope of the wrong sign": ("batch-leaky-relu", lambda d: d.G * np.where(d.X_tilde > 0, 1, -SLOPE)),
     "The slope on both sides": ("batch-leaky-relu", lambda d: d.G * ((d.X_tilde > 0) + SLOPE)),
     "The sum over the batch lost": (
         "bn-input",

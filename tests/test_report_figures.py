@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from runs import ROOT
 
-from report import draw, records, tables
+from report import draw, five_layers, records, tables
 from report.claims import CLAIMS
 
 REPORT = (ROOT / "report" / "report.tex").read_text(encoding="utf-8")
@@ -80,7 +80,8 @@ def test_figures_11_and_12_have_a_panel_for_each_run_with_its_own_curves(drawn, 
     axes = drawn[f"fig{figure}_five_layers_adam_long_{quantity}"].axes
     names = ("fig11_five_layers_adam_long", "precision_five_layers")
     runs = [run for name in names for run in records.read_records(name)]
-    assert [panel.get_title() for panel in axes] == ["seed 42", "seed 43", "seed 44", "seed 42, float32"]
+    titles = [f"seed {seed},\n{precision}" for precision in ("bfloat16", "float32") for seed in (42, 43, 44)]
+    assert [panel.get_title() for panel in axes] == titles
     for panel, run in zip(axes, runs, strict=True):
         lines = {line.get_label(): line for line in panel.lines}
         for split in ("train", "test"):
@@ -134,8 +135,8 @@ def test_study_of_collapses_shows_every_step_around_the_first_and_lengths_all_al
     figure = drawn["study_collapses"]
     *close, whole = figure.axes
     runs = records.read_records("collapses_none")
-    onsets = [tables.first_spike(steps) for _, steps in tables.read_steps("collapses_none")]
-    shown = [(run, onset) for run, onset in zip(runs, onsets, strict=True) if onset]
+    onsets = [five_layers.spike_steps(steps)[:1] for _, steps in five_layers.read_steps("collapses_none")]
+    shown = [(run, onset) for run, first in zip(runs, onsets, strict=True) for onset in first]
     assert len(shown) == len(close) > 0
     for axes, (run, onset) in zip(close, shown, strict=True):
         assert (axes.get_title(), axes.get_xlabel()) == (f"seed {run.seed}", f"steps from {onset}")
@@ -253,7 +254,8 @@ def test_curves_end_where_the_shortest_run_does(monkeypatch):
 
 def shown_width(name):
     """Return how wide the report shows a figure, in inches."""
-    text_width = 16.8 / 2.54
+    (margin,) = re.findall(r"\[margin=(\d)cm\]\{geometry\}", REPORT)
+    text_width = (21 - 2 * int(margin)) / 2.54  # of A4
     share = r"([\d.]*)\\textwidth(?:(?!textwidth)[\s\S])*?figures/"
     studies = {study: width for width, study in re.findall(share + r"(study_\w+)\.pdf", REPORT)}
     run, seeds = re.findall(share + r"#1_accuracy\.pdf", REPORT)
