@@ -346,7 +346,7 @@ def draw_answers():
     from matplotlib.figure import Figure
 
     (record,) = read_records("answers_convnet")
-    figure = Figure(figsize=(5.2, 2.6), layout="constrained")
+    figure = Figure(figsize=(5.2, 2.9), layout="constrained")
     kernels, matrix = figure.subplots(1, 2, width_ratios=(0.75, 1))
     show_weights(kernels, np.array(record.summary["first_layer"], np.float32), n_columns=8)
     show_confusion_matrix(matrix, np.array(record.summary["confusion_matrix"]), CLASSES, FONT_SIZE - 1)

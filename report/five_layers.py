@@ -64,7 +64,7 @@ def gradients(record):
 def gradient_numbers():
     """Return what the recorded gradients show, in numbers.
 
-    `wake.1e-4` is the step at which the weights' gradients of all layers have come above `AWAKE` with an ε of 1e-4;
+    `wake.1e-8` is the step at which the weights' gradients of all layers have come above `AWAKE` with an ε of 1e-8;
     `gradients.least_ratio` by how much, under SGD, those from other initial weights are larger than from the course's;
     `gradients.last.first` and `late` the gradient of the last layer's weights at the first step and the largest one in
     the second half of 2,000 steps of SGD, from the course's.
@@ -83,7 +83,8 @@ def gradient_numbers():
         ratios = [gradients(other)[1] / weights for (other,) in others]
         digits, exponent = f"{np.min(ratios):e}".split("e")
         found["gradients.least_ratio"] = f"{digits[0]}e{int(exponent)}"  # rounded down: it is at least that
-        found["gradients.last.late"] = f"{weights[-1, weights.shape[1] // 2 :].max():.0e}"
+        late = f"{weights[-1, weights.shape[1] // 2 :].max():e}".split("e")
+        found["gradients.last.late"] = f"{np.ceil(float(late[0])):.0f}e{late[1]}"  # rounded up: it is at most that
     return found
 
 
@@ -145,7 +146,7 @@ def spikes(runs):
             seen["next_loss"].append(losses[1])
             seen["highest_loss"].append(losses[1:61].max())
         if collapses(record.metrics) and len(lengths) >= 1000:
-            seen["hundredfold"].append((losses >= 100).argmax())
+            seen["hundredfold"] += list(np.flatnonzero(losses >= 100)[:1])
             seen["shorter"].append(np.median(lengths[500:1000]))
             foretold = foretold_lengths(steps)
             seen["foretold"].append(np.median(foretold[at + 499 : at + 999]) / np.median(foretold[at - 101 : at - 1]))

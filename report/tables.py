@@ -13,7 +13,7 @@ import numpy as np
 from cifar10_utils import CLASSES
 from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measured, measures, prediction_interval
 from report.finite_differences import chosen_step, relative_error
-from report.five_layers import CONTROLS, LONG_RUNS, collapse_numbers, gradient_numbers
+from report.five_layers import CONTROLS, LONG_RUNS, collapse_numbers, ends, gradient_numbers
 from report.records import EXPERIMENTS, REPORT, SEARCH, read_records, whole_runs
 from report.worked_example import BACKWARD, FORWARD, example_tex, inputs_tex, step_tex
 
@@ -136,11 +136,11 @@ def ablation_changes(network):
 def search_numbers():
     """Return how many trials the search and the ablation of each network had, and how many images the longest saw.
 
-    `search.mlp.spread` is by how much the default MLP's accuracy spreads over seeds after an ablation's 5,000 steps.
+    `search.mlp.default` is where one more run of the default MLP may end after an ablation's 5,000 steps.
     """
     trials = [json.loads(line) for line in SEARCH.read_text().splitlines()]
     long = [m["test_accuracy"] for r in read_records("fig09_long") for m in r.metrics if m["step"] == 5000]
-    found = {"search.mlp.spread": f"{statistics.stdev(long):.3f}"} if len(long) > 1 else {}
+    found = ends("search.mlp.default", prediction_interval(long) if long else (), 3)
     for network in ("mlp", "convnet"):
         images = [t["images"] for t in trials if t["script"] == f"train_{network}_pytorch"]
         found |= {f"search.{network}.n": str(len(images)), f"search.{network}.images": str(max(images))}

@@ -277,6 +277,11 @@ def test_figures_can_be_read_where_the_report_shows_them(drawn):
             continue
         (legend,) = figure.legends
         assert legend.get_window_extent().y1 < figure.axes[0].get_window_extent().y0, f"{name}'s legend hides curves"
+    _, matrix = drawn["study_answers"].axes
+    cell = np.ptp(matrix.transData.transform([(0, 0), (1, 0)])[:, 0])
+    counts = [text.get_window_extent().width for text in matrix.texts]
+    assert len(counts) == 100
+    assert max(counts) < cell, "no count reaches into the next cell"
 
 
 def test_figure_that_shows_anything_else_has_another_fingerprint():

@@ -17,7 +17,7 @@ from runs import ROOT
 import convnet_pytorch
 from cifar10_utils import CLASSES
 from report import finite_differences, five_layers, gradient_flow, records, reproduce, tables
-from report.claims import CLAIMS, judge, measured
+from report.claims import CLAIMS, judge, measured, measures
 from report.search import SEARCHES, SEED, read_trials
 
 REPORT = (ROOT / "report" / "report.tex").read_text(encoding="utf-8")
@@ -131,7 +131,15 @@ def test_trials_of_the_search_are_counted():
         assert numbers[f"search.{name}.images"] == str(longest)
     after_5000 = [next(m for m in run if m["step"] == 5000)["test_accuracy"] for _, run in recorded("fig09_long")]
     assert SEARCHES["mlp"].ablation_budget == 5000 * 200, "images, in batches of 200"
-    assert numbers["search.mlp.spread"] == f"{np.std(after_5000, ddof=1):.3f}"
+    # Student's quantile for five values is 2.776.
+    half = 2.776 * np.std(after_5000, ddof=1) * (1 + 1 / 5) ** 0.5
+    low, high = np.mean(after_5000) - half, np.mean(after_5000) + half
+    assert [numbers[f"search.mlp.default.{end}"] for end in ("min", "max")] == [f"{low:.3f}", f"{high:.3f}"]
+    mlp = tables.ablation_changes("mlp")
+    chance = {"three layers: 2000, 1000, 500", "500 whitened components"}
+    assert {name for name, (alone, _) in mlp.items() if alone < low} == {"standardised pixels", *chance}
+    assert {name for name, (alone, _) in mlp.items() if alone < 0.11} == chance
+    assert all(alone < high for alone, _ in mlp.values()), "one seed cannot tell that from chance"
 
 
 def test_confusion_matrix_is_that_of_a_thousand_images_of_each_class():
@@ -397,7 +405,18 @@ def test_run_from_the_courses_weights_that_comes_nearest_to_the_original():
     assert nearest["best_step"] == min(run["best_step"] for run in runs) <= 10_000
     for quantity in ("best_test_accuracy", "best_train_accuracy"):
         assert nearest[quantity] == max(run[quantity] for run in runs)
-    assert nearest["n_collapses"] == min(run["n_collapses"] for run in runs)
+    long = [run for name in ("fig11_five_layers_adam_long", "precision_five_layers") for _, run in recorded(name)]
+    firsts = [run[np.flatnonzero(np.diff([m["test_accuracy"] for m in run]) <= -0.1)[0] + 1]["step"] for run in long]
+    numbers = tables.all_numbers()
+    *others, latest = sorted(firsts)
+    assert latest == firsts[-1] == int(numbers["collapse.first.precision_five_layers.max"]), "seed 44's"
+    assert max(others) == int(numbers["collapse.first.precision_five_layers.min"])
+    assert sum(run["best_step"] > 10_000 for run in map(measures, long)) == 5, "five of six late"
+    for name in tables.LONG_RUNS.values():
+        for (_, metrics), run in zip(recorded(name), measured(name), strict=True):
+            falls = np.flatnonzero(np.diff([m["test_accuracy"] for m in metrics]) <= -0.1)
+            if run["best_step"] <= 10_000:
+                assert run["best_step"] < metrics[falls[0] + 1]["step"], "before its first collapse"
     claims = CLAIMS["fig11_five_layers_adam_long"]
     assert [judge(claim, runs) for claim in claims] == ["holds", "1 of 3", "holds", "0 of 3"]
     standardised = [judge(claim, measured("standardize_fig11")) for claim in claims]
@@ -425,8 +444,7 @@ def test_what_the_captions_say_of_curves():
     runs = [metrics[1:] for _, metrics in recorded("fig05_adam")]
     assert all(max(run, key=lambda m: m["test_loss"])["step"] <= 800 for run in runs)
     dips = [np.flatnonzero(np.diff([m["test_accuracy"] for m in run]) <= -0.02) for run in runs]
-    assert min(map(len, dips)) > 1, "again and again"
-    assert np.mean(np.concatenate(dips) < 7) > 0.5, "more often in the first half"
+    assert min(map(len, dips)) == 3, "three times or more"
     for _, metrics in recorded("fig09_long"):
         assert min(metrics, key=lambda m: m["test_loss"])["step"] <= 5000, "the first tenth"
     collapses, peaks = 0, 0
@@ -518,7 +536,7 @@ def test_gradient_of_the_last_layers_weights_from_the_courses_weights():
     assert [m["step"] for m in recorded("gradients_normal_sgd")[0][1][1:]] == list(range(20, 2001, 20))
     numbers = tables.all_numbers()
     assert float(numbers["gradients.last.first"]) == pytest.approx(first / ENTRIES[-1] ** 0.5, rel=0.5)
-    assert float(numbers["gradients.last.late"]) == pytest.approx(late.max() / ENTRIES[-1] ** 0.5, rel=0.5)
+    assert late.max() / ENTRIES[-1] ** 0.5 <= float(numbers["gradients.last.late"]) < 2e-11, "no more than"
     layers = (norms("gradients_normal_sgd", layer) for layer in range(1, 7))
     assert all(layer.argmax() == 0 for layer in layers), "never above the first point"
 
