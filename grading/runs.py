@@ -10,7 +10,7 @@ from report.claims import prediction_interval
 @functools.cache
 def read_runs(experiment):
     """Return the `records.Record`s of an experiment that did not diverge, in the order of their seeds."""
-    return tuple(record for record in records.read_records(experiment) if record.summary is not None)
+    return tuple(records.whole_runs(experiment))
 
 
 def interval(values, confidence=0.99):

@@ -103,7 +103,10 @@ def read_steps(name):
 def spike_steps(steps):
     """Return the steps after 500, where the network has long woken up, with a `SPIKE`."""
     norms = steps["gradient_norms"]
-    return [i + 1 for i in range(500, len(norms)) if norms[i] >= SPIKE * np.median(norms[i - 100 : i])]
+    if len(norms) <= 500:
+        return []
+    usual = np.median(np.lib.stride_tricks.sliding_window_view(norms[400:-1], 100), axis=1)
+    return [int(step) for step in 501 + np.flatnonzero(norms[500:] >= SPIKE * usual)]
 
 
 def from_step(at, steps):

@@ -102,6 +102,11 @@ class Record(NamedTuple):
     summary: dict | None
     diverged: str | None
 
+    @property
+    def is_whole(self):
+        """Whether it ended without diverging."""
+        return self.summary is not None
+
 
 def record_file(name):
     return RESULTS / f"{name}.jsonl"
@@ -147,7 +152,7 @@ def read_records(name):
 
 def whole_runs(name):
     """Return the recorded runs of an experiment that did not diverge, as `read_records` does."""
-    return [record for record in read_records(name) if record.summary is not None]
+    return [record for record in read_records(name) if record.is_whole]
 
 
 def is_recorded(name, seed):
@@ -166,7 +171,7 @@ def write_records(name, records):
         own |= unusual_items(record.config, shared | own | {"flags": record.config["flags"]})
         if flags := unusual_items(record.config["flags"], shared["flags"]):
             own["flags"] = flags
-        ended = {"diverged": record.diverged} if record.summary is None else {"summary": record.summary}
+        ended = {"diverged": record.diverged} if not record.is_whole else {"summary": record.summary}
         lines += [own | ended, *record.metrics]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     RESULTS.mkdir(parents=True, exist_ok=True)

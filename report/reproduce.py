@@ -135,7 +135,8 @@ def print_list(names, n_seeds):
     for name in names:
         script, wanted = EXPERIMENTS[name]
         records = read_records(name)
-        latest = max(whole_runs(name), key=lambda record: record.config["date"], default=None)
+        whole = [record for record in records if record.is_whole]
+        latest = max(whole, key=lambda record: record.config["date"], default=None)
         minutes = f"{latest.summary['seconds'] / 60:.1f}" if latest else "diverged" if records else "-"
         seeds = f"{len(records)} of {n_seeds or wanted}"
         lines.append(f"{name:30} {script:22} {seeds:>8} {minutes:>14}")

@@ -14,7 +14,7 @@ from cifar10_utils import CLASSES
 from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measured, measures, prediction_interval
 from report.finite_differences import chosen_step, relative_error
 from report.five_layers import CONTROLS, LONG_RUNS, collapse_numbers, ends, gradient_numbers
-from report.records import EXPERIMENTS, REPORT, SEARCH, read_records, whole_runs
+from report.records import EXPERIMENTS, REPORT, SEARCH, read_records
 from report.worked_example import BACKWARD, FORWARD, example_tex, inputs_tex, step_tex
 
 ASLEEP = 0.15  # the train accuracy that a run passes as soon as it learns anything
@@ -39,7 +39,8 @@ def numbers(name):
     `test_accuracy` and the like are of the last evaluation, `best_test_accuracy` of the one with the highest.
     Runs that diverged count in `n` and `n_diverged`, and by their seeds, and in nothing else.
     """
-    records, whole = read_records(name), whole_runs(name)
+    records = read_records(name)
+    whole = [record for record in records if record.is_whole]
     found = {
         "n": len(records),
         "n_diverged": len(records) - len(whole),
