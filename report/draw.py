@@ -186,7 +186,7 @@ def draw_seeds(name, quantity, also):
     if quantity == "accuracy":
         panels[0, 0].yaxis.set_major_locator(MultipleLocator(0.2))
     titles = [title for title, _ in runs]
-    label_panels(figure, panels, titles, "thousand steps", YLABELS[quantity], legend_columns=4)
+    label_panels(figure, panels, titles, "10³ steps", YLABELS[quantity], legend_columns=4)
     return figure
 
 

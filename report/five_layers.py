@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from report.claims import collapses
+from report.claims import CLAIMS, collapses, measured, measures
 from report.records import ADAM_EPS, INITS, read_records, whole_runs
 
 AWAKE = 1e-8  # Adam's ε by default, which the gradients of a network that learns are above
@@ -18,7 +18,8 @@ LONG_RUNS = {
     "He et al.'s weights": "kaiming_fig11",
     "standardised pixels": "standardize_fig11",
 }
-FROM_THE_COURSES_WEIGHTS = tuple(LONG_RUNS.values())[:2]
+FROM_SMALL_WEIGHTS = tuple(LONG_RUNS.values())[:3]  # on grey levels; He et al.'s are large
+RECOVERY = 5_000  # steps after a collapse
 # Its first 5,000 steps in float32, with one change each.
 CONTROLS = {
     "none": "collapses_none",
@@ -163,9 +164,7 @@ def collapse_numbers():
     many of the unchanged runs have a spike, and `spike.none.gradient` and so on are those of `spikes`.
     `steps.none.early` and `late` are the median lengths of steps 401 to 500 and of the last 100, `growth` is the second
     over the first, and `foretold` what of that the gradients' norms foretell. `second.before` and so on are those of
-    `second_collapse`, and `collapse.first.NAME` is the evaluation that shows the first collapse of a long run.
-    Of long runs from the course's weights, `since.min` and `max` are how many steps before the end the last collapse
-    was, and `since.min.accuracy` and `max.accuracy` the test accuracy at the end of these two runs.
+    `second_collapse`.
     """
     peaks = [[m["test_accuracy"] for m in r.metrics] for name in CONTROLS.values() for r in read_records(name)]
     found = {"thinned.peak": f"{max(max(accuracy) - max(accuracy[::5]) for accuracy in peaks):.3f}"} if peaks else {}
@@ -183,14 +182,31 @@ def collapse_numbers():
         found |= ends(f"steps.{control}.foretold", growth, 0)
         if control == "none":
             found |= second_collapse(runs)
+    return found
+
+
+def long_run_numbers():
+    """Return when long runs collapse, peak and recover, in numbers.
+
+    `early.NAME` is how many of an experiment's runs peak early, and `first.NAME` the evaluations that show their first
+    collapses; `first.early` and `first.late` are these of the runs that do and do not peak early, in the experiments of
+    `FROM_SMALL_WEIGHTS`. `recovered` is the test accuracy at the end of the runs whose last collapse was more than
+    `RECOVERY` steps before it, and `recovering` that of the others that collapse.
+    """
+    (peaks_early,) = (claim for claim in CLAIMS["fig11_five_layers_adam_long"] if claim.quantity == "best_step")
+    found, seen = {}, {"first.early": [], "first.late": [], "recovered": [], "recovering": []}
     for name in LONG_RUNS.values():
-        firsts = [step for record in read_records(name) for step in collapses(record.metrics)[:1]]
-        found |= ends(f"collapse.first.{name}", firsts, 0)
-    runs = [r.metrics for name in FROM_THE_COURSES_WEIGHTS for r in whole_runs(name)]
-    since = sorted((run[-1]["step"] - at, run[-1]["test_accuracy"]) for run in runs for at in collapses(run)[-1:])
-    for end, found_at in (("min", since[:1]), ("max", since[-1:])):
-        for steps, accuracy in found_at:
-            found |= {f"since.{end}": str(steps), f"since.{end}.accuracy": f"{accuracy:.3f}"}
+        found[f"early.{name}"] = str(sum(peaks_early.happens(run["best_step"]) for run in measured(name)))
+        collapsed = [(collapses(run.metrics), run.metrics) for run in whole_runs(name) if collapses(run.metrics)]
+        found |= ends(f"first.{name}", [steps[0] for steps, _ in collapsed], 0)
+        for steps, metrics in collapsed:
+            long_ago = metrics[-1]["step"] - steps[-1] > RECOVERY
+            seen["recovered" if long_ago else "recovering"].append(metrics[-1]["test_accuracy"])
+            if name in FROM_SMALL_WEIGHTS:
+                early = peaks_early.happens(measures(metrics)["best_step"])
+                seen["first.early" if early else "first.late"].append(steps[0])
+    for name, values in seen.items():
+        found |= {f"{name}.n": str(len(values))} | ends(name, values, 3 if name.startswith("recover") else 0)
     return found
 
 

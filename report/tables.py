@@ -13,7 +13,7 @@ import numpy as np
 from cifar10_utils import CLASSES
 from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measured, measures, prediction_interval
 from report.finite_differences import chosen_step, relative_error
-from report.five_layers import CONTROLS, LONG_RUNS, collapse_numbers, ends, gradient_numbers
+from report.five_layers import CONTROLS, LONG_RUNS, collapse_numbers, ends, gradient_numbers, long_run_numbers
 from report.records import EXPERIMENTS, REPORT, SEARCH, read_records
 from report.worked_example import BACKWARD, FORWARD, example_tex, inputs_tex, step_tex
 
@@ -91,7 +91,7 @@ def all_numbers():
     )
     for dtype in (np.float32, np.float64):
         found[f"differences.{dtype.__name__}"] = f"{relative_error(dtype, chosen_step(dtype)):.0e}"
-    found |= gradient_numbers() | collapse_numbers() | search_numbers()
+    found |= gradient_numbers() | collapse_numbers() | long_run_numbers() | search_numbers()
     for record in read_records("answers_convnet"):  # answers.cat.dog: how many cats were taken for dogs
         counts = np.array(record.summary["confusion_matrix"])
         found |= {f"answers.{CLASSES[i]}.{CLASSES[j]}": str(n) for (i, j), n in np.ndenumerate(counts)}
