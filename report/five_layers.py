@@ -18,8 +18,8 @@ LONG_RUNS = {
     "He et al.'s weights": "kaiming_fig11",
     "standardised pixels": "standardize_fig11",
 }
-FROM_SMALL_WEIGHTS = tuple(LONG_RUNS.values())[:3]  # on grey levels; He et al.'s are large
-RECOVERY = 5_000  # steps after a collapse
+COLLAPSE_DECIDES = ("fig11_five_layers_adam_long", "precision_five_layers", "pytorch_fig11")  # when a run is highest
+LONG_AFTER = 5_000  # steps after the last collapse
 # Its first 5,000 steps in float32, with one change each.
 CONTROLS = {
     "none": "collapses_none",
@@ -186,27 +186,29 @@ def collapse_numbers():
 
 
 def long_run_numbers():
-    """Return when long runs collapse, peak and recover, in numbers.
+    """Return when long runs collapse and peak and what they end at, in numbers.
 
     `early.NAME` is how many of an experiment's runs peak early, and `first.NAME` the evaluations that show their first
-    collapses; `first.early` and `first.late` are these of the runs that do and do not peak early, in the experiments of
-    `FROM_SMALL_WEIGHTS`. `recovered` is the test accuracy at the end of the runs whose last collapse was more than
-    `RECOVERY` steps before it, and `recovering` that of the others that collapse.
+    collapses; `first.peaks_early` and `first.peaks_late` are these of the runs that do and do not, in the experiments
+    of `COLLAPSE_DECIDES`. `end.long_after` is the test accuracy at the end of the runs whose last collapse was more
+    than `LONG_AFTER` steps before it, and `end.soon_after` that of the others that collapse.
     """
     (peaks_early,) = (claim for claim in CLAIMS["fig11_five_layers_adam_long"] if claim.quantity == "best_step")
-    found, seen = {}, {"first.early": [], "first.late": [], "recovered": [], "recovering": []}
+    found, first, end = {}, {"peaks_early": [], "peaks_late": []}, {"long_after": [], "soon_after": []}
     for name in LONG_RUNS.values():
         found[f"early.{name}"] = str(sum(peaks_early.happens(run["best_step"]) for run in measured(name)))
         collapsed = [(collapses(run.metrics), run.metrics) for run in whole_runs(name) if collapses(run.metrics)]
         found |= ends(f"first.{name}", [steps[0] for steps, _ in collapsed], 0)
         for steps, metrics in collapsed:
-            long_ago = metrics[-1]["step"] - steps[-1] > RECOVERY
-            seen["recovered" if long_ago else "recovering"].append(metrics[-1]["test_accuracy"])
-            if name in FROM_SMALL_WEIGHTS:
+            long_after = metrics[-1]["step"] - steps[-1] > LONG_AFTER
+            end["long_after" if long_after else "soon_after"].append(metrics[-1]["test_accuracy"])
+            if name in COLLAPSE_DECIDES:
                 early = peaks_early.happens(measures(metrics)["best_step"])
-                seen["first.early" if early else "first.late"].append(steps[0])
-    for name, values in seen.items():
-        found |= {f"{name}.n": str(len(values))} | ends(name, values, 3 if name.startswith("recover") else 0)
+                first["peaks_early" if early else "peaks_late"].append(steps[0])
+    for kind, values in first.items():
+        found |= {f"first.{kind}.n": str(len(values))} | ends(f"first.{kind}", values, 0)
+    for kind, values in end.items():
+        found |= {f"end.{kind}.n": str(len(values))} | ends(f"end.{kind}", values, 3)
     return found
 
 

@@ -117,8 +117,8 @@ def test_every_number_is_recomputed_from_the_metrics():
 
 # Those that are of no single experiment; tests of their own follow.
 OTHER_NUMBERS = (
-    "answers", "claim", "claims", "differences", "early", "first", "gradients", "recovered", "recovering", "search",
-    "second", "spike", "steps", "thinned", "wake",
+    "answers", "claim", "claims", "differences", "early", "end", "first", "gradients", "search", "second", "spike",
+    "steps", "thinned", "wake",
 )  # fmt: skip
 
 
@@ -231,9 +231,9 @@ def test_what_the_report_says_of_collapses():
     for _, run in recorded("collapses_clip_1"):
         norms = [math.hypot(*(v for k, v in m.items() if k.endswith("_gradient"))) for m in run[1:]]
         assert min(norms) > 1, "at every evaluation"
-    (uncollapsed,) = (run for run in measured("collapses_none") if not run["n_collapses"])
-    standardised = [run["best_train_accuracy"] for run in measured("collapses_standardize")]
-    assert uncollapsed["best_train_accuracy"] < min(standardised) - 0.05, "is behind"
+    train = {name: [run["best_train_accuracy"] for run in measured(name)] for name in tables.CONTROLS.values()}
+    standardised = train.pop("collapses_standardize")
+    assert max(accuracy for name in train for accuracy in train[name]) < min(standardised), "is behind"
     assert all(run["best_step"] > 10_000 for run in measured("standardize_fig11")), "no early peak"
     for name in tables.LONG_RUNS.values():
         assert not all(run["best_step"] <= 10_000 for run in measured(name)), "none an early peak in every run"
@@ -388,7 +388,7 @@ def span(name, values, digits=0):
 
 
 def test_when_long_runs_first_collapse_and_peak():
-    """From small weights they peak early where the first collapse comes late; all early peaks come before it."""
+    """From the course's and PyTorch's weights they peak early where the first collapse comes late."""
     numbers = tables.all_numbers()
     for name in tables.LONG_RUNS.values():
         runs = [run for run in long_runs() if run[0] == name]
@@ -396,40 +396,50 @@ def test_when_long_runs_first_collapse_and_peak():
         firsts = [ends[0] for _, ends, *_ in runs if ends]
         found = {end: numbers.get(f"first.{name}.{end}") for end in ("min", "max")}
         assert found == ({"min": str(min(firsts)), "max": str(max(firsts))} if firsts else {"min": None, "max": None})
-    collapsed = [run for run in long_runs() if run[1]]
-    assert all(peak < ends[0] for _, ends, peak, _ in collapsed if peak <= 10_000), "before its first collapse"
-    small = [run for run in collapsed if run[0] not in ("kaiming_fig11", "standardize_fig11")]
-    early = [ends[0] for _, ends, peak, _ in small if peak <= 10_000]
-    late = [ends[0] for _, ends, peak, _ in small if peak > 10_000]
+    theirs = [run for run in long_runs() if run[0] not in ("kaiming_fig11", "standardize_fig11")]
+    early = [ends[0] for _, ends, peak, _ in theirs if peak <= 10_000]
+    late = [ends[0] for _, ends, peak, _ in theirs if peak > 10_000]
     assert max(late) < min(early)
-    expected = span("first.early", early) | span("first.late", late)
+    expected = span("first.peaks_early", early) | span("first.peaks_late", late)
     assert expected.items() <= numbers.items()
 
 
-def test_runs_have_climbed_back_5000_steps_after_a_collapse():
+def test_runs_end_higher_long_after_their_last_collapse():
     since = {True: [], False: []}
     for _, ends, _, accuracy in long_runs():
         if ends:
             since[50_000 - ends[1] > 5_000].append(accuracy)
     assert max(since[False]) < min(since[True])
-    expected = span("recovered", since[True], 3) | span("recovering", since[False], 3)
+    expected = span("end.long_after", since[True], 3) | span("end.soon_after", since[False], 3)
     assert expected.items() <= tables.all_numbers().items()
 
 
-def test_which_claims_of_figure_11_hold_in_float32():
-    """As "Where they differ" has it: of the end by one seed alone."""
-    claims = CLAIMS["fig11_five_layers_adam_long"]
-    verdicts = {name: [judge(claim, measured(name)) for claim in claims] for name in tables.LONG_RUNS.values()}
-    assert verdicts["precision_five_layers"] == ["holds", "2 of 4", "holds", "0 of 4"]
-    assert verdicts["standardize_fig11"] == ["holds", "0 of 4", "holds", "4 of 4"]
-    reached = [seed["seed"] for seed, run in recorded("precision_five_layers") if run[-1]["test_accuracy"] >= 0.525]
-    assert reached == [44]
+@pytest.mark.parametrize(
+    ("name", "verdicts"),
+    [
+        ("fig11_five_layers_adam_long", ["holds", "0 of 3", "undecided", "0 of 3"]),
+        ("precision_five_layers", ["holds", "2 of 4", "holds", "0 of 4"]),
+        ("standardize_fig11", ["holds", "0 of 4", "holds", "4 of 4"]),
+    ],
+)
+def test_which_claims_of_figure_11_hold(name, verdicts):
+    """As "Where they differ" has it."""
+    assert [judge(claim, measured(name)) for claim in CLAIMS["fig11_five_layers_adam_long"]] == verdicts
+
+
+def test_how_high_figure_11_comes():
+    """One of three in bfloat16 comes as high as claimed; the conclusion's bounds are of both precisions."""
+    peaks = [run["best_test_accuracy"] for run in measured("fig11_five_layers_adam_long")]
+    assert sum(peak >= 0.535 for peak in peaks) == 1
+    in_float32 = [run["best_test_accuracy"] for run in measured("precision_five_layers")]
+    assert (min(peaks), max(in_float32)) == (min(peaks + in_float32), max(peaks + in_float32))
 
 
 def test_what_the_limitations_say_of_numbers_of_seeds():
     n = {name: len(records.read_records(name)) for name in records.EXPERIMENTS}
     three = ["fig11_five_layers_adam_long", "fig13_convnet", "best_mlp", "best_convnet", *tables.CONTROLS.values()]
     assert {n.pop(name) for name in three} == {3}
+    assert not [name for name, count in n.items() if count == 3], "no others"
     assert {count for name, count in n.items() if name.startswith(("gradients_", "wake_"))} == {1}
     assert sum(count >= 5 for count in n.values()) > len(n) / 2, "most"
     assert {trial["seed"] for trial in read_trials().values()} == {SEED}
