@@ -81,7 +81,7 @@ def test_figures_11_and_12_have_a_panel_for_each_run_with_its_own_curves(drawn, 
     names = ("fig11_five_layers_adam_long", "precision_five_layers")
     runs = [run for name in names for run in records.read_records(name)]
     titles = [f"seed {seed},\nbfloat16" for seed in (42, 43, 44)]
-    titles += [f"seed {seed},\nfloat32" for seed in range(42, 46)]
+    titles += [f"seed {seed},\nfloat32" for seed in range(42, 47)]
     assert [panel.get_title() for panel in axes] == titles
     for panel, run in zip(axes, runs, strict=True):
         lines = {line.get_label(): line for line in panel.lines}
