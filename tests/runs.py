@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -96,7 +97,11 @@ def torchrun(script, *flags):
 def start(script, flags, folder):
     """Start a run in the background and return it once its folder has a config."""
     command = ["python", ROOT / f"{script}.py", *flags, "--out_dir", folder]
-    process = subprocess.Popen(this_python(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+    try:
+        process = subprocess.Popen(this_python(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     wait_for(folder / "config.json", process)
     return process
 
