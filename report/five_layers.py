@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from report.claims import CLAIMS, collapses, measured, measures
+from report.claims import CLAIMS, collapses, measures
 from report.records import ADAM_EPS, INITS, read_records, whole_runs
 
 AWAKE = 1e-8  # Adam's ε by default, which the gradients of a network that learns are above
@@ -18,7 +18,7 @@ LONG_RUNS = {
     "He et al.'s weights": "kaiming_fig11",
     "standardised pixels": "standardize_fig11",
 }
-COLLAPSE_DECIDES = ("fig11_five_layers_adam_long", "precision_five_layers", "pytorch_fig11")  # when a run is highest
+COURSES_AND_PYTORCHS = ("fig11_five_layers_adam_long", "precision_five_layers", "pytorch_fig11")
 LONG_AFTER = 5_000  # steps after the last collapse
 # Its first 5,000 steps in float32, with one change each.
 CONTROLS = {
@@ -189,26 +189,25 @@ def long_run_numbers():
     """Return when long runs collapse and peak and what they end at, in numbers.
 
     `early.NAME` is how many of an experiment's runs peak early, and `first.NAME` the evaluations that show their first
-    collapses; `first.peaks_early` and `first.peaks_late` are these of the runs that do and do not, in the experiments
-    of `COLLAPSE_DECIDES`. `end.long_after` is the test accuracy at the end of the runs whose last collapse was more
-    than `LONG_AFTER` steps before it, and `end.soon_after` that of the others that collapse.
+    collapses; `first.peaks_early` and `first.peaks_late` are these of the runs that do and do not, of those from
+    `COURSES_AND_PYTORCHS` weights. `end.long_after` is the test accuracy at the end of the runs whose last collapse was
+    more than `LONG_AFTER` steps before it, and `end.soon_after` that of the others that collapse.
     """
     (peaks_early,) = (claim for claim in CLAIMS["fig11_five_layers_adam_long"] if claim.quantity == "best_step")
     found, first, end = {}, {"peaks_early": [], "peaks_late": []}, {"long_after": [], "soon_after": []}
     for name in LONG_RUNS.values():
-        found[f"early.{name}"] = str(sum(peaks_early.happens(run["best_step"]) for run in measured(name)))
-        collapsed = [(collapses(run.metrics), run.metrics) for run in whole_runs(name) if collapses(run.metrics)]
-        found |= ends(f"first.{name}", [steps[0] for steps, _ in collapsed], 0)
-        for steps, metrics in collapsed:
-            long_after = metrics[-1]["step"] - steps[-1] > LONG_AFTER
-            end["long_after" if long_after else "soon_after"].append(metrics[-1]["test_accuracy"])
-            if name in COLLAPSE_DECIDES:
-                early = peaks_early.happens(measures(metrics)["best_step"])
-                first["peaks_early" if early else "peaks_late"].append(steps[0])
-    for kind, values in first.items():
-        found |= {f"first.{kind}.n": str(len(values))} | ends(f"first.{kind}", values, 0)
-    for kind, values in end.items():
-        found |= {f"end.{kind}.n": str(len(values))} | ends(f"end.{kind}", values, 3)
+        runs = [(r.metrics[-1], collapses(r.metrics), measures(r.metrics)["best_step"]) for r in whole_runs(name)]
+        found[f"early.{name}"] = str(sum(peaks_early.happens(best_step) for *_, best_step in runs))
+        collapsed = [run for run in runs if run[1]]
+        found |= ends(f"first.{name}", [steps[0] for _, steps, _ in collapsed], 0)
+        for last, steps, best_step in collapsed:
+            long_after = last["step"] - steps[-1] > LONG_AFTER
+            end["long_after" if long_after else "soon_after"].append(last["test_accuracy"])
+            if name in COURSES_AND_PYTORCHS:
+                first["peaks_early" if peaks_early.happens(best_step) else "peaks_late"].append(steps[0])
+    for group, seen, digits in (("first", first, 0), ("end", end, 3)):
+        for kind, values in seen.items():
+            found |= {f"{group}.{kind}.n": str(len(values))} | ends(f"{group}.{kind}", values, digits)
     return found
 
 

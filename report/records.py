@@ -171,7 +171,7 @@ def write_records(name, records):
         own |= unusual_items(record.config, shared | own | {"flags": record.config["flags"]})
         if flags := unusual_items(record.config["flags"], shared["flags"]):
             own["flags"] = flags
-        ended = {"diverged": record.diverged} if not record.is_whole else {"summary": record.summary}
+        ended = {"summary": record.summary} if record.is_whole else {"diverged": record.diverged}
         lines += [own | ended, *record.metrics]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -94,14 +94,21 @@ def torchrun(script, *flags):
     return [*launcher, ROOT / f"{script}.py", *flags]
 
 
+@contextlib.contextmanager
+def handling(number, handler):
+    """Handle a signal so, where tests that run as a shell's background job ignore Ctrl-C, as would what they start."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def start(script, flags, folder):
     """Start a run in the background and return it once its folder has a config."""
     command = ["python", ROOT / f"{script}.py", *flags, "--out_dir", folder]
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
-    try:
+    with handling(signal.SIGINT, signal.SIG_DFL):
         process = subprocess.Popen(this_python(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
     wait_for(folder / "config.json", process)
     return process
 

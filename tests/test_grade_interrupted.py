@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 from graded import call_grade, write
+from runs import handling
 
 from grading import session, submissions
 from grading.process import Worker
@@ -23,10 +24,8 @@ from grading.walls import ROOT, Sandbox, SandboxError
 def test_interrupted_grader_ends_at_once_and_leaves_results_that_are_no_grades(shared_sandbox, tmp_path):
     folders = [write(tmp_path / f"s{i}", {"modules.py": "import time\ntime.sleep(1000)\n"}) for i in range(3)]
     command = [sys.executable, str(ROOT / "grade.py"), *map(str, folders), "--no_training", "-j", "2"]
-    process = subprocess.Popen(
-        [*command, "--out_dir", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )  # fmt: skip
+    with handling(signal.SIGINT, signal.SIG_DFL):
+        process = subprocess.Popen([*command, "--out_dir", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while not (tmp_path / "out" / "s2" / "results.json").exists():
         assert time.monotonic() < deadline
@@ -76,12 +75,9 @@ def test_interrupted_grader_waits_for_no_process(tmp_path, monkeypatch, when):
     monkeypatch.setattr(submissions.concurrent.futures, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(submissions.Session, "ask", ask)
     folder = write(tmp_path / "s", {"modules.py": "import time\ntime.sleep(1000)\n"})
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     began = time.monotonic()
-    try:
+    with handling(signal.SIGINT, signal.default_int_handler):
         assert call_grade(folder, "--no_training", "--out_dir", tmp_path / "out") == 130
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 9  # of 0.2; it would wait 60 s for the process, or 20 for the submission
     assert asked == ["import_module"], "another question was asked: it had waited for the first one's end"
 

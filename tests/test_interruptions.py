@@ -20,6 +20,7 @@ from runs import (
     assert_same_run,
     checkpoint,
     contents,
+    handling,
     kill_and_resume,
     run,
     run_process,
@@ -104,11 +105,8 @@ def test_signal_ends_a_run_after_its_step_with_a_checkpoint_from_which_it_ends_a
     folder, left_alone = tmp_path / "run", reference(script)
     monkeypatch.setattr(Run, "_check_finite", signal_in_step_5)
     monkeypatch.setattr(sys, "argv", [f"{script}.py"])
-    before = signal.signal(stop, signal.SIG_DFL)  # a shell's background job ignores SIGINT
-    try:
+    with handling(stop, signal.SIG_DFL):
         done = run(script, *synthetic_flags, *SMALL[script], "--out_dir", folder)
-    finally:
-        signal.signal(stop, before)
     assert done.status == 128 + stop
     assert "stopping after this step; once more to stop at once" in done.err
     assert f"stopped at step 5; to go on: python {script}.py --resume {folder}" in done.err
@@ -124,11 +122,8 @@ def test_run_goes_on_at_a_signal_that_its_process_ignores(ignored, synthetic_fla
     """Under nohup that is the end of its terminal; a job in a shell's background ignores Ctrl-C."""
     folder, left_alone = tmp_path / "run", reference(NUMPY)
     monkeypatch.setattr(Run, "_check_finite", lambda *_: os.kill(os.getpid(), ignored))
-    before = signal.signal(ignored, signal.SIG_IGN)
-    try:
+    with handling(ignored, signal.SIG_IGN):
         assert run(NUMPY, *synthetic_flags, *SMALL[NUMPY], "--out_dir", folder).status == 0
-    finally:
-        signal.signal(ignored, before)
     assert_same_run(folder, left_alone)
 
 
@@ -137,13 +132,9 @@ def test_signal_that_torchrun_hands_on_again_ends_no_process_before_its_checkpoi
     """Where a scheduler signals all, a process gets its own and torchrun's; alone, the second ends it at once."""
     run, ends = Run.__new__(Run), []
     run.stopped_by, run.n_processes = None, n_processes
-    before = signal.signal(signal.SIGTERM, lambda *_: ends.append("at once"))
-    try:
-        with run._catch_signals():
-            for _ in range(2):
-                os.kill(os.getpid(), signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with handling(signal.SIGTERM, lambda *_: ends.append("at once")), run._catch_signals():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
     assert run.stopped_by == signal.SIGTERM
     assert len(ends) == ended
 
@@ -231,13 +222,9 @@ def test_diverging_pytorch_run_stops_and_keeps_the_last_good_checkpoint(syntheti
 )
 def test_interrupt_while_a_script_is_imported_is_one_line_and_status_130(tmp_path, script):
     (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    done = subprocess.run(
-        [sys.executable, ROOT / script, "--help"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )
+    command, env = [sys.executable, ROOT / script, "--help"], os.environ | {"PYTHONPATH": str(tmp_path)}
+    with handling(signal.SIGINT, signal.SIG_DFL):
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{Path(script).name}: interrupted\n")
 
 
