@@ -10,10 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from flags import Parser, file_path, whole_number
 from grading.scheme import VISIBILITIES
-from run_folder import RunError, only_process_in
-from streams import lasting_output
+from training.files import RunError, only_process_in
+from training.flags import Parser, file_path, integer
 
 
 def make_flags():
@@ -34,7 +33,7 @@ def make_flags():
     )
     where = "where results go: of one PATH itself, of several NAME in it (default: results/grade/NAME)"
     add("--out_dir", type=file_path, help=where)
-    add("-j", "--jobs", type=whole_number(1, 64), default=1, metavar="N", help="submissions at once")
+    add("-j", "--jobs", type=integer(1, 64), default=1, metavar="N", help="submissions at once")
     training = parser.add_mutually_exclusive_group().add_argument
     training(
         "--no_training", action="store_true", help="leave the training checks out: seconds, not a minute, a submission"
@@ -58,8 +57,7 @@ def make_flags():
 
 def main(argv=None):
     try:
-        with lasting_output():
-            return grade(make_flags(), argv)
+        return grade(make_flags(), argv)
     except KeyboardInterrupt:
         print("grade.py: interrupted; the same command goes on", file=sys.stderr)
         return 130

@@ -1,16 +1,20 @@
 """The layers of a multi-layer perceptron in NumPy, each with its forward and its backward pass.
 
 The notation is the course's (question 1.1): a linear module computes x̃ = W x + b, a hidden
-activation turns x̃ into x, L is the loss. A batch of B examples is a matrix with one example a row.
-`backward` takes `dout`, the gradient of L with respect to the module's output and of its shape, and
-returns the gradient with respect to its input. It uses what the last `forward` saw, so the two are
-called in turn.
+activation maps x̃ to x, and L is the loss. A batch of B examples is a matrix of B rows.
+`backward` takes `dout`, the gradient of L with respect to the module's output, and returns the
+gradient with respect to its input. It uses values stored by the last `forward`.
 
-Names behind "Eq." are those that the report, report/report.pdf, prints beside its equations' numbers. It derives
-everything for one example in 1.1 a and b, and for a batch, which is what is computed here, in 1.1 c.
+A name after "Eq." refers to an equation of the report, report/report.pdf, where it is printed beside the number. The
+report derives the gradients for one example in 1.1 a and b, and for a batch, as computed here, in 1.1 c.
 """
 
 import numpy as np
+
+
+def as_floating(a, dtype=np.float64):
+    """Return integers and booleans as `dtype`, floating-point arrays unchanged."""
+    return a if np.issubdtype(a.dtype, np.floating) else a.astype(dtype)
 
 
 class LinearModule:
@@ -21,13 +25,13 @@ class LinearModule:
     Args:
         in_features: size of a row of the input, at least 1.
         out_features: size of a row of the output, at least 1.
-        dtype: of the parameters. The default, float64, is what finite differences need.
-        rng: `numpy.random.Generator` to draw from; None draws from NumPy's global one, which
+        dtype: parameter dtype. Finite differences need the default, float64.
+        rng: `numpy.random.Generator` for the weights. None uses NumPy's global generator, which
             `np.random.seed` seeds.
 
     Attributes:
-        params: `{'weight': (out_features, in_features), 'bias': (out_features,)}`, read at each call.
-        grads: the gradients of L, of the same keys and shapes; zero before the first `backward`.
+        params: `{'weight': (out_features, in_features), 'bias': (out_features,)}`, replaceable between calls.
+        grads: gradients of L, with the same keys and shapes; zero before the first `backward`.
 
     Raises:
         ValueError: a size below 1.
@@ -37,8 +41,7 @@ class LinearModule:
         if in_features < 1 or out_features < 1:
             raise ValueError(f"LinearModule needs sizes of at least 1, got {in_features} -> {out_features}")
         weight = (rng or np.random).normal(0, 1e-4, (out_features, in_features))
-        # Column order makes Wᵀ, and in `backward` the gradient, row by row in memory: both products
-        # of a (200, 3072) batch then take 0.9 of their time.
+        # In column order Wᵀ is contiguous, and so is its gradient's: both matrix products are faster.
         self.params = {"weight": weight.astype(dtype, order="F"), "bias": np.zeros(out_features, dtype)}
         self.grads = {name: np.zeros_like(value) for name, value in self.params.items()}
 
@@ -57,7 +60,7 @@ class LinearModule:
         return out
 
     def backward(self, dout, needs_input_grad=True):
-        """Set `grads` and return dL/dX, shape (B, in_features). Sums over the batch: the loss takes the mean.
+        """Set `grads` and return dL/dX, shape (B, in_features). Sums over the batch, since the loss is a mean.
 
             dL/dX = dL/dX̃ W         Eq. (batch-linear-input)
             dL/dW = (dL/dX̃)ᵀ X      Eq. (batch-linear-weight)
@@ -68,8 +71,8 @@ class LinearModule:
 
         Args:
             dout: dL/dX̃, shape (B, out_features).
-            needs_input_grad: False returns None instead; the first layer of a network has no use
-                for dL/dX, its most expensive product.
+            needs_input_grad: False returns None in place of dL/dX, which the first layer of a
+                network does not need.
         """
         self.grads["weight"] = (self.x.T @ dout).T
         self.grads["bias"] = dout.sum(axis=0)
@@ -79,17 +82,17 @@ class LinearModule:
 class LeakyReLUModule:
     """x = max(0, x̃) + a · min(0, x̃), element by element, Eq. (leaky-relu-forward).
 
-    At x̃ = 0, where there is no derivative, `backward` takes a, as PyTorch does.
+    At x̃ = 0 the derivative does not exist, and `backward` uses a, as PyTorch does.
 
     Args:
         neg_slope: a, the slope left of 0; any finite number.
     """
 
     def __init__(self, neg_slope):
-        self.neg_slope = float(neg_slope)  # a NumPy float64 would take a float32 network with it
+        self.neg_slope = float(neg_slope)  # a NumPy float64 scalar would upcast float32 activations
 
     def forward(self, x):
-        """Return the activation of `x`, of its shape."""
+        """Return the activation, of the shape of `x`."""
         self.is_positive = x > 0
         return np.maximum(x, 0) + self.neg_slope * np.minimum(x, 0)
 
@@ -98,22 +101,23 @@ class LeakyReLUModule:
 
         For one example, Eq. (leaky-relu-backward): the product with the diagonal Eq. (leaky-relu-jacobian).
         """
-        # np.where takes five times as long: the mask is random, and its branches are mispredicted.
+        # np.where is slower: it branches on the mask, which is random.
         return dout * self.is_positive + self.neg_slope * (dout * ~self.is_positive)
 
 
 class SoftMaxModule:
     """xᵢ = exp(x̃ᵢ) / Σⱼ exp(x̃ⱼ) over each row of a batch, Eq. (softmax-forward).
 
-    Probabilities are at least the smallest normal number of their dtype. A probability that
-    underflowed to 0 would take its example's gradient with it: the loss hands back −1/x, and x · 1/x
-    is 1 at any normal x, but for rounding. So softmax followed by cross-entropy gives (p − t)/B for any finite logits,
+    Probabilities are at least the smallest normal number of their dtype. A probability of 0 would
+    make its example's gradient 0, because `backward` multiplies the loss's gradient, −t/x, by x.
+    Softmax followed by cross-entropy therefore gives (p − t)/B for any finite logits,
     Eq. (batch-softmax-cross-entropy); for one example, Eq. (softmax-cross-entropy).
     """
 
     def forward(self, x):
         """Return the probabilities, shape (B, n_classes), of logits `x` of that shape."""
-        # Taking the largest logit off changes no probability, and exp cannot overflow.
+        x = as_floating(x)
+        # Subtracting the row maximum changes no probability and keeps exp from overflowing.
         exp = np.exp(x - x.max(axis=1, keepdims=True))
         probabilities = exp / exp.sum(axis=1, keepdims=True)
         self.out = np.maximum(probabilities, np.finfo(probabilities.dtype).tiny)
@@ -123,7 +127,7 @@ class SoftMaxModule:
         """Return dL/dx̃ = x ⊙ (dL/dx − Σⱼ xⱼ dL/dxⱼ), shape (B, n_classes), Eq. (batch-softmax).
 
         For one example, Eq. (softmax-backward): the Jacobian ∂xᵢ/∂x̃ⱼ = xᵢ (δᵢⱼ − xⱼ), Eq. (softmax-jacobian),
-        times `dout`, without ever building it.
+        times `dout`, without building the Jacobian.
         """
         return self.out * (dout - (dout * self.out).sum(axis=1, keepdims=True))
 
@@ -131,8 +135,8 @@ class SoftMaxModule:
 class CrossEntropyModule:
     """L = −(1/B) Σₛ Σᵢ tᵢˢ log xᵢˢ, the mean over the batch, Eq. (batch-cross-entropy-forward).
 
-    Probabilities below the smallest normal number of their dtype count as that number, so that a
-    loss is at most 87.4 an example in float32 and 708.4 in float64, and never infinite.
+    Smaller probabilities are raised to the smallest normal number of their dtype. The loss of an
+    example is therefore finite: at most 87.4 in float32 and 708.4 in float64.
     """
 
     def forward(self, x, y):
@@ -140,13 +144,14 @@ class CrossEntropyModule:
 
         Args:
             x: probabilities, shape (B, n_classes).
-            y: targets t, one-hot, of the same shape.
+            y: one-hot targets t of the same shape and any dtype.
 
         Raises:
             ValueError: shapes that differ.
         """
         if x.shape != y.shape:
             raise ValueError(f"CrossEntropyModule expects one-hot y of the shape of x, {x.shape}, got {y.shape}")
+        y = as_floating(y, x.dtype)
         return -(y * np.log(self._floored(x))).sum() / len(x)
 
     def backward(self, x, y):
@@ -154,6 +159,7 @@ class CrossEntropyModule:
 
         For one example, Eq. (cross-entropy-jacobian).
         """
+        y = as_floating(y, x.dtype)
         return -y / (len(x) * self._floored(x))
 
     @staticmethod

@@ -8,23 +8,55 @@ torchrun --nproc_per_node=2 train_convnet_pytorch.py
 
 import sys
 
-if __name__ == "__main__":
-    import interrupts
+import torch
+import torch.nn.functional as F
 
-    interrupts.end_in_one_line()
-
-from cifar10_utils import CLASSES, IMAGE_SHAPE
+from cifar10_utils import CLASSES, IMAGE_SHAPE, get_cifar10
 from convnet_pytorch import ConvNet
-from flags import make_parser
-from torch_flags import add_torch_flags, check_torch_flags
-from torch_run import after_restart
-from torch_utils import train_network
-from train_utils import run_script
+from training import distributed, engine
+from training.flags import add_torch_flags, make_parser
+from training.images import step_generator, to_device
+from training.run import run_script
 
 
+@engine.one_line_errors()
+@distributed.process_group()
 def train(args):
     """Train as the flags say, and return the `Run`."""
-    return train_network(args, lambda: ConvNet(IMAGE_SHAPE[0], len(CLASSES)))
+    device = engine.choose_device(args.device)
+    with distributed.first_on_each_machine():
+        synthetic = {"dataset": args.dataset, "synthetic_size": args.synthetic_size}
+        data = get_cifar10(args.data_dir, validation_size=args.validation_size, seed=args.seed, **synthetic)
+
+    torch.manual_seed(args.seed)
+    network = ConvNet(IMAGE_SHAPE[0], len(CLASSES)).to(device)
+    memory_format = engine.use_fast_memory_formats(network)
+    images = to_device(data, device, args.preprocess, memory_format)
+    optimizer = engine.make_optimizer(network, args)
+    schedule = engine.make_schedule(optimizer, args)
+    model = distributed.parallel(network)
+    if args.compile:
+        model = torch.compile(model)
+
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"]}
+    run = engine.TorchRun(args, data, parts, device)
+    for step in run.steps():
+        if run.is_evaluation_step(step):
+            run.log(**engine.evaluate(network, images, args))
+            run.save_checkpoint()
+        if step == args.max_steps:
+            break
+        inputs, labels = images["train"].next_batch(args, step_generator(args.seed, step))
+        with engine.autocast(device, args.precision):
+            logits = model(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        run.update(loss.item())
+    run.finish(lambda: engine.draw_results(network, images["test"], CLASSES, run.title, args))
+    return run
 
 
 def make_flags():
@@ -42,7 +74,7 @@ def make_flags():
 
 
 def main(argv=None):
-    return run_script(train, make_flags(), argv, check=check_torch_flags, before=after_restart)
+    return run_script(train, make_flags(), argv, engine.check_flags)
 
 
 if __name__ == "__main__":

@@ -8,48 +8,38 @@ python train_mlp_numpy.py --resume results/train_mlp_numpy/2026-11-23_20-15-00
 import math
 import sys
 
-if __name__ == "__main__":
-    import interrupts
-
-    interrupts.end_in_one_line()
-
 import numpy as np
 
 from cifar10_utils import CLASSES, IMAGE_SHAPE, get_cifar10
-from flags import make_mlp_parser
 from mlp_numpy import MLP
 from modules import CrossEntropyModule
-from train_utils import Run, run_script
+from training.flags import make_mlp_parser
+from training.run import Run, run_script
 
 
-def train(args, dtype=np.float32):
-    """Train as the flags say, in float32 or, for comparisons, in float64, and return the `Run`."""
+def train(args, network=MLP):
+    """Train a `network` as the flags say, in float32, and return the `Run`."""
     data = get_cifar10(args.data_dir, dataset=args.dataset, seed=args.seed, synthetic_size=args.synthetic_size)
-    mlp = MLP(
-        math.prod(IMAGE_SHAPE),
-        args.dnn_hidden_units,
-        len(CLASSES),
-        args.neg_slope,
-        dtype=dtype,
-        rng=np.random.default_rng(args.seed),
-    )
+    n_inputs, n_classes, rng = math.prod(IMAGE_SHAPE), len(CLASSES), np.random.default_rng(args.seed)
+    mlp = network(n_inputs, args.dnn_hidden_units, n_classes, args.neg_slope, dtype=np.float32, rng=rng)
     cross_entropy = CrossEntropyModule()
 
-    run = Run(args, data)
-    run.restore(mlp.load_state_dict)
-    data["train"].position = run.step * args.batch_size
-
-    def evaluate(split):
-        return score(mlp, data[split], args.train_eval_size if split == "train" else 0)
-
-    # A network that diverges overflows before its loss stops being finite, which `steps` reports.
+    run = Run(args, data, {"mlp": mlp, "batches": data["train"]}, device="cpu", precision="float32")
+    # A network that diverges overflows before its loss is infinite, which run.update reports.
     with np.errstate(over="ignore", invalid="ignore"):
-        for _ in run.steps(evaluate, mlp.state_dict):
+        for step in run.steps():
+            if run.is_evaluation_step(step):
+                run.log(train=evaluate(mlp, data["train"], args.train_eval_size), test=evaluate(mlp, data["test"]))
+                run.save_checkpoint()
+            if step == args.max_steps:
+                break
             images, targets = data["train"].next_batch(args.batch_size)
             probabilities = mlp.forward(flatten(images))
-            run.loss = cross_entropy.forward(probabilities, targets)
+            loss = cross_entropy.forward(probabilities, targets)
             mlp.backward(cross_entropy.backward(probabilities, targets))
             sgd_step(mlp, args.learning_rate)
+            run.update(loss)
+    run.finish()
     return run
 
 
@@ -59,16 +49,15 @@ def flatten(images):
 
 
 def sgd_step(mlp, learning_rate):
-    """Take one step of plain gradient descent, W ← W − η dL/dW, for every parameter."""
+    """Take one step of gradient descent, W ← W − η dL/dW, for every parameter."""
     for layer in mlp.layers:
         for name, grad in layer.grads.items():
-            # Not in place: the old weights lie in every core's cache, which makes writing to them
-            # take twice as long as writing new ones.
+            # Not in place: both cores' caches hold the old weights, so overwriting them takes twice as long.
             layer.params[name] = -learning_rate * grad + layer.params[name]
 
 
-def score(mlp, dataset, limit=0):
-    """Return mean loss and accuracy, in [0, 1], over the first `limit` examples of `dataset` (0: all)."""
+def evaluate(mlp, dataset, limit=0):
+    """Return mean loss and accuracy, in [0, 1], over the first `limit` examples of `dataset`, 0 for all."""
     cross_entropy = CrossEntropyModule()
     loss, n_correct, n = 0.0, 0, 0
     for images, targets in dataset.batches(1000, limit):
@@ -81,9 +70,7 @@ def score(mlp, dataset, limit=0):
 
 def make_flags():
     """Return the parser of this script's flags."""
-    return make_mlp_parser(
-        "train_mlp_numpy", "Train an MLP, written in NumPy, on CIFAR-10 by stochastic gradient descent."
-    )
+    return make_mlp_parser("train_mlp_numpy", "Train an MLP, written in NumPy, on CIFAR-10 by gradient descent.")
 
 
 def main(argv=None):

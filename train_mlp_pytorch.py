@@ -9,61 +9,96 @@ torchrun --nproc_per_node=2 train_mlp_pytorch.py
 import math
 import sys
 
-if __name__ == "__main__":
-    import interrupts
-
-    interrupts.end_in_one_line()
-
 import torch
+import torch.nn.functional as F
 
-from cifar10_utils import CLASSES, IMAGE_SHAPE
-from flags import make_mlp_parser, real_number, whole_number
+from cifar10_utils import CLASSES, IMAGE_SHAPE, get_cifar10
 from mlp_pytorch import BATCH_NORMS, INITS, MLP
-from torch_flags import add_torch_flags, check_torch_flags
-from torch_run import after_restart
-from torch_utils import train_network
-from train_utils import run_script
+from training import distributed, engine
+from training.flags import add_torch_flags, integer, make_mlp_parser, number
+from training.images import step_generator, to_device, whitening
+from training.run import run_script
 
 
-def train(args, dtype=torch.float32):
-    """Train as the flags say, in float32 or, for comparisons, in float64, and return the `Run`."""
+@engine.one_line_errors()
+@distributed.process_group()
+def train(args):
+    """Train as the flags say, and return the `Run`."""
+    device = engine.choose_device(args.device)
+    with distributed.first_on_each_machine():
+        synthetic = {"dataset": args.dataset, "synthetic_size": args.synthetic_size}
+        data = get_cifar10(args.data_dir, validation_size=args.validation_size, seed=args.seed, **synthetic)
+    images = to_device(data, device, args.preprocess)
 
-    def make_network():
-        return MLP(
-            math.prod(IMAGE_SHAPE),
-            args.dnn_hidden_units,
-            len(CLASSES),
-            args.neg_slope,
-            init=args.init,
-            batch_norm=args.batch_norm,
-            dropout=args.dropout,
-            n_whitened=args.whiten,
-        )
+    torch.manual_seed(args.seed)
+    network = make_network(args).to(device)
+    if args.whiten:
+        network.whitening.load_state_dict(whitening(images["train"], args.whiten))
+    optimizer = engine.make_optimizer(network, args)
+    schedule = engine.make_schedule(optimizer, args)
+    model = distributed.parallel(network)
+    if args.compile:
+        model = torch.compile(model)
 
-    return train_network(args, make_network, dtype=dtype)
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"]}
+    run = engine.TorchRun(args, data, parts, device)
+    for step in run.steps():
+        if run.is_evaluation_step(step):
+            run.log(**engine.evaluate(network, images, args))
+            run.save_checkpoint()
+        if step == args.max_steps:
+            break
+        inputs, labels = images["train"].next_batch(args, step_generator(args.seed, step))
+        with engine.autocast(device, args.precision):
+            logits = model(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        run.update(loss.item())
+    run.finish(lambda: engine.draw_results(network, images["test"], CLASSES, run.title, args))
+    return run
+
+
+def make_network(args):
+    """Return the MLP for the flags."""
+    return MLP(
+        math.prod(IMAGE_SHAPE),
+        args.dnn_hidden_units,
+        len(CLASSES),
+        args.neg_slope,
+        init=args.init,
+        batch_norm=args.batch_norm,
+        dropout=args.dropout,
+        n_whitened=args.whiten,
+    )
 
 
 def make_flags():
     """Return the parser of this script's flags."""
     parser = make_mlp_parser("train_mlp_pytorch", "Train an MLP in PyTorch on CIFAR-10.")
     add = parser.groups["network"].add_argument
-    add("--init", choices=INITS, default="normal", help="of the weights: the course's, He et al.'s, or PyTorch's")
-    add(
-        "--batch_norm", choices=BATCH_NORMS, default="none", help="before activations: this project's two, or PyTorch's"
-    )
-    add("--dropout", type=real_number(0, below=1), default=0.0, help="probability of leaving a hidden unit out")
-    add(
-        "--whiten",
-        type=whole_number(0, 3072),
-        default=0,
-        help="train on that many principal components of the images, whitened; 0: on pixels",
-    )
+    add("--init", choices=INITS, default="normal", help="weight initialisation: the course's, He et al.'s, PyTorch's")
+    norms = "batch norm before each activation: one of this project's two, or PyTorch's"
+    add("--batch_norm", choices=BATCH_NORMS, default="none", help=norms)
+    add("--dropout", type=number(0, below=1), default=0.0, help="probability of dropping a hidden unit")
+    components = "train on this many principal components of the images, whitened; 0: on pixels"
+    add("--whiten", type=integer(0, 3072), default=0, help=components)
     add_torch_flags(parser, optimizer="sgd")
     return parser
 
 
+def check_flags(args):
+    """Return what is wrong with the flags together, or None."""
+    n_processes = distributed.expected_size()
+    if args.batch_norm != "none" and args.batch_size < 2 * n_processes:
+        return f"argument --batch_size: got {args.batch_size}, expected at least 2 per process for batch norm"
+    return engine.check_flags(args)
+
+
 def main(argv=None):
-    return run_script(train, make_flags(), argv, check=check_torch_flags, before=after_restart)
+    return run_script(train, make_flags(), argv, check_flags)
 
 
 if __name__ == "__main__":

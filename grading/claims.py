@@ -10,7 +10,7 @@ from grading import pages
 from grading.runs import interval, read_runs
 from grading.scheme import FILES
 from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measures
-from run_folder import RunError, read_metrics, write_text
+from training.files import RunError, read_metrics, write_text
 
 # Flags that change no number that is compared, or that every run has of its own.
 FREE_FLAGS = {

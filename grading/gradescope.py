@@ -10,12 +10,12 @@ It holds the grader, the scripts in `autograder/`, and their `settings.sh`. They
 import sys
 import zipfile
 
-from flags import Parser, file_path, whole_number
 from grading.scheme import ROOT, VISIBILITIES
+from training.flags import Parser, file_path, integer
 
 # All that the grader is, and what a score depends on.
-PARTS = ("*.py", "requirements.txt", "grading/**/*.py", "grading/*.json", "grading/*.html", "report/*.py",
-         "report/*.json", "report/results/*.jsonl")  # fmt: skip
+PARTS = ("*.py", "training/*.py", "requirements.txt", "grading/**/*.py", "grading/*.json", "grading/*.html",
+         "report/*.py", "report/*.json", "report/results/*.jsonl")  # fmt: skip
 SPARE_SECONDS = 45  # between the grader's end, with what it has, and the platform's
 
 
@@ -43,7 +43,7 @@ def main(argv=None):
     add("--visibility", choices=VISIBILITIES, default="visible", help=when)
     add("--no_training", action="store_true", help="leave the training checks out, and CIFAR-10")
     limit = "the assignment's time-out on the platform"
-    add("--minutes", type=whole_number(3, 40), default=10, help=limit)
+    add("--minutes", type=integer(3, 40), default=10, help=limit)
     args = parser.parse_args(argv)
     try:
         with zipfile.ZipFile(args.archive, "x", zipfile.ZIP_DEFLATED) as archive:

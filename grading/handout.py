@@ -12,17 +12,17 @@ import re
 import sys
 from pathlib import Path
 
-from flags import Parser, file_path
 from grading.all_checks import ALL_CHECKS
 from grading.checks_training import CONVNET_STEPS, convnet_interval
 from grading.scheme import BY_HAND, BY_HAND_POINTS, FILES, QUESTIONS, ROOT
+from grading.session import COURSE_FILES
 from report.claims import CLAIMS
+from training.flags import Parser, file_path
 
 SCRIPTS = ("train_mlp_numpy.py", "train_mlp_pytorch.py", "train_convnet_pytorch.py")
-KEPT = {"make_flags", "main", "extra_repr"}  # students do not write flags, nor what calls the rest
-STEP = {"training_step"}  # the answer in torch_utils.py, which is handed out else as it is
+KEPT = {"make_flags", "check_flags", "main", "make_network"}  # students do not write flags, nor what calls the rest
 AS_THEY_ARE = (
-    "requirements.txt", "pyproject.toml", "LICENSE",
+    *COURSE_FILES, "requirements.txt", "pyproject.toml", "LICENSE", "training/README.md",
     "tests/gradcheck.py", "tests/gradient_checks.py", "tests/test_gradients.py",
 )  # fmt: skip
 
@@ -71,17 +71,6 @@ def without_gradients(text):
     return re.sub(rf'(?m)^\n((?:(?! *"""| *\w+:$).+\n)*?.*{cites}.*\n(?:(?! *""").+\n)*)', "", text)
 
 
-def needed(names):
-    """Return names of the project's modules, and of all that they import of it, in the order in which they are met."""
-    found = list(names)
-    for name in found:
-        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
-            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
-            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            found += [f for m in modules if (ROOT / (f := f"{m}.py")).is_file() and f not in found]
-    return found
-
-
 def tasks():
     """Return the page that states the tasks, with the points of the grader's checks."""
     facts = {"by hand": ", ".join(BY_HAND), "points by hand": BY_HAND_POINTS}
@@ -104,10 +93,9 @@ def handout(gradients=True):
     Args:
         gradients: leave the formulas of gradients in docstrings.
     """
-    files = {name: (ROOT / name).read_text(encoding="utf-8") for name in (*needed((*FILES, *SCRIPTS)), *AS_THEY_ARE)}
+    files = {name: (ROOT / name).read_text(encoding="utf-8") for name in (*FILES, *SCRIPTS, *AS_THEY_ARE)}
     for name in (*FILES, *SCRIPTS):
         files[name] = blanked(files[name] if gradients else without_gradients(files[name]))
-    files["torch_utils.py"] = blanked(files["torch_utils.py"], lambda name: name not in STEP)
     return files | {"README.md": tasks()}
 
 

@@ -144,8 +144,8 @@ def _function(y=None, **gradients):
     def put_into(base):
         class Wrong(base):
             @staticmethod
-            def forward(ctx, x, gamma, beta, eps=1e-5, known=None):
-                out = base.forward(ctx, x, gamma, beta, eps, known)
+            def forward(ctx, x, gamma, beta, eps=1e-5, track=None):
+                out = base.forward(ctx, x, gamma, beta, eps, track)
                 ctx.seen = x, gamma, beta, eps
                 return out if y is None else y(x, gamma, beta, eps)
 

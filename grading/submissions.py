@@ -24,7 +24,7 @@ from grading.right_answer import demand_full_points
 from grading.session import Session
 from grading.submission import NOT_SEARCHED, SubmissionError, read_submission
 from grading.walls import INSTALL, ROOT, Sandbox, SandboxError
-from run_folder import write_text
+from training.files import write_text
 
 TOTAL_SECONDS, FULL_TOTAL_SECONDS = 500, 8000
 # How Python, NumPy and PyTorch say that a file or a module is not there.

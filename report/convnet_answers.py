@@ -1,50 +1,47 @@
-"""Train the ConvNet, and keep in summary.json what the report shows of it beside its curves.
+"""Train the ConvNet, and add to summary.json what the report shows of it besides its curves.
 
-python report/convnet_answers.py --max_steps 5000
+python -m report.convnet_answers --max_steps 5000
 """
 
+import json
 import sys
-from pathlib import Path
-from unittest import mock
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
-    import interrupts
-
-    interrupts.end_in_one_line()
 
 import numpy as np
+import torch
 
-import torch_utils
 import train_convnet_pytorch
-from torch_flags import check_torch_flags
-from torch_run import after_restart
-from train_utils import run_script
+from cifar10_utils import CLASSES, IMAGE_SHAPE, get_cifar10
+from convnet_pytorch import ConvNet
+from training import engine
+from training.files import write_json
+from training.images import to_device
+from training.run import run_script
 
 
 def train(args):
-    """Train as `train_convnet_pytorch` does; summary.json also has `first_layer` and `confusion_matrix`.
+    """Train as `train_convnet_pytorch` does; summary.json gets `first_layer` and `confusion_matrix`.
 
-    These are the weights, (64, 3, 3, 3), to four digits, and the counts of test images, (10, 10), a row a true class.
+    These are weights, (64, 3, 3, 3), rounded to four digits, and counts of test images, (10, 10), a row per true class.
     """
-    answers = {}
+    run = train_convnet_pytorch.train(args)
+    if run.is_complete:
+        path = run.directory / "summary.json"
+        write_json(
+            path, json.loads(path.read_text()) | answers(args, run.read_state(run.directory / run.checkpoint_name))
+        )
+    return run
 
-    class Folder(torch_utils.TorchRun.folder_type):
-        def write_summary(self, summary):
-            super().write_summary(summary | answers)
 
-    class Run(torch_utils.TorchRun):
-        folder_type = Folder
-
-    def draw_results(network, images, dataset, precision, *rest):
-        counts = torch_utils.confusion_matrix(dataset.classes, torch_utils.predict(network, images, precision))
-        weights = network.features[0].weight.detach().float().cpu().numpy()
-        answers.update(first_layer=np.round(weights.astype(float), 4).tolist(), confusion_matrix=counts.tolist())
-        return plain_drawing(network, images, dataset, precision, *rest)
-
-    plain_drawing = torch_utils.draw_results
-    with mock.patch.multiple(torch_utils, TorchRun=Run, draw_results=draw_results):
-        return train_convnet_pytorch.train(args)
+def answers(args, state):
+    """Return the further entries of summary.json for a checkpoint."""
+    data = get_cifar10(args.data_dir, dataset=args.dataset, synthetic_size=args.synthetic_size)
+    network = ConvNet(IMAGE_SHAPE[0], len(CLASSES))
+    network.load_state_dict(state["network"])
+    memory_format = engine.use_fast_memory_formats(network)
+    images = to_device(data, torch.device("cpu"), args.preprocess, memory_format)["test"]
+    counts = engine.confusion_matrix(data["test"].classes, engine.predict(network, images, args.precision))
+    weights = network.features[0].weight.detach().numpy().astype(float)
+    return {"first_layer": np.round(weights, 4).tolist(), "confusion_matrix": counts.tolist()}
 
 
 def make_flags():
@@ -56,7 +53,7 @@ def make_flags():
 
 
 def main(argv=None):
-    return run_script(train, make_flags(), argv, check=check_torch_flags, before=after_restart)
+    return run_script(train, make_flags(), argv, engine.check_flags)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ import math
 import numpy as np
 
 from cifar10_utils import CLASSES
-from figures import SPLIT_STYLES, show_confusion_matrix, show_weights
 from report.claims import CLAIMS
 from report.finite_differences import chosen_step, relative_error
 from report.five_layers import AWAKE, STEP_LENGTHS, gradients, read_steps, spike_steps
 from report.records import ADAM_EPS, EXPERIMENTS, read_records
 from report.tables import RUNS, numbers
+from training.plots import SPLIT_STYLES, show_confusion_matrix, show_weights
 
 GREY = "#555555"
 # Hollow markers and filled ones: in grey the colours are nearly one.

@@ -1,115 +1,109 @@
-"""Train the PyTorch MLP, and record with each evaluation how large the gradient of each layer was in the step before.
+"""Train the PyTorch MLP, and record with each evaluation how large each layer's gradient was in the step before.
 
-python report/gradient_flow.py --dnn_hidden_units 900,500,350,150,50 --optimizer adam --max_steps 2000 --eval_freq 20
+python -m report.gradient_flow --dnn_hidden_units 900,500,350,150,50 --optimizer adam --max_steps 2000 --eval_freq 20
 """
 
 import io
 import math
 import sys
-from pathlib import Path
-from unittest import mock
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
-    import interrupts
-
-    interrupts.end_in_one_line()
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-import torch_utils
 import train_mlp_pytorch
-from flags import real_number, whole_number
-from torch_flags import check_torch_flags
-from torch_run import after_restart
-from train_utils import run_script
+from cifar10_utils import CLASSES, get_cifar10
+from training import engine
+from training.flags import integer, number
+from training.images import step_generator, to_device
+from training.run import run_script
 
 
+class StepRecord:
+    """Loss, gradient and length of each step since the last evaluation; part of the checkpoint.
+
+    Attributes:
+        batch_losses: training losses.
+        gradient_norms: norms of the gradient of all parameters, before clipping.
+        step_lengths: root mean square of the parameters' changes, divided by `--learning_rate`.
+    """
+
+    def __init__(self):
+        self.batch_losses, self.gradient_norms, self.step_lengths = [], [], []
+
+    def state_dict(self):
+        return {name: list(values) for name, values in vars(self).items()}
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+
+
+@engine.one_line_errors()
 def train(args):
     """Train as `train_mlp_pytorch` does; a line of metrics.jsonl has `weight_1_gradient`, `bias_1_gradient` and so on.
 
-    They are Euclidean norms, before they are clipped, and layers count from 1. Step 0 has none. With `--every_step` a
-    line also has lists of what each step since the line before was like: its `batch_losses` (of several processes, on
-    the first one's part), the `gradient_norms` of all parameters together, before they are clipped, and its
-    `step_lengths`, the root mean square over all parameters of how far it moved them, over `--learning_rate`.
+    These are Euclidean norms, before clipping, and layers count from 1. Step 0 has none. With `--every_step` a line
+    also has the lists of `StepRecord`.
     """
-    norms, steps = {}, {"batch_losses": [], "gradient_norms": [], "step_lengths": []}
+    device = engine.choose_device(args.device)
+    data = get_cifar10(
+        args.data_dir,
+        validation_size=args.validation_size,
+        dataset=args.dataset,
+        seed=args.seed,
+        synthetic_size=args.synthetic_size,
+    )
+    for dataset in data.values() if args.jpeg else ():
+        dataset.pixels = through_jpeg(dataset.pixels, args.jpeg)
+        dataset.mean_image = data["train"].pixels.mean(axis=0).astype(np.float32)
+    images = to_device(data, device, args.preprocess)
+    torch.manual_seed(args.seed)
+    network = train_mlp_pytorch.make_network(args).to(device)
+    parameters = list(network.parameters())
+    layers = [module for module in network.layers if isinstance(module, nn.Linear)]
+    optimizer = engine.make_optimizer(network, args)
+    if args.optimizer != "sgd":
+        for group in optimizer.param_groups:
+            group |= {"eps": args.adam_eps, "betas": (group["betas"][0], args.adam_beta2 or group["betas"][1])}
+    schedule = engine.make_schedule(optimizer, args)
+    steps, norms = StepRecord(), {}
 
-    def keep(name, value):
-        steps[name].append(rounded(value))
-
-    class Folder(torch_utils.TorchRun.folder_type):
-        def append_metrics(self, metrics):
-            super().append_metrics(metrics | norms | (steps if args.every_step and norms else {}))
-            for values in steps.values():
-                values.clear()
-
-        def write_checkpoint(self, state, step, **seconds):
-            super().write_checkpoint(state | {"every_step": steps}, step, **seconds)
-
-        def reopen(self, *run):
-            metrics, step, state = super().reopen(*run)
-            for name, values in (state or {}).pop("every_step", {}).items():
-                steps[name].extend(values)
-            return metrics, step, state
-
-    class Run(torch_utils.TorchRun):
-        folder_type = Folder
-
-    def make_optimizer(network, args):
-        optimizer = plain_optimizer(network, args)
-        layers = [module for module in network.layers if isinstance(module, nn.Linear)]
-        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        before = []
-
-        def before_step(*_):
-            if any(parameter.grad is None for parameter in parameters):
-                return  # Muon has stepped along its own, and leaves the rest to Adam
-            for number, layer in enumerate(layers, 1):
-                for name, parameter in layer.named_parameters():
-                    norms[f"{name}_{number}_gradient"] = rounded(parameter.grad.norm(), 4)
-            if args.every_step:
-                keep("gradient_norms", math.hypot(*(parameter.grad.norm().item() for parameter in parameters)))
-                before[:] = [parameter.detach().clone() for parameter in parameters]
-            if args.clip_norm:
-                torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip_norm)
-
-        def after_step(*_):
-            moved = math.hypot(*((p.detach() - old).norm().item() for p, old in zip(parameters, before, strict=True)))
-            keep("step_lengths", moved / math.sqrt(sum(p.numel() for p in parameters)) / args.learning_rate)
-
-        optimizer.register_step_pre_hook(before_step)
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"], "steps": steps}
+    run = engine.TorchRun(args, data, parts, device)
+    for step in run.steps():
+        if run.is_evaluation_step(step):
+            extra = norms | (steps.state_dict() if args.every_step and norms else {})
+            run.log(extra=extra, **engine.evaluate(network, images, args))
+            steps.__init__()
+            run.save_checkpoint()
+        if step == args.max_steps:
+            break
+        inputs, labels = images["train"].next_batch(args, step_generator(args.seed, step))
+        with engine.autocast(device, args.precision):
+            logits = network(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        for l, layer in enumerate(layers, 1):
+            for name, parameter in layer.named_parameters():
+                norms[f"{name}_{l}_gradient"] = rounded(parameter.grad.norm(), 4)
         if args.every_step:
-            optimizer.register_step_post_hook(after_step)
-        if args.optimizer != "sgd":
-            for group in optimizer.param_groups:
-                beta1, beta2 = group["betas"]
-                group |= {"eps": args.adam_eps, "betas": (beta1, args.adam_beta2 or beta2)}
-        return optimizer
-
-    def training_step(*step):
-        loss = plain_step(*step)
-        keep("batch_losses", loss)
-        return loss
-
-    def get_cifar10(*folder, **kwargs):
-        data = plain_data(*folder, **kwargs)
-        if args.jpeg:
-            for dataset in data.values():
-                dataset.pixels = through_jpeg(dataset.pixels, args.jpeg)
-                dataset.mean_image = data["train"].pixels.mean(axis=0).astype(np.float32)
-        return data
-
-    plain_optimizer, plain_data = torch_utils.make_optimizer, torch_utils.get_cifar10
-    plain_step = torch_utils.training_step
-    patches = {"TorchRun": Run, "make_optimizer": make_optimizer, "get_cifar10": get_cifar10}
-    if args.every_step:
-        patches["training_step"] = training_step
-    with mock.patch.multiple(torch_utils, **patches):
-        return train_mlp_pytorch.train(args)
+            steps.batch_losses.append(rounded(loss))
+            steps.gradient_norms.append(rounded(math.hypot(*(p.grad.norm().item() for p in parameters))))
+            before = [p.detach().clone() for p in parameters]
+        if args.clip_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, args.clip_norm)
+        optimizer.step()
+        if args.every_step:
+            moved = math.hypot(*((p.detach() - old).norm().item() for p, old in zip(parameters, before, strict=True)))
+            length = moved / math.sqrt(sum(p.numel() for p in parameters)) / args.learning_rate
+            steps.step_lengths.append(rounded(length))
+        schedule.step()
+        run.update(loss.item())
+    run.finish(lambda: engine.draw_results(network, images["test"], CLASSES, run.title, args))
+    return run
 
 
 def rounded(value, n_digits=3):
@@ -117,7 +111,7 @@ def rounded(value, n_digits=3):
 
 
 def through_jpeg(images, quality):
-    """Return images, uint8 (n, 3, 32, 32), as they are after JPEG at a quality from 1 to 95."""
+    """Return images, uint8 (n, 3, 32, 32), after JPEG compression at a quality from 1 to 95."""
     decoded = np.empty_like(images)
     for i, image in enumerate(images):
         file = io.BytesIO()
@@ -132,21 +126,25 @@ def make_flags():
     parser.prog, parser.description = "gradient_flow.py", "Train the PyTorch MLP and record its gradients' norms."
     parser.set_defaults(script="gradient_flow")
     add = parser.groups["training"].add_argument
-    add("--adam_eps", type=real_number(0, exclusive=True), default=1e-8, help="what Adam adds to its denominator")
-    parser.groups["run"].add_argument(
-        "--every_step", action="store_true", help="record loss, gradient and length of each step, too"
-    )
-    help = "share that Adam's second moment keeps at each step (default: PyTorch's, 0.999)"
-    add("--adam_beta2", type=real_number(0, below=1), help=help)
-    add("--clip_norm", type=real_number(0), default=0.0, help="of the whole gradient, at most; 0: any")
-    parser.groups["images"].add_argument(
-        "--jpeg", type=whole_number(0, 95), default=0, help="quality that images are put through again"
-    )
+    add("--adam_eps", type=number(0, exclusive=True), default=1e-8, help="Adam's ε")
+    add("--adam_beta2", type=number(0, below=1), help="Adam's β₂ (default: 0.999)")
+    add("--clip_norm", type=number(0), default=0.0, help="largest norm of the whole gradient; 0: no clipping")
+    every_step = "also record loss, gradient and length of each step"
+    parser.groups["run"].add_argument("--every_step", action="store_true", help=every_step)
+    quality = "compress the images again at this JPEG quality; 0: do not"
+    parser.groups["images"].add_argument("--jpeg", type=integer(0, 95), default=0, help=quality)
     return parser
 
 
+def check_flags(args):
+    """Return what is wrong with the flags, or None."""
+    if args.optimizer == "muon" or args.whiten:
+        return "argument --optimizer muon or --whiten: gradient_flow.py records neither; use train_mlp_pytorch.py"
+    return train_mlp_pytorch.check_flags(args)
+
+
 def main(argv=None):
-    return run_script(train, make_flags(), argv, check=check_torch_flags, before=after_restart)
+    return run_script(train, make_flags(), argv, check_flags)
 
 
 if __name__ == "__main__":

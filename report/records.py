@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from run_folder import write_text
+from training.files import write_text
 
 REPORT = Path(__file__).resolve().parent
 RESULTS = REPORT / "results"
@@ -121,7 +121,7 @@ def read_records(name):
     path = record_file(name)
     if not path.exists():
         return []
-    run_again = "python report/reproduce.py --only NAME"
+    run_again = "python -m report.reproduce --only NAME"
     remedy = f"restore it, as by git checkout, or take that seed out and run it again: {run_again}"
     records = []
     shared, *lines = read_objects(path, remedy)
@@ -208,7 +208,7 @@ def add_run(name, folder, diverged=None):
 
 def read_run(folder, diverged=None):
     """Return the `Record` of the run in a folder; arguments and errors are those of `add_run`."""
-    remedy = "remove its folder and run that seed again: python report/reproduce.py --only NAME"
+    remedy = "remove its folder and run that seed again: python -m report.reproduce --only NAME"
 
     def read(file, keys):
         objects = read_objects(folder / file, remedy)

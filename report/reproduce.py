@@ -1,10 +1,10 @@
 """Make the report again: run what is not recorded, and draw figures and numbers from what is.
 
-python report/reproduce.py --list
-python report/reproduce.py --only 'fig05*' --seeds 5
-python report/reproduce.py
-python report/reproduce.py --figures
-python report/reproduce.py --pdf
+python -m report.reproduce --list
+python -m report.reproduce --only 'fig05*' --seeds 5
+python -m report.reproduce
+python -m report.reproduce --figures
+python -m report.reproduce --pdf
 """
 
 import fnmatch
@@ -17,15 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
-    import interrupts
-
-    interrupts.end_in_one_line()
-
-from flags import Parser, whole_number
 from report.draw import figures, fingerprint
 from report.records import (
     EXPERIMENTS,
@@ -38,14 +30,13 @@ from report.records import (
     read_records,
     whole_runs,
 )
-from report.tables import README_RUNS, claims_markdown, report_numbers, results_markdown, results_tex
-from run_folder import RunError, only_process_in, write_atomically, write_text
-from streams import lasting_output
-from train_utils import DIVERGED
+from report.tables import README_RUNS, report_numbers, results_markdown, results_tex
+from training.files import RunError, only_process_in, write_atomically, write_text
+from training.flags import Parser, integer
+from training.run import DIVERGED
 
 ROOT = REPORT.parent
 RUNS = ROOT / "results" / "report"  # of runs that are not recorded yet
-README_TABLES = {"results": results_markdown, "claims": claims_markdown}  # each between marks of its name
 
 
 class ReproduceError(Exception):
@@ -107,8 +98,9 @@ def run(name, seed):
     else:
         flag_file = os.path.relpath(FLAG_FILES / f"{name}.args", ROOT)
         flags = [f"@{flag_file}", "--dataset", "cifar10", "--seed", str(seed), "--out_dir", path]
-    print(" ".join(["+ python", f"{script}.py", *flags]), flush=True)
-    command = [sys.executable, f"{script}.py", *flags]
+    program = ["-m", script.replace("/", ".")] if script.startswith("report/") else [f"{script}.py"]
+    print(" ".join(["+ python", *program, *flags]), flush=True)
+    command = [sys.executable, *program, *flags]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, errors="replace")
     message = ""
     try:
@@ -172,15 +164,13 @@ def experiments_lacking():
 
 
 def write_numbers():
-    """Write results.tex, and the README's tables between their marks."""
+    """Write results.tex, and the README's table of results."""
     tex = results_tex()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    changed = readme
-    for name, table in README_TABLES.items():
-        marked = rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)"
-        changed, n_tables = re.subn(marked, lambda _, table=table: table(), changed, flags=re.DOTALL)
-        if n_tables != 1:
-            raise ReproduceError(f"README.md has {n_tables} places between <!-- {name} --> and its end, expected 1")
+    marked = r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)"
+    changed, n_tables = re.subn(marked, lambda _: results_markdown(), readme, flags=re.DOTALL)
+    if n_tables != 1:
+        raise ReproduceError(f"README.md has {n_tables} places between <!-- results --> and its end, expected 1")
     write_text(REPORT / "results.tex", tex)
     if changed != readme:
         write_text(ROOT / "README.md", changed)
@@ -238,7 +228,7 @@ def make_parser():
     parser.add_argument(
         "--only", metavar="PATTERN", help="experiments, as in 'fig05*' (default: all but the long ones)"
     )
-    parser.add_argument("--seeds", type=whole_number(1), help="seeds of each, from 42 (default: as --list shows)")
+    parser.add_argument("--seeds", type=integer(1), help="seeds of each, from 42 (default: as --list shows)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="show what is recorded and how long it took; run nothing")
     what.add_argument(
@@ -267,7 +257,7 @@ def reproduce(args, names):
     if lacking:
         message = (
             f"results.tex and README.md are left as they are: no whole run of {', '.join(lacking)} is recorded; "
-            "to run one: python report/reproduce.py --only NAME"
+            "to run one: python -m report.reproduce --only NAME"
         )
         if args.pdf:
             raise ReproduceError(message)
@@ -298,12 +288,10 @@ def main(argv=None):
         print(f"reproduce.py: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("reproduce.py: interrupted; the same command goes on from here", file=sys.stderr)
+        print("reproduce.py: interrupted; the same command continues", file=sys.stderr)
         return 130
     return 0
 
 
 if __name__ == "__main__":
-    interrupts.raise_again()
-    with lasting_output():
-        sys.exit(main())
+    sys.exit(main())

@@ -1,12 +1,12 @@
 """Search for the better networks' flags on validation images, by successive halving, and weigh their ingredients.
 
-python report/search.py convnet
-python report/search.py mlp --ablation
-python report/search.py mlp --list
+python -m report.search convnet
+python -m report.search mlp --ablation
+python -m report.search mlp --list
 
 A search trains all candidates with the first budget of images, the better half of them with the next one, and so on.
 An ablation trains the start with each ingredient alone, and all ingredients but for each. Every trial is a line of
-report/search.jsonl, and is not run again. No test image is looked at: validation images stand in their place.
+report/search.jsonl, and is not run again. Only accuracy on validation images, held out of training, decides.
 """
 
 import importlib
@@ -16,22 +16,11 @@ import shlex
 import signal
 import sys
 import tempfile
-from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # imports are from the project's root
-    import interrupts
-
-    interrupts.end_in_one_line()
-
-import torch_utils
-from cifar10_utils import DataError, DataSet, get_cifar10
-from flags import Parser, parse_args
 from report.records import SEARCH, read_objects
-from run_folder import RunError
-from streams import lasting_output
+from training.files import RunError
+from training.flags import Parser, parse_args
 
 N_VALIDATION = 5000  # the last training images
 SEED = 1000  # not a seed of the reported runs
@@ -110,14 +99,6 @@ SEARCHES = {
 # ---- Trials ------------------------------------------------------------------------------------
 
 
-def validation_for_test(*args, validation_size=0, **kwargs):
-    """Return what `get_cifar10` does, with validation images in the test images' place and none in their own."""
-    data = get_cifar10(*args, validation_size=N_VALIDATION, **kwargs)
-    train = data["train"]
-    nothing = DataSet(train.pixels[:0], train.classes[:0], train.mean_image, origin=train.origin)
-    return {"train": train, "validation": nothing, "test": data["validation"]}
-
-
 def run_trial(script, flags, images, seed):
     """Train on `images` images as the flags say, and return what is recorded of it.
 
@@ -129,10 +110,9 @@ def run_trial(script, flags, images, seed):
     n_steps = math.ceil(images / parser.parse_args(shlex.split(flags)).batch_size)
     with tempfile.TemporaryDirectory() as folder:
         own = f"--dataset cifar10 --seed {seed} --max_steps {n_steps} --eval_freq {n_steps} --train_eval_size 5000"
-        args = parse_args(parser, [*shlex.split(f"{flags} {own}"), "--quiet", "--out_dir", f"{folder}/run"])
-        module.check_torch_flags(parser, args)
+        own += f" --validation_size {N_VALIDATION} --quiet"
+        args = parse_args(parser, [*shlex.split(f"{flags} {own}"), "--out_dir", f"{folder}/run"])
         run = module.train(args)
-        precision = json.loads((run.folder.path / "config.json").read_text())["precision"]
     if not run.is_complete:
         raise KeyboardInterrupt
     last = run.metrics[-1]
@@ -141,11 +121,11 @@ def run_trial(script, flags, images, seed):
         "flags": flags,
         "images": images,
         "seed": seed,
-        "validation_accuracy": last["test_accuracy"],
-        "validation_loss": last["test_loss"],
+        "validation_accuracy": last["validation_accuracy"],
+        "validation_loss": last["validation_loss"],
         "train_accuracy": last["train_accuracy"],
         "seconds": last["seconds"],
-        "precision": precision,
+        "precision": args.precision,
     }
 
 
@@ -222,18 +202,15 @@ def main(argv=None):
             for t in sorted(trials, key=lambda t: (t["images"], t["validation_accuracy"]), reverse=True):
                 print_trial(t)
             return 0
-        with mock.patch.object(torch_utils, "get_cifar10", validation_for_test):
-            ablate(search) if args.ablation else halve(search)
-    except (RunError, DataError, OSError, ValueError, MemoryError) as error:
+        ablate(search) if args.ablation else halve(search)
+    except (RunError, OSError, ValueError, MemoryError) as error:
         print(f"search.py: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("search.py: interrupted; the same command goes on from here", file=sys.stderr)
+        print("search.py: interrupted; the same command continues", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
 
 if __name__ == "__main__":
-    interrupts.raise_again()
-    with lasting_output():
-        sys.exit(main())
+    sys.exit(main())

@@ -1,31 +1,102 @@
-"""A full disk: one line that names the file, nothing half written, and a run that goes on once there is space."""
+"""Runs that are killed, stopped, lose their terminal, reader or disk space: resumed, they end as if nothing happened.
+
+FAULTS=100 python -m pytest -m slow tests/test_faults.py
+"""
 
 import errno
 import io
 import os
+import random
+import shlex
+import signal
+import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 import torch
-from runs import CONVNET, MLP, NUMPY, ROOT, SMALL, assert_same_run, run, run_process
+from runs import (
+    CONVNET,
+    MLP,
+    NUMPY,
+    ROOT,
+    SCRIPTS,
+    SMALL,
+    assert_same_run,
+    checkpoint,
+    contents,
+    handling,
+    run,
+    run_process,
+    step_of,
+    this_python,
+    wait_for,
+)
 
-import run_folder
-from run_folder import read_metrics
-from torch_run import TorchRunFolder
+import training.files
+from training.engine import TorchRun
+from training.files import read_metrics
+from training.run import Run
+
+SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+# ---- In this process: signals, full disks, divergence ----------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("script", "n_written"),
-    [
-        *((script, n) for script in (NUMPY, MLP) for n in (0, 1, 2, 3, 6)),
-        pytest.param(CONVNET, 2, marks=pytest.mark.slow),
-    ],
+    ("script", "name"),
+    [*((s, n) for s in (NUMPY, MLP) for n in SIGNALS), pytest.param(CONVNET, "SIGTERM", marks=pytest.mark.slow)],
 )
-def test_run_on_a_full_disk_ends_in_one_line_and_goes_on_once_there_is_space(
+def test_resume_after_a_signal_matches_uninterrupted_run(
+    synthetic_flags, reference, tmp_path, monkeypatch, script, name
+):
+    number, directory, uninterrupted = getattr(signal, name), tmp_path / "run", reference(script)
+    update = Run.update
+
+    def signal_in_step_5(self, loss):
+        update(self, loss)
+        if self.step == 4 and self.args.resume is None:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Run, "update", signal_in_step_5)
+    with handling(number, signal.SIG_DFL):
+        done = run(script, *synthetic_flags, *SMALL[script], "--out_dir", directory)
+    assert done.status == 128 + number
+    assert "stopped at step 5; to resume: " in done.error
+    assert f"--resume {directory}" in done.error
+    assert step_of(directory) == 5
+    assert not (directory / "summary.json").exists()
+    assert run(script, "--resume", directory).status == 0
+    assert_same_run(directory, uninterrupted)
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_ignored_signal_stops_nothing(synthetic_flags, reference, tmp_path, monkeypatch, name):
+    directory, uninterrupted, number = tmp_path / "run", reference(NUMPY), getattr(signal, name)
+    monkeypatch.setattr(Run, "_check_finite", lambda *_: os.kill(os.getpid(), number))
+    with handling(number, signal.SIG_IGN):  # as under nohup, or in a shell's background job
+        assert run(NUMPY, *synthetic_flags, *SMALL[NUMPY], "--out_dir", directory).status == 0
+    assert_same_run(directory, uninterrupted)
+
+
+@pytest.mark.parametrize(("n_processes", "n_ends"), [(1, 1), (2, 0)])
+def test_second_signal_ends_a_single_process_at_once(n_processes, n_ends):
+    run, ends = Run.__new__(Run), []
+    run.stopped_by, run.n_processes = None, n_processes
+    with handling(signal.SIGTERM, lambda *_: ends.append("at once")), run._catch_signals():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert (run.stopped_by, len(ends)) == (signal.SIGTERM, n_ends)
+
+
+@pytest.mark.parametrize("n_written", [0, 1, 2, 3, 6])
+@pytest.mark.parametrize("script", [NUMPY, MLP])
+def test_full_disk_is_one_line_and_the_run_resumes(
     synthetic_flags, reference, tmp_path, monkeypatch, script, n_written
 ):
-    """Space runs out as the files that are flushed to disk, config, metrics and checkpoints by turns, are written."""
-    folder, left_alone, fsync, flushed = tmp_path / "run", reference(script), os.fsync, []
+    """Space runs out when the file after the first `n_written` ones is flushed: config, then metrics, checkpoint, …"""
+    directory, uninterrupted, fsync, flushed = tmp_path / "run", reference(script), os.fsync, []
 
     def full(descriptor):
         flushed.append(descriptor)
@@ -33,26 +104,24 @@ def test_run_on_a_full_disk_ends_in_one_line_and_goes_on_once_there_is_space(
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    monkeypatch.setattr(run_folder.os, "fsync", full)
-    done = run(script, *synthetic_flags, *SMALL[script], "--out_dir", folder)
+    monkeypatch.setattr(training.files.os, "fsync", full)
+    done = run(script, *synthetic_flags, *SMALL[script], "--out_dir", directory)
     monkeypatch.undo()
-    name = ["config.json", "metrics.jsonl", left_alone_name(script)][min(n_written, 1 + (n_written + 1) % 2)]
+    file = ["config.json", "metrics.jsonl", "checkpoint"][min(n_written, 1 + (n_written + 1) % 2)]
     assert done.status == 1
-    assert f"error: {folder / name} could not be written: No space left on device; make room" in done.error
-    assert list(folder.glob("*.tmp")) == []
-    assert len(read_metrics(folder)) == -(-n_written // 2)  # a line that was written is there, flushed or not
-    if n_written == 0:  # the folder is not a run yet
-        assert (folder / "config.json").read_bytes() == b""
+    assert f"{directory / file}" in done.error
+    assert "could not be written: No space left on device" in done.error
+    if n_written == 0:
+        assert "no run has begun" in done.error
+        assert not directory.exists()
         return
-    assert run(script, "--resume", folder).status == 0
-    assert_same_run(folder, left_alone)
+    assert f"then resume: --resume {directory}" in done.error
+    assert list(directory.glob("*.tmp")) == []
+    assert run(script, "--resume", directory).status == 0
+    assert_same_run(directory, uninterrupted)
 
 
-def left_alone_name(script):
-    return "checkpoint.npz" if script == NUMPY else "checkpoint.pt"
-
-
-def test_figure_that_a_full_disk_cuts_off_is_named(synthetic_flags, tmp_path, monkeypatch):
+def test_full_disk_while_a_figure_is_drawn_names_it(synthetic_flags, tmp_path, monkeypatch):
     def full(self, file, **_):
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -61,12 +130,10 @@ def test_figure_that_a_full_disk_cuts_off_is_named(synthetic_flags, tmp_path, mo
     done = run(NUMPY, *synthetic_flags, *SMALL[NUMPY], "--out_dir", tmp_path / "run", draw=True)
     assert done.status == 1
     assert f"{tmp_path / 'run' / 'accuracy.png'} could not be written: No space left" in done.error
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "metrics.jsonl"}
+    assert contents(tmp_path / "run").keys() == {"config.json", "metrics.jsonl"}
 
 
-def test_pytorchs_own_error_of_a_full_disk_is_the_disks(tmp_path):
-    """torch.save ends a cut off archive with a RuntimeError on positions in it."""
-
+def test_full_disk_in_torch_save_is_reported_as_such():
     class Full(io.BytesIO):
         def write(self, raw):
             if self.tell() + len(raw) > 10_000:
@@ -74,13 +141,135 @@ def test_pytorchs_own_error_of_a_full_disk_is_the_disks(tmp_path):
             return super().write(raw)
 
     with pytest.raises(OSError, match="No space left"):
-        TorchRunFolder(tmp_path).write_state(Full(), {"network": {"weight": torch.ones(100_000)}})
+        TorchRun.write_state(None, Full(), {"network": {"weight": torch.ones(100_000)}})
+
+
+@pytest.mark.parametrize(
+    ("script", "eval_freq", "seen_by"),
+    [(NUMPY, 1, "train loss"), (NUMPY, 1000, "training loss"), (MLP, 1, "train loss")],
+)
+def test_diverging_run_keeps_the_last_checkpoint(synthetic_flags, tmp_path, script, eval_freq, seen_by):
+    directory = tmp_path / "run"
+    flags = [f"--eval_freq={eval_freq}", "--learning_rate=1e9", "--out_dir", directory]
+    done = run(script, *synthetic_flags, *flags)
+    assert done.status == 1
+    assert f"error: {seen_by} is nan at step " in done.error
+    assert "start a new run with a --learning_rate below 1000000000.0" in done.error
+    assert all(np.isfinite(array).all() for array in checkpoint(directory).values() if array.dtype.kind == "f")
+    assert all(np.isfinite(list(m.values())).all() for m in read_metrics(directory))
+
+
+def test_lack_of_memory_is_one_line(monkeypatch):
+    def no_memory(*_, **__):
+        raise MemoryError("Unable to allocate 22.9 GiB")
+
+    monkeypatch.setattr("train_mlp_numpy.get_cifar10", no_memory)
+    done = run(NUMPY, "--quiet")
+    assert done.status == 1
+    assert done.error.endswith("out of memory (Unable to allocate 22.9 GiB); use a smaller network or batch")
+
+
+# ---- In subprocesses: the same by real means -------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_printed_command_resumes_the_run(synthetic_flags, reference, tmp_path, name):
+    directory, longer = tmp_path / "run with a space", ["--max_steps=2000", "--eval_freq=1000"]
+    command = this_python(["python", ROOT / f"{NUMPY}.py", *synthetic_flags, *SMALL[NUMPY], *longer])
+    with handling(signal.SIGINT, signal.SIG_DFL):
+        process = subprocess.Popen([*command, "--out_dir", directory], stderr=subprocess.PIPE, text=True)
+    wait_for((directory / "checkpoint.npz").exists, process)
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 128 + getattr(signal, name)
+    (command,) = [line.split("to resume: ")[1] for line in err.splitlines() if "to resume: " in line]
+    done = run_process(*shlex.split(command))
+    assert done.status == 0, done.err
+    assert_same_run(directory, reference(NUMPY, *longer))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no sh")
+@pytest.mark.parametrize("rest", ["| head -n 1", ">&-", "2>&-", ">&- 2>&-", "> /dev/full", "2> /dev/full"])
+def test_closed_output_does_not_stop_training(synthetic_flags, reference, tmp_path, rest):
+    flags = " ".join([*synthetic_flags, *SMALL[NUMPY], "--eval_freq=20"])
+    command = f"{{ '{sys.executable}' {ROOT / NUMPY}.py {flags} --out_dir '{tmp_path / 'run'}'; echo $? > status; }}"
+    done = run_process("sh", "-c", f"{command} {rest}", cwd=tmp_path)
+    assert "Traceback" not in done.err
+    assert "Exception ignored" not in done.err
+    assert (tmp_path / "status").read_text() == "0\n"
+    assert_same_run(tmp_path / "run", reference(NUMPY, "--eval_freq=20"))
+
+
+KINDS = ("SIGKILL", "SIGTERM", "SIGHUP", "terminal", "reader", "file size", "space")
+N_FAULTS = int(os.environ.get("FAULTS", "14"))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the faults are made by Linux's means")
-def test_no_fault_loses_or_changes_a_run():
-    """Each kind of fault once; `python -m tests.fault_run 100` has many."""
-    done = run_process("python", "-m", "tests.fault_run", 7, cwd=ROOT)
-    assert done.out.splitlines()[-1] == "7 faults, 0 runs lost or changed", done.out
-    assert done.status == 0, done.err
+@pytest.mark.parametrize("i", range(N_FAULTS))
+def test_no_fault_loses_or_changes_a_run(synthetic_flags, reference, tmp_path, i):
+    """A fault of each kind, at a random moment of each script in turn."""
+    script, kind, rng = SCRIPTS[i % len(SCRIPTS)], KINDS[i % len(KINDS)], random.Random(i)
+    place = tmp_path / "disk"
+    place.mkdir()
+    if kind == "space":
+        size = rng.choice((100, 400, 700, 60_000, 120_000))  # KB: some or all checkpoints fit
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "none", place]
+        if subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("a disk of limited size cannot be mounted here")
+    try:
+        directory = place / "run"
+        status, err = strike(kind, script, [*synthetic_flags, *SMALL[script]], directory, rng)
+        assert "Traceback" not in err, err
+        if not directory.exists():  # no space for config.json: no run has begun
+            assert (kind, status) == ("space", 1), err
+            return
+        assert (status == 0) == (directory / "summary.json").exists(), (status, err)
+        if kind != "SIGKILL":
+            assert not list(directory.glob("*.tmp")), "a temporary file is left"
+        read_metrics(directory)
+        if kind == "space":
+            subprocess.run(["mount", "-o", "remount,size=400m", place], check=True)
+        done = run(script, "--resume", directory)
+        assert done.status == 0, done.err
+        assert_same_run(directory, reference(script))
+    finally:
+        if kind == "space":
+            subprocess.run(["umount", place], check=True)
+
+
+def strike(kind, script, flags, directory, rng):
+    """Run a script with a fault; return its exit status and what it wrote to standard error."""
+    import pty
+    import resource
+    import termios
+    from fcntl import ioctl
+
+    command = this_python(["python", ROOT / f"{script}.py", *flags, "--out_dir", directory])
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if kind == "terminal":
+        master, slave = pty.openpty()
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
+        streams["preexec_fn"] = lambda: (os.setsid(), ioctl(0, termios.TIOCSCTTY, 0))
+    elif kind == "file size":
+        largest = rng.randrange(2_000, 120_000)
+        streams["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    process = subprocess.Popen(command, **streams)
+    # Usually during the training steps, sometimes before the first.
+    first = directory / ("metrics.jsonl" if rng.random() < 0.8 else "config.json")
+    while process.poll() is None and not (first.exists() and first.stat().st_size):
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, 1.5))
+    if kind == "terminal":
+        os.close(slave)
+        os.close(master)
+        return process.wait(), ""
+    if kind == "reader":
+        process.stdout.close()
+        err = process.stderr.read()
+        return process.wait(), err.decode()
+    if kind.startswith("SIG"):
+        process.send_signal(getattr(signal, kind))
+    return process.wait(), process.communicate()[1].decode()

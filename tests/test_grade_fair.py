@@ -146,8 +146,8 @@ def test_slope_that_is_written_into_the_activations_costs_the_slope_alone(slope)
 def test_layers_that_are_made_by_names_go_with_stand_ins():
     """A linear layer that is wrong in a way that nobody knows costs its own checks, and none of the MLP's."""
     wrong = replaced(PROJECT[M], '["bias"] = dout.sum(axis=0)', '["bias"] = np.sin(dout).sum(axis=0)')
-    made = "LinearModule(*pair, dtype=dtype, rng=rng)"
-    by_names = "LinearModule(in_features=pair[0], out_features=pair[1], dtype=dtype, rng=rng)"
+    made = "self.linear(*pair, dtype=dtype, rng=rng)"
+    by_names = "self.linear(in_features=pair[0], out_features=pair[1], dtype=dtype, rng=rng)"
     checks = [check for check in CHECKS if {M, N}.intersection(check.files)]
     positional, named = (
         lost(grade_here({M: wrong, N: text}, checks)) for text in (PROJECT[N], replaced(PROJECT[N], made, by_names))

@@ -51,7 +51,7 @@ def run(place, script, *more):
 def test_scripts_install_what_the_grader_needs_and_start_it(tmp_path, training):
     place = laid_out(tmp_path, *([] if training else ["--no_training"]))
     source = place / "source"
-    (source / "cifar10_download.py").write_text("def find_cifar10(path):\n    path.mkdir(parents=True)\n")
+    (source / "cifar10_utils.py").write_text("import os\n\nget_cifar10 = os.makedirs\n")
     assert run(place, source / "setup.sh", "bash").returncode == 0
     torch, rest = (source / "pip.log").read_text().splitlines()
     assert torch == "install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -r torch.txt"

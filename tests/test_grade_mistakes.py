@@ -8,11 +8,11 @@ import pytest
 from graded import CHECKS, PROJECT, checks_of, grade, grade_here, lost, project_with, replaced
 
 M, N, T, B, V = "modules.py", "mlp_numpy.py", "mlp_pytorch.py", "custom_batchnorm.py", "convnet_pytorch.py"
-AUTOGRAD_NORMALIZE = "mean, variance, centred = statistics(input)\n        if self.track_running_stats:"
-AUTOGRAD_RETURN = "return (self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias)"
-FUNCTION_FORWARD = "x_hat, inverse_std = normalized(input, eps, known)"
-FUNCTION_KEPT = "input, x_hat, inverse_std, *gamma = ctx.saved_tensors"
-MODULE_APPLY = "CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps, known)"
+AUTOGRAD_NORMALIZE = "mean, variance, centred = statistics(input)\n        self.track("
+AUTOGRAD_RETURN = "return self.weight * (centred * torch.rsqrt(variance + self.eps)) + self.bias"
+FUNCTION_FORWARD = "inverse_std = torch.rsqrt(variance + eps)"
+FUNCTION_RETURN = "return torch.addcmul(beta, x_hat, gamma)"
+MODULE_APPLY = "CustomBatchNormManualFunction.apply(input, self.weight, self.bias, self.eps, self.track)"
 
 # The check that is lost, a part of the sentence that names the mistake, and the mistake: what stands in which
 # file, and what in its place; or both in pairs of places.
@@ -81,15 +81,15 @@ MISTAKES = [
     ("numpy.speed", "SoftMaxModule goes", M, "return self.out * (dout - (dout * self.out).sum(axis=1, keepdims=True))",
      "return np.array([(np.diag(p) - np.outer(p, p)) @ d for p, d in zip(self.out, dout)])"),
     # MLP in NumPy
-    ("mlp_numpy.forward", "neg_slope", N, "LeakyReLUModule(neg_slope)]", "LeakyReLUModule(0.01)]"),
-    ("mlp_numpy.forward", "no activations", N, "LeakyReLUModule(neg_slope)]", "LeakyReLUModule(1)]"),
-    ("mlp_numpy.forward", "stands before the softmax", N, "self.modules[-1] = SoftMaxModule()",
-     "self.modules.append(SoftMaxModule())"),
+    ("mlp_numpy.forward", "neg_slope", N, "self.activation(neg_slope)]", "self.activation(0.01)]"),
+    ("mlp_numpy.forward", "no activations", N, "self.activation(neg_slope)]", "self.activation(1)]"),
+    ("mlp_numpy.forward", "stands before the softmax", N, "self.modules[-1] = self.output()",
+     "self.modules.append(self.output())"),
     ("mlp_numpy.backward", "skips the activations", N, "reversed(self.modules[1:])",
      "[m for m in reversed(self.modules[1:]) if not isinstance(m, LeakyReLUModule)]"),
-    ("mlp_numpy.forward", "wrong sign", N, "LeakyReLUModule(neg_slope)]", "LeakyReLUModule(-neg_slope)]"),
-    ("mlp_numpy.backward", "share one", N, ("self.modules = []", "LeakyReLUModule(neg_slope)]"),
-     ("self.modules, shared = [], LeakyReLUModule(neg_slope)", "shared]")),
+    ("mlp_numpy.forward", "wrong sign", N, "self.activation(neg_slope)]", "self.activation(-neg_slope)]"),
+    ("mlp_numpy.backward", "share one", N, ("self.modules = []", "self.activation(neg_slope)]"),
+     ("self.modules, shared = [], self.activation(neg_slope)", "shared]")),
     ("mlp_numpy.backward", "the last one first", N, "reversed(self.modules[1:])", "self.modules[1:]"),
     # MLP in PyTorch
     ("mlp_pytorch.parameters", "no biases", T,
@@ -121,10 +121,10 @@ MISTAKES = [
     ("bn_autograd.gradients", "numbers differ", B, AUTOGRAD_RETURN,
      f"wrong = {AUTOGRAD_RETURN.removeprefix('return ').replace('self.eps', '1e-5')}\n        {AUTOGRAD_RETURN.replace('return ', 'return wrong + (')} - wrong).detach()"),
     # Batch norm by hand
-    ("bn_function.eps", "1e-5", B, FUNCTION_FORWARD, "x_hat, inverse_std = normalized(input, 1e-5)"),
+    ("bn_function.eps", "1e-5", B, FUNCTION_FORWARD, "inverse_std = torch.rsqrt(variance + 1e-5)"),
     ("bn_function.input_gradient", "mean as a constant", B, "scale * dbeta / -n_batch", "0 * scale * dbeta"),
     ("bn_function.input_gradient", "variance as a constant", B, "value=-1 / n_batch", "value=0"),
-    ("bn_function.input_gradient", "gamma is forgotten", B, "gamma[0] * inverse_std", "inverse_std"),
+    ("bn_function.input_gradient", "gamma is forgotten", B, "gamma * inverse_std", "inverse_std"),
     ("bn_function.gamma_gradient", "averaged", B, "return dx, dgamma if", "return dx, dgamma / len(dout) if"),
     ("bn_function.beta_gradient", "averaged", B, "None, dbeta if", "None, dbeta / len(dout) if"),
     ("bn_function.gamma_gradient", "missing", B, "return dx, dgamma if needs_dgamma else None,", "return dx, None,"),
@@ -132,13 +132,14 @@ MISTAKES = [
     ("bn_function.needs_input_grad", "nobody asked", B,
      "return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None, None",
      "return dx, dgamma, dbeta, None, None"),
-    ("bn_function.eps", "1e-5 acts", B, FUNCTION_KEPT, f"{FUNCTION_KEPT}\n            x_hat, inverse_std = normalized(input, 1e-5)"),
-    ("bn_function.eps", "does not add eps", B, FUNCTION_KEPT, f"{FUNCTION_KEPT}\n            x_hat, inverse_std = normalized(input, 0)"),
+    *(("bn_function.eps", sentence, B, (FUNCTION_FORWARD, FUNCTION_RETURN),
+       (FUNCTION_FORWARD.replace("eps", eps), FUNCTION_RETURN.replace("x_hat", "x_hat * torch.rsqrt(variance + eps) / inverse_std")))
+      for sentence, eps in (("1e-5 acts", "1e-5"), ("does not add eps", "0"))),
     # Its module
-    ("bn_module.forward", "handed on", B, MODULE_APPLY, MODULE_APPLY.replace("self.eps, known", "1e-5")),
+    ("bn_module.forward", "handed on", B, MODULE_APPLY, MODULE_APPLY.replace("self.eps, self.track", "1e-5")),
     ("bn_module.gradients", "detached", B, MODULE_APPLY, MODULE_APPLY.replace("self.weight", "self.weight.data").replace("self.bias", "self.bias.data")),
     ("bn_module.gradients", "numbers differ", B, f"return {MODULE_APPLY}",
-     f"wrong = {MODULE_APPLY.replace('self.eps, known', '1e-5')}\n        return wrong + ({MODULE_APPLY} - wrong).detach()"),
+     f"wrong = {MODULE_APPLY.replace('self.eps, self.track', '1e-5')}\n        return wrong + ({MODULE_APPLY} - wrong).detach()"),
     # ConvNet
     ("convnet.forward", "2x2", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.MaxPool2d(2)"),
     ("convnet.forward", "means", V, "nn.MaxPool2d(kernel_size=3, stride=2, padding=1)", "nn.AvgPool2d(3, 2, 1)"),

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from graded import MAX_POINTS, PROJECT, TEMPLATES, call_grade, reference, run_grade, write
 
-import run_folder
+import training.files
 from grading import pages, submissions
 from grading.all_checks import ALL_CHECKS
 from grading.check import Outcome
@@ -140,7 +140,7 @@ def test_text_of_a_submission_cannot_say_that_a_check_was_not_run(tmp_path):
     text = pages.results_json([(check, Outcome(False, got="RuntimeError: not run"))], [], {"notes": ["\udce9"]})
     row = list(csv.reader(pages.grades_csv({"one": json.loads(text)}).splitlines()))[1]
     assert row[-3:] == ["0", "0", "1"]
-    run_folder.write_text(tmp_path / "notes", "\udce9")
+    training.files.write_text(tmp_path / "notes", "\udce9")
     assert (tmp_path / "notes").read_text() == "\\udce9"
 
 
@@ -173,7 +173,7 @@ def test_every_equation_that_a_check_cites_is_on_its_page_of_the_report():
         for name in re.findall(r"([a-z]+(?:-[a-z]+)+)\\050\d+\\051", "".join(shown)):
             # What stands before a name on its line may end in a letter. A page's number is the last that it shows.
             own = max((n for n in unread if name.endswith(n)), key=len)
-            assert unread.pop(own) == int(shown[-1]), f"{own}: build the report: python report/reproduce.py --pdf"
+            assert unread.pop(own) == int(shown[-1]), f"{own}: build the report: python -m report.reproduce --pdf"
     assert unread == {}
 
 
@@ -273,13 +273,13 @@ def test_wrong_use_ends_with_one_line_and_status_2(tmp_path, capsys):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-@pytest.mark.skipif(run_folder.fcntl is None, reason="file locks need fcntl, which Windows lacks")
+@pytest.mark.skipif(training.files.fcntl is None, reason="file locks need fcntl, which Windows lacks")
 def test_second_grader_in_a_folder_says_that_the_first_is_there(tmp_path, capsys):
     folder = write(tmp_path / "one", {"modules.py": ""})
-    with run_folder.only_process_in(tmp_path / "out"):
+    with training.files.only_process_in(tmp_path / "out"):
         assert call_grade(folder, "--no_training", "--out_dir", tmp_path / "out") == 1
     assert f"out is in use by process {os.getpid()}; wait for it, or stop it\n" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".in_use"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_interrupt_at_any_time_is_one_line_and_status_130(monkeypatch, tmp_path, capsys):

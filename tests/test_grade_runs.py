@@ -11,7 +11,7 @@ from grading.claims import FREE_FLAGS, SINCE, _row, grade_run, is_run
 from grading.runs import interval, read_runs
 from report import tables
 from report.claims import CLAIMS, Claim, judge, measures
-from run_folder import RunError
+from training.files import RunError
 
 
 def rows_of(experiment, metrics):

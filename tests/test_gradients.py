@@ -1,7 +1,4 @@
-"""The layers' and the MLP's gradients, against central differences and against PyTorch.
-
-Nothing here is this project's own: the modules that stand in `modules.py` and `mlp_numpy.py` may be a student's.
-"""
+"""The gradients of the layers and the MLP in `modules.py` and `mlp_numpy.py`, which may be a student's."""
 
 from types import SimpleNamespace
 

@@ -567,9 +567,8 @@ def test_error_of_a_finite_difference_is_least_near_the_step_that_is_chosen(dtyp
     assert tables.all_numbers()[f"differences.{dtype.__name__}"] == f"{at:.0e}"
 
 
-def test_results_tex_and_the_readmes_tables_are_what_reproduce_writes():
+def test_results_tex_and_the_readmes_table_are_what_reproduce_writes():
     assert tables.results_tex() == RESULTS_TEX
-    assert tables.claims_markdown() in README
     assert tables.results_markdown() in README
 
 
@@ -624,7 +623,7 @@ def test_number_that_no_run_gives_ends_with_one_line_that_names_it(monkeypatch, 
 
 def test_pdf_is_built_from_this_text_and_these_numbers():
     pdf = (ROOT / "report" / "report.pdf").read_bytes()
-    assert reproduce.sources_hash().encode() in pdf, "report.pdf is old; build it: python report/reproduce.py --pdf"
+    assert reproduce.sources_hash().encode() in pdf, "report.pdf is old; build it: python -m report.reproduce --pdf"
 
 
 def test_every_reference_of_the_report_has_its_label_and_every_citation_its_entry():
@@ -666,10 +665,9 @@ def test_report_quotes_no_number_but_recorded_ones():
     assert set(decimals(text)) <= {"5", "95"}, "per cent: of the interval, and of where a curve is flat"
 
 
-@pytest.mark.parametrize("document", ["README.md", "runs.md", "tests/README.md", "report/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "training/README.md", "tests/README.md", "report/README.md"])
 def test_documents_quote_no_number_but_recorded_ones(document):
-    text = (ROOT / document).read_text(encoding="utf-8").replace(tables.claims_markdown(), "")
-    text = text.replace("95% interval", "")
+    text = (ROOT / document).read_text(encoding="utf-8")
     for not_of_runs in (
         r"(?m)^\| `train_.*?\|$",  # a table that test_readme.py holds to the records
         r"(?s)```.*?```|`[^`]*`",  # commands and versions
@@ -677,7 +675,8 @@ def test_documents_quote_no_number_but_recorded_ones(document):
         r"\b\d+\.\d+\.\d+\.\d+\b|Python 3\.10",
     ):
         text = re.sub(not_of_runs, "", text)
-    assert {float(value) for value in decimals(text)} <= known_settings()
+    claimed = {claim.number for claims in CLAIMS.values() for claim in claims}
+    assert {float(value) for value in decimals(text)} <= known_settings() | claimed
 
 
 # ---- Written by reproduce.py -----------------------------------------------------------------------
@@ -690,9 +689,9 @@ def test_numbers_are_left_alone_where_one_that_they_need_is_not_recorded(monkeyp
     monkeypatch.setattr(reproduce, "EXPERIMENTS", experiments)
     monkeypatch.setattr(reproduce, "write_figures", lambda: None)
     message = (
-        "results.tex and README.md are left as they are: no whole run of fig01_mlp_numpy, fig03_mlp_pytorch, "
-        "precision_mlp, fig13_convnet, precision_convnet, best_mlp, best_convnet, fig07_five_layers is "
-        "recorded; to run one: python report/reproduce.py --only NAME\n"
+        "results.tex and README.md are left as they are: no whole run of fig01_mlp_numpy, precision_mlp, "
+        "precision_convnet, fig13_convnet, best_mlp, best_convnet, fig07_five_layers is recorded; "
+        "to run one: python -m report.reproduce --only NAME\n"
     )
     assert reproduce.main(["--figures"]) == 0
     assert capsys.readouterr() == (message, "")
@@ -702,19 +701,15 @@ def test_numbers_are_left_alone_where_one_that_they_need_is_not_recorded(monkeyp
     assert (ROOT / "README.md").read_text(encoding="utf-8") == README
 
 
-@pytest.mark.parametrize("unreadable", [tables.results_tex, *reproduce.README_TABLES.values()])
+@pytest.mark.parametrize("unreadable", ["results_tex", "results_markdown"])
 def test_numbers_are_written_all_or_none(unreadable, monkeypatch, tmp_path):
     def fail():
         raise ValueError("damaged")
 
-    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n<!-- claims -->\n<!-- /claims -->\n")
+    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n")
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
     monkeypatch.setattr(reproduce, "REPORT", tmp_path)
-    if unreadable is tables.results_tex:
-        monkeypatch.setattr(reproduce, "results_tex", fail)
-    else:
-        (name,) = (name for name, table in reproduce.README_TABLES.items() if table is unreadable)
-        monkeypatch.setitem(reproduce.README_TABLES, name, fail)
+    monkeypatch.setattr(reproduce, unreadable, fail)
     with pytest.raises(ValueError, match="damaged"):
         reproduce.write_numbers()
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import torch_run
 import train_convnet_pytorch
 import train_mlp_pytorch
 from report import convnet_answers, gradient_flow, records, wrong_gradients
+from training import engine
 
 # What a run is told that changes nothing of what it computes, or that its seed and folder say.
 NOT_OF_THE_EXPERIMENT = {"seed", "out_dir", "data_dir", "dataset", "resume", "quiet"}
@@ -48,8 +48,6 @@ def test_records_are_of_real_images_and_of_the_flag_file(name):
         assert len(config["dataset"]["fingerprint"]) == 32
         assert {"versions", "machine", "date", "precision", "git_commit"} <= set(config)
         recorded = {flag: value for flag, value in config["flags"].items() if flag not in NOT_OF_THE_EXPERIMENT}
-        if expected.get("precision") == "auto":  # what it found is recorded apart
-            del recorded["precision"]
         assert recorded == {flag: expected[flag] for flag in recorded}
         for flag in expected.keys() - config["flags"].keys() - NOT_OF_THE_EXPERIMENT:
             assert expected[flag] == defaults[flag], f"its runs were made before --{flag} was there"
@@ -122,11 +120,11 @@ def test_every_step_is_recorded_of_a_run_that_was_stopped_in_between(tmp_path, m
     assert gradient_flow.main([*flags, str(tmp_path / "whole")]) == 0
 
     def stop_at_step_2(run):
-        run.stopped_by = signal.SIGINT
+        run.stopped_by = signal.SIGINT if run.step == 2 else None
         return run.step == 2
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch_run.TorchRun, "_is_stopped", stop_at_step_2)
+        patch.setattr(engine.TorchRun, "should_stop", stop_at_step_2)
         assert gradient_flow.main([*flags, str(tmp_path / "stopped")]) == 130
     assert len((tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()) == 1
     assert gradient_flow.main(["--resume", str(tmp_path / "stopped")]) == 0
@@ -258,7 +256,7 @@ def test_what_differs_between_seeds_stands_with_each(monkeypatch, tmp_path):
     records.add_run("fig05_adam", write_run(tmp_path / "run", second))
     assert records.read_records("fig05_adam") == [first, second]
     shared, *others = map(json.loads, lines_of("fig05_adam"))
-    assert (shared["machine"], shared["flags"]["precision"]) == (first.config["machine"], "auto")
+    assert (shared["machine"], shared["flags"]["precision"]) == (first.config["machine"], "bf16")
     own = [line for line in others if "seed" in line]
     assert not {"machine", "flags"} & set(own[0])
     assert (own[1]["machine"], own[1]["flags"]) == ("another", {"precision": "fp32"})

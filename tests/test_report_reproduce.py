@@ -10,7 +10,7 @@ import sys
 import pytest
 from runs import ROOT, wait_for
 
-import run_folder
+import training.files
 from report import records, reproduce, tables
 
 SMALL = "--data_dir {data_dir}\n--dnn_hidden_units 10\n--max_steps 6\n--eval_freq 2\n--train_eval_size 1000\n"
@@ -65,7 +65,7 @@ def small(monkeypatch, tmp_path, official_folder):
 
 
 def files_in(folder):
-    return {path.name for path in folder.iterdir()} - {".in_use"}  # the lock of an experiment
+    return {path.name for path in folder.iterdir()} - {".lock"}  # the lock of an experiment
 
 
 def test_run_that_is_missing_is_run_and_recorded_as_text_and_no_other(small, capsys):
@@ -154,7 +154,7 @@ def test_sigterm_ends_the_run_as_well_and_the_same_call_goes_on_with_it(small):
     process.terminate()
     _, errors = process.communicate(timeout=300)  # the run has the same standard output: this waits for its end
     assert process.returncode == 130
-    assert "the same command goes on from here" in errors
+    assert "the same command continues" in errors
     assert {"config.json", "metrics.jsonl", "checkpoint.npz"} <= files_in(folder)
     assert "summary.json" not in files_in(folder)
     assert not records.is_recorded("small", 42)
@@ -337,9 +337,9 @@ def test_unknown_experiment_ends_with_one_line_and_status_2(capsys):
 # ---- Two at once, and Ctrl-C -----------------------------------------------------------------------
 
 
-@pytest.mark.skipif(run_folder.fcntl is None, reason="file locks need fcntl, which Windows lacks")
+@pytest.mark.skipif(training.files.fcntl is None, reason="file locks need fcntl, which Windows lacks")
 def test_second_reproduce_says_that_the_first_is_there(small, capsys):
-    with run_folder.only_process_in(reproduce.RUNS / "small"):
+    with training.files.only_process_in(reproduce.RUNS / "small"):
         assert reproduce.main(["--only", "small"]) == 1
         assert reproduce.main(["--list", "--only", "small"]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith("small ")

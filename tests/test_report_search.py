@@ -6,7 +6,6 @@ import shlex
 
 import pytest
 
-from cifar10_utils import get_cifar10
 from report import search, tables
 
 SEARCH = search.Search("a_script", {"one": "--a 1", "two": "--b 2"}, ["", "--c 3", "--c 4", "--c 5"], [100, 200], 50)
@@ -57,17 +56,6 @@ def test_ablation_of_the_report_has_differences_of_recorded_trials(ran, monkeypa
         r"one & $+0.000$ & $+0.000$ \\",  # 0.1 alone, and 0.2 is left of 0.2
         r"two & $+0.100$ & $+0.100$ \\",
     ]
-
-
-def test_search_sees_validation_images_in_the_test_images_place(tmp_path):
-    options = {"one_hot": False, "dataset": "synthetic", "synthetic_size": 6000}
-    usual = get_cifar10(tmp_path / "data", **options)
-    searched = search.validation_for_test(tmp_path / "data", validation_size=0, **options)
-    assert (searched["train"].pixels == usual["train"].pixels[:1000]).all()
-    assert (searched["test"].pixels == usual["train"].pixels[1000:]).all()
-    assert searched["validation"].num_examples == 0
-    images = {split: {image.tobytes() for image in usual[split].pixels} for split in ("train", "test")}
-    assert images["train"].isdisjoint(images["test"])
 
 
 @pytest.mark.parametrize("name", search.SEARCHES)

@@ -10,8 +10,5 @@ grep '^torch' requirements.txt > torch.txt
 ../venv/bin/pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -r torch.txt
 ../venv/bin/pip install --no-cache-dir -r requirements.txt
 if [[ $flags != *--no_training* ]]; then
-    ../venv/bin/python -c '
-from pathlib import Path
-from cifar10_download import find_cifar10
-find_cifar10(Path("cifar10/cifar-10-batches-py"))'
+    ../venv/bin/python -c 'from cifar10_utils import get_cifar10; get_cifar10("cifar10/cifar-10-batches-py")'
 fi

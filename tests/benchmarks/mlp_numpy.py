@@ -24,7 +24,7 @@ from cifar10_utils import get_cifar10
 from mlp_numpy import MLP
 from modules import CrossEntropyModule
 from train_mlp_numpy import flatten, sgd_step
-from train_utils import Run, run_script
+from training.run import Run, run_script
 
 ROOT = Path(__file__).parents[2]
 DATA_DIR = ROOT / "cifar10" / "cifar-10-batches-py"
@@ -32,7 +32,7 @@ DATASET = "cifar10" if DATA_DIR.exists() else "synthetic"
 
 
 def train_torch(args):
-    """The default run in PyTorch, written as `train_mlp_numpy.train` is: same data, batches, evaluations and files."""
+    """Train as `train_mlp_numpy.train` does, in PyTorch: same data, batches, evaluations and files."""
     import torch
 
     data = get_cifar10(args.data_dir, dataset=args.dataset, seed=args.seed, one_hot=False)
@@ -42,12 +42,11 @@ def train_torch(args):
         torch.nn.init.zeros_(module.bias)
     optimizer = torch.optim.SGD(network.parameters(), args.learning_rate)
     cross_entropy = torch.nn.CrossEntropyLoss()
-    run = Run(args, data)
 
-    def evaluate(split):
+    def evaluate(dataset, limit=0):
         loss, n_correct, n = 0.0, 0, 0
         with torch.inference_mode():
-            for images, labels in data[split].batches(1000, args.train_eval_size if split == "train" else 0):
+            for images, labels in dataset.batches(1000, limit):
                 labels = torch.from_numpy(labels)
                 logits = network(torch.from_numpy(flatten(images)))
                 loss += cross_entropy(logits, labels).item() * len(images)
@@ -55,16 +54,20 @@ def train_torch(args):
                 n += len(images)
         return loss / n, n_correct / n
 
-    def state():
-        return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-
-    for _ in run.steps(evaluate, state):
+    run = Run(args, data, {"network": network})
+    for step in run.steps():
+        if run.is_evaluation_step(step):
+            run.log(train=evaluate(data["train"], args.train_eval_size), test=evaluate(data["test"]))
+            run.save_checkpoint()
+        if step == args.max_steps:
+            break
         images, labels = data["train"].next_batch(args.batch_size)
         optimizer.zero_grad()
         loss = cross_entropy(network(torch.from_numpy(flatten(images))), torch.from_numpy(labels))
         loss.backward()
         optimizer.step()
-        run.loss = loss.item()
+        run.update(loss.item())
+    run.finish()
     return run
 
 

@@ -26,17 +26,8 @@ from convnet_pytorch import ConvNet
 from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualModule
 from mlp_pytorch import MLP
 from tests.benchmarks.mlp_numpy import DATA_DIR, DATASET, ROOT, median_ms
-from torch_images import DeviceImages, preprocessing
-from torch_utils import (
-    Processes,
-    choose_device,
-    choose_precision,
-    describe,
-    lay_out,
-    make_optimizer,
-    score,
-    training_step,
-)
+from training import engine
+from training.images import to_device
 
 
 def plain(network, optimizer, data, batch_size):
@@ -65,50 +56,46 @@ def plain(network, optimizer, data, batch_size):
     return step, evaluate
 
 
-def ours(network, optimizer, data, batch_size, device, precision):
-    """Return a training step and an evaluation, as `train_network` does them."""
+def ours(network, optimizer, data, batch_size, precision):
+    """Return a training step and an evaluation, as the training scripts do them."""
     is_convolutional = isinstance(network, ConvNet)
-    memory_format = lay_out(network) if is_convolutional else torch.contiguous_format
-    mean, scale = preprocessing(data["train"], "mean_image")
-    images = {
-        split: DeviceImages(data[split], device, torch.float32, mean, scale, memory_format)
-        for split in ("train", "test")
-    }
+    memory_format = engine.use_fast_memory_formats(network) if is_convolutional else torch.contiguous_format
+    images = to_device(data, torch.device("cpu"), "mean_image", memory_format)
 
     def step():
-        batch = images["train"].batch(data["train"].next_index(batch_size))
-        return training_step(network, optimizer, *batch, precision).item()
+        inputs, labels = images["train"].batch(data["train"].next_index(batch_size))
+        with engine.autocast(inputs.device, precision):
+            logits = network(inputs)
+        loss = F.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
 
-    def evaluate():
-        return score(network, images["test"], precision, Processes())
-
-    return step, evaluate
+    return step, lambda: engine.score(network, images["test"], precision)
 
 
 def compare_networks(n_steps):
-    device = choose_device("auto")
     for name, make_network, batch_size, optimizer, plain_optimizer in (
         ("ConvNet", lambda: ConvNet(3, 10), 32, "adam", lambda p: torch.optim.Adam(p, 1e-4)),
         ("MLP", lambda: MLP(3072, [100], 10, 0.02), 200, "sgd", lambda p: torch.optim.SGD(p, 1e-4)),
     ):
         data = get_cifar10(DATA_DIR, dataset=DATASET, one_hot=False)
-        precision = choose_precision("auto", device, name == "ConvNet")
         flags = SimpleNamespace(optimizer=optimizer, learning_rate=1e-4, weight_decay=0.0, momentum=0.0)
-        network, other = make_network().to(device), make_network()
-        step, evaluate = ours(network, make_optimizer(network, flags), data, batch_size, device, precision)
-        plain_step, plain_evaluate = plain(other, plain_optimizer(other.parameters()), data, batch_size)
-        median_ms([step, plain_step], 5)  # warm up
-        n = n_steps * (1 if name == "ConvNet" else 10)
-        step_ms, plain_ms = median_ms([step, plain_step], n)
-        print(
-            f"{name} step, {describe(device)}, {precision}: {step_ms:.2f} ms, "
-            f"plain on the CPU {plain_ms:.2f} ms, {plain_ms / step_ms:.2f} times as fast"
-        )
-        evaluate_ms, plain_ms = median_ms([evaluate, plain_evaluate], 3)
-        print(
-            f"{name} evaluation of the test set: {evaluate_ms / 1e3:.2f} s, plain {plain_ms / 1e3:.2f} s, "
-            f"{plain_ms / evaluate_ms:.2f} times as fast"
-        )
+        other = make_network()
+        steps, evaluations = zip(plain(other, plain_optimizer(other.parameters()), data, batch_size), strict=True)
+        for precision in ("fp32", "bf16"):
+            network = make_network()
+            step, evaluate = ours(network, engine.make_optimizer(network, flags), data, batch_size, precision)
+            steps, evaluations = (*steps, step), (*evaluations, evaluate)
+        median_ms(steps, 5)  # warm up
+        step_ms = median_ms(steps, n_steps * (1 if name == "ConvNet" else 10))
+        evaluation_ms = median_ms(evaluations, 3)
+        for i, precision in enumerate(("plain", "fp32", "bf16")):
+            print(
+                f"{name}, {precision}: step {step_ms[i]:.2f} ms, {step_ms[0] / step_ms[i]:.2f} times as fast as plain; "
+                f"evaluation {evaluation_ms[i] / 1e3:.2f} s, {evaluation_ms[0] / evaluation_ms[i]:.2f} times as fast"
+            )
 
 
 def compare_batch_norms():

@@ -1,13 +1,36 @@
-"""Every figure that a run draws. Matplotlib is imported as one is drawn: it takes 0.4 s, which `--help` need not."""
+"""All figures that a run draws. Matplotlib takes 0.4 s to import, so it is imported when a figure is drawn."""
+
+import contextlib
+import os
 
 import numpy as np
 
-# Blue, vermilion and green, and line styles besides: clear to the colour-blind, and in grey.
+from training.files import write_atomically
+
+# Blue, green and vermilion with different line styles, for colour-blind readers and for grey print.
 SPLIT_STYLES = {
     "train": {"color": "#0072B2", "ls": "--", "marker": "o"},
     "validation": {"color": "#009E73", "ls": ":", "marker": "^"},
     "test": {"color": "#D55E00", "ls": "-", "marker": "s"},
 }
+
+
+@contextlib.contextmanager
+def default_style():
+    """Use Matplotlib's default style in this block, whatever the user's matplotlibrc and MPLBACKEND say."""
+    backend = os.environ.pop("MPLBACKEND", None)  # it may name one that is not installed here
+    import matplotlib.style
+
+    if backend is not None:
+        os.environ["MPLBACKEND"] = backend
+    with matplotlib.style.context("default"):
+        yield
+
+
+def save_figure(figure, path):
+    """Write a figure as PNG, atomically."""
+    with default_style():
+        write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def _figure(width, height):
@@ -16,8 +39,9 @@ def _figure(width, height):
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
+@default_style()
 def draw_curve(metrics, quantity, title):
-    """Return a figure of one quantity, 'accuracy' or 'loss', over the steps, for each split in `metrics`."""
+    """Return a figure of 'accuracy' or 'loss' over the steps, with one curve for each split in `metrics`."""
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
     steps = [m["step"] for m in metrics]
@@ -30,14 +54,9 @@ def draw_curve(metrics, quantity, title):
     return figure
 
 
+@default_style()
 def draw_confusion_matrix(counts, class_names, title):
-    """Return a figure of how many examples of each class (a row) were taken for which (a column).
-
-    Args:
-        counts: whole numbers, shape (n_classes, n_classes).
-        class_names: of rows and columns.
-        title: of the figure.
-    """
+    """Return a figure of a confusion matrix, counts of shape (n_classes, n_classes), one row per true class."""
     figure = _figure(7, 6.6)
     axes = figure.subplots()
     show_confusion_matrix(axes, counts, class_names, fontsize=8)
@@ -46,7 +65,7 @@ def draw_confusion_matrix(counts, class_names, title):
 
 
 def show_confusion_matrix(axes, counts, class_names, fontsize):
-    """Show counts as `draw_confusion_matrix` takes them."""
+    """Show counts, as in `draw_confusion_matrix`, on existing axes."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
@@ -58,13 +77,9 @@ def show_confusion_matrix(axes, counts, class_names, fontsize):
     axes.set(xlabel="predicted class", ylabel="true class")
 
 
+@default_style()
 def draw_weights(weights, title):
-    """Return a figure of the first 100 weights of a layer as images, each stretched to its own range.
-
-    Args:
-        weights: shape (n, 3, height, width).
-        title: of the figure.
-    """
+    """Return a figure of the first 100 of a layer's weights, (n, 3, height, width), as images."""
     weights = weights[:100]
     n_columns = int(np.ceil(np.sqrt(len(weights))))
     n_rows = -(-len(weights) // n_columns)
@@ -81,28 +96,29 @@ def show_weights(axes, weights, n_columns):
     images = (weights - low) / np.maximum(high - low, np.finfo(weights.dtype).tiny)
     n_rows = -(-len(images) // n_columns)
     n, n_channels, height, width = images.shape
-    sheet = np.ones((n_rows * n_columns, height + 1, width + 1, n_channels), images.dtype)  # 1: white lines between
+    sheet = np.ones((n_rows * n_columns, height + 1, width + 1, n_channels), images.dtype)  # white lines between images
     sheet[:n, :height, :width] = images.transpose(0, 2, 3, 1)
     sheet = sheet.reshape(n_rows, n_columns, height + 1, width + 1, n_channels).swapaxes(1, 2)
     axes.imshow(sheet.reshape(n_rows * (height + 1), n_columns * (width + 1), n_channels), interpolation="nearest")
     axes.set_axis_off()
 
 
+@default_style()
 def draw_mistakes(images, labels, probabilities, class_names, title):
-    """Return a figure of the 32 examples whose true class got the least probability, the worst first.
+    """Return a figure of the 32 examples whose true class got the lowest probability, the worst first.
 
     Args:
         images: uint8, shape (n, 3, height, width).
         labels: class numbers, shape (n,).
         probabilities: shape (n, n_classes).
-        class_names: of the classes.
-        title: of the figure.
+        class_names: names of the classes.
+        title: title of the figure.
     """
     n_columns, n_rows = 8, 4
     predicted = probabilities.argmax(axis=1)
-    probability_of_truth = probabilities[np.arange(len(labels)), labels]
+    true_probability = probabilities[np.arange(len(labels)), labels]
     mistakes = np.flatnonzero(predicted != labels)
-    worst = mistakes[np.argsort(probability_of_truth[mistakes], kind="stable")][: n_columns * n_rows]
+    worst = mistakes[np.argsort(true_probability[mistakes], kind="stable")][: n_columns * n_rows]
     figure = _figure(1.25 * n_columns, 1.55 * n_rows)
     figure.suptitle(title)
     grid = figure.subplots(n_rows, n_columns, squeeze=False)

@@ -1,0 +1,84 @@
+"""The two networks in PyTorch: layers, sizes, initial weights, arguments."""
+
+import pytest
+import torch
+from torch import nn
+
+from convnet_pytorch import ConvNet
+from mlp_pytorch import BATCH_NORMS, MLP
+
+# Table 1 of the assignment: each stage, the channels and the side of its output.
+TABLE_1 = [
+    ("conv", 64, 32), ("pool", 64, 16), ("conv", 128, 16), ("pool", 128, 8), ("conv", 256, 8), ("conv", 256, 8),
+    ("pool", 256, 4), ("conv", 512, 4), ("conv", 512, 4), ("pool", 512, 2), ("conv", 512, 2), ("conv", 512, 2),
+    ("pool", 512, 1),
+]  # fmt: skip
+
+
+def test_convnet_has_the_layers_of_table_1():
+    x, stages, layers = torch.zeros(2, 3, 32, 32), [], list(ConvNet(3, 10).features)
+    for i, layer in enumerate(layers):
+        x = layer(x)
+        if isinstance(layer, nn.Conv2d):
+            assert (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
+            assert [type(m) for m in layers[i + 1 : i + 3]] == [nn.BatchNorm2d, nn.ReLU]
+            stages.append(("conv", *x.shape[1:3]))
+        elif isinstance(layer, nn.MaxPool2d):
+            assert (layer.kernel_size, layer.stride, layer.padding) == (3, 2, 1)
+            stages.append(("pool", *x.shape[1:3]))
+    assert stages == TABLE_1
+
+
+def test_convnet_number_of_parameters():
+    kernels = 9 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 3 * 512 * 512)
+    n_channels = 64 + 128 + 2 * 256 + 4 * 512  # each with a bias, a scale and a shift
+    assert sum(p.numel() for p in ConvNet(3, 10).parameters()) == kernels + 3 * n_channels + 512 * 10 + 10
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_mlp_layers_are_linear_norm_activation_dropout(batch_norm, dropout):
+    network = MLP(6, [5, 4], 3, 0.1, batch_norm=batch_norm, dropout=dropout)
+    hidden = [nn.Linear, BATCH_NORMS[batch_norm], nn.LeakyReLU, nn.Dropout if dropout else None]
+    expected = [kind for kind in [*hidden, *hidden, nn.Linear] if kind is not None]
+    assert [type(layer) for layer in network.layers] == expected
+    assert {layer.negative_slope for layer in network.layers if isinstance(layer, nn.LeakyReLU)} == {0.1}
+    assert network(torch.ones(7, 6)).shape == (7, 3)
+
+
+@pytest.mark.parametrize(("n_hidden", "n_parameters"), [([], 30_730), ([100], 308_310), ([20, 10], 61_780)])
+def test_mlp_number_of_parameters(n_hidden, n_parameters):
+    assert sum(p.numel() for p in MLP(3072, n_hidden, 10, 0.02).parameters()) == n_parameters
+
+
+def test_mlp_takes_images_as_rows():
+    network, images = MLP(12, [5], 3, 0.1, init="pytorch"), torch.randn(7, 3, 2, 2)
+    assert torch.equal(network(images), network(images.flatten(1)))
+
+
+@pytest.mark.parametrize(("init", "std"), [("normal", 1e-4), ("kaiming", (2 / 1.04 / 300) ** 0.5)])
+def test_mlp_initial_weights_have_their_standard_deviation(init, std):
+    torch.manual_seed(0)
+    network = MLP(300, [200], 10, 0.2, init=init)
+    # The standard deviation of 60,000 draws has a standard error of 0.3%.
+    assert network.layers[0].weight.std().item() == pytest.approx(std, rel=0.02)
+    assert all((m.bias == 0).all() for m in network.modules() if isinstance(m, nn.Linear))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: MLP(30, [40], 10, 0.02, init="pytorch").layers, lambda: ConvNet(3, 10).features]
+)
+def test_network_keeps_pytorchs_initialisation(make):
+    torch.manual_seed(0)
+    first = make()[0]
+    torch.manual_seed(0)
+    expected = nn.Linear(30, 40) if isinstance(first, nn.Linear) else nn.Conv2d(3, 64, 3)
+    assert torch.equal(first.weight, expected.weight)
+    assert torch.equal(first.bias, expected.bias)
+
+
+@pytest.mark.parametrize("option", [{"init": "xavier"}, {"batch_norm": "layer"}], ids=str)
+def test_mlp_refuses_unknown_options(option):
+    (value,) = option.values()
+    with pytest.raises(ValueError, match=f"'{value}', expected one of"):
+        MLP(6, [5], 3, 0.1, **option)

@@ -1,0 +1,98 @@
+"""Several processes, started by torchrun: the same training as one, stopped together, restarted after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import MLP, ROOT, SMALL, assert_same_run, checkpoint, run, run_process, step_of, this_python, wait_for
+
+from training.files import read_metrics
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs libuv, which Windows builds lack")
+
+
+def torchrun(*flags, n=2, restarts=0):
+    """Return the command that trains the small MLP in `n` processes."""
+    launcher = ["python", "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
+    return this_python([*launcher, f"--max_restarts={restarts}", ROOT / f"{MLP}.py", *flags])
+
+
+def test_rank_left_over_in_the_environment_changes_nothing(synthetic_flags, reference, tmp_path, monkeypatch):
+    uninterrupted = reference(MLP)
+    for name in ("LOCAL_RANK", "RANK"):
+        monkeypatch.setenv(name, "1")
+    done = run(MLP, *synthetic_flags, *SMALL[MLP], "--out_dir", tmp_path / "run")
+    assert done.status == 0, done.err
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(synthetic_flags, tmp_path):
+    # Without batch norm and dropout, which depend on a process's share of the batch.
+    flags = [*synthetic_flags, "--dnn_hidden_units=20", "--init=kaiming", "--batch_size=30", "--max_steps=20"]
+    flags += ["--eval_freq=5", "--augment=flip_crop", "--momentum=0.9", "--device=cpu", "--quiet"]
+    flags += ["--preprocess=standardize", "--learning_rate=0.001"]
+    losses = []
+    for n in (1, 2):
+        done = run_process(*torchrun(*flags, "--out_dir", tmp_path / str(n), n=n))
+        assert done.status == 0, done.err
+        losses.append([m["test_loss"] for m in read_metrics(tmp_path / str(n))])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][-1] < losses[0][0]
+
+
+@pytest.mark.slow
+def test_processes_stop_together_and_resume(synthetic_flags, tmp_path):
+    directory = tmp_path / "run"
+    flags = [*synthetic_flags, *SMALL[MLP], "--max_steps=100000", "--eval_freq=100000", "--out_dir", directory]
+    process = subprocess.Popen(torchrun(*flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for((directory / "checkpoint.pt").exists, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert "to resume: torchrun --nproc_per_node=2" in err
+    step = step_of(directory)
+    config = (directory / "config.json").read_text()
+    (directory / "config.json").write_text(config.replace('"max_steps": 100000,', f'"max_steps": {step + 3},'))
+    done = run_process(*torchrun("--resume", directory))
+    assert done.status == 0, done.err
+    assert step_of(directory) == step + 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="without /proc this test cannot find a worker to kill")
+def test_restart_after_a_killed_worker_matches_uninterrupted_run(synthetic_flags, tmp_path):
+    flags = [*synthetic_flags, *SMALL[MLP], "--max_steps=60", "--eval_freq=10", "--out_dir"]
+    uninterrupted, directory, log = tmp_path / "uninterrupted", tmp_path / "run", tmp_path / "log"
+    assert run_process(*torchrun(*flags, uninterrupted)).status == 0
+    with open(log, "w") as file:
+        process = subprocess.Popen(torchrun(*flags, directory, restarts=1), stdout=file, stderr=file)
+    wait_for(lambda: (directory / "checkpoint.pt").exists() and step_of(directory) >= 10, process, log)
+    os.kill(workers(process.pid)[-1], signal.SIGKILL)
+    assert process.wait(timeout=300) == 0, log.read_text()
+    assert_same_run(directory, uninterrupted)
+
+
+@pytest.mark.slow
+def test_restart_does_not_resume_another_run(synthetic_flags, reference, tmp_path):
+    """The first start refuses the directory of an old run; the second must not take it for its own."""
+    before = checkpoint(reference(MLP))
+    done = run_process(*torchrun(*synthetic_flags, *SMALL[MLP], "--out_dir", reference(MLP), n=1, restarts=1))
+    assert done.status != 0
+    assert done.err.count("already exists") == 2
+    assert checkpoint(reference(MLP)).keys() == before.keys()
+
+
+def workers(pid):
+    """Return the processes that a process has started."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+        if parent == pid:
+            found.append(int(status.parent.name))
+    return sorted(found)

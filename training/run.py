@@ -1,0 +1,466 @@
+"""One training run: its directory, its progress, the signals that end it early. Nothing here imports torch.
+
+run = Run(args, data, {"model": model, "batches": data["train"]})
+for step in run.steps():
+    if run.is_evaluation_step(step):
+        run.log(train=(loss, accuracy), test=(loss, accuracy))
+        run.save_checkpoint()
+    if step == args.max_steps:
+        break
+    ...
+    run.update(loss)
+run.finish()
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import uuid
+import warnings
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from training.files import RunError, append_metrics, lock, read_metrics, write_atomically, write_json, write_text
+from training.flags import parse_args
+from training.plots import draw_curve, save_figure
+
+ROOT = Path(__file__).resolve().parents[1]
+DIVERGED = "the run has diverged"
+
+
+def run_script(train, parser, argv=None, check=None):
+    """Parse the flags, call `train(args)`, which returns a `Run`, and return the exit status.
+
+    0 after a complete run; 1, with one line on standard error, for a `RunError`, an `OSError` or a lack of memory; 130,
+    143 or 129 for a run ended by Ctrl-C, SIGTERM or SIGHUP. Wrong flags exit with 2.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before Python started
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(getattr(sys, name), "reconfigure"):  # not in a notebook
+            getattr(sys, name).reconfigure(errors="backslashreplace")  # for paths that the terminal's encoding lacks
+    warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
+    args = parse_args(parser, argv, check)
+    try:
+        run = train(args)
+        return 0 if run.is_complete else 128 + run.stopped_by
+    except MemoryError as error:
+        print_line(f"{parser.prog}: error: out of memory ({error}); use a smaller network or batch", sys.stderr)
+    except (RunError, OSError) as error:
+        print_line(f"{parser.prog}: error: {' '.join(str(error).split())}", sys.stderr)
+    except KeyboardInterrupt:
+        print_line(f"{parser.prog}: interrupted", sys.stderr)
+        return 128 + signal.SIGINT
+    return 1
+
+
+class Run:
+    """A training run: a new one, or with `args.resume` one that continues from its checkpoint.
+
+    Args:
+        args: flags from `parse_args`.
+        data: `{'train': …, 'test': …}`; `origin` and `num_examples` of each split are read.
+        parts: `{name: part}`, all that a checkpoint saves; a part has `state_dict` and `load_state_dict`.
+        rank, n_processes: of several processes, which one this is. Only rank 0 writes and prints.
+        **config: further entries of config.json.
+
+    Attributes:
+        directory: the run directory, a `pathlib.Path`; None for ranks above 0.
+        metrics: the evaluations so far, a list of dicts.
+        step: number of training steps done.
+        stopped_by: number of the signal that ended the run early, or None.
+        is_complete: whether the run has been evaluated at its last step, and finished.
+
+    Raises:
+        RunError: the run to resume has no valid checkpoint, is in use, or used other data.
+        OSError: the directory cannot be written.
+    """
+
+    checkpoint_name = "checkpoint.npz"
+    launcher = ("python",)
+
+    def __init__(self, args, data, parts, *, rank=0, n_processes=1, **config):
+        self.args, self.parts = args, parts
+        self.is_main, self.n_processes = rank == 0, n_processes
+        self.origin = data["train"].origin
+        self.title = f"{args.script} on {self.origin['name']}"
+        self.directory, self.metrics, self.step, self.stopped_by = None, [], 0, None
+        self._seconds_before = self._step_seconds = 0.0
+        self.is_complete = False
+        self._bar = tqdm(disable=True)
+        if args.resume is not None:
+            self.directory = Path(args.resume)
+            self._resume()
+        elif self.is_main:
+            self._create({"processes": n_processes, **config})
+        self._began = self._step_began = time.perf_counter()
+        sizes = ", ".join(f"{d.num_examples} {name}" for name, d in data.items() if d.num_examples)
+        self.say(f"{self.origin['name']} ({sizes} images); run directory {self.directory}")
+        self._warn_if_synthetic()
+
+    # ---- The run directory -----------------------------------------------------------------------
+
+    def _create(self, config):
+        self.directory = _create_directory(self.args.out_dir, self.args.script)
+        self._id = uuid.uuid4().hex
+        config = {
+            "id": self._id,
+            "script": self.args.script,
+            "flags": vars(self.args),
+            "dataset": self.origin,
+            "seed": self.args.seed,
+            "launcher": os.getppid(),  # torchrun's process, by which restarted processes know their own run
+            **config,
+            **describe_setup(),
+        }
+        try:
+            write_json(self.directory / "config.json", config)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                (self.directory / "config.json").unlink()
+                self.directory.rmdir()
+            raise RunError(f"{error}; no run has begun: fix that and try again, or name another --out_dir") from error
+        self._lock()
+
+    def _lock(self):
+        self._config_file = open(self.directory / "config.json", "rb")  # noqa: SIM115, locked until it is closed
+        if not lock(self._config_file):
+            raise RunError(f"{self.directory} is in use by a process that trains in it; wait for it, or stop it")
+
+    def _resume(self):
+        config = json.loads((self.directory / "config.json").read_text())
+        self._id, recorded = config["id"], config["dataset"]
+        if self.is_main:
+            self._lock()
+        if recorded != self.origin:
+            raise RunError(
+                f"{self.directory} began on {recorded['name']} ({recorded['fingerprint']}), got {self.origin['name']} "
+                f"({self.origin['fingerprint']}); name the directory of the first with --data_dir"
+            )
+        if config["processes"] != self.n_processes:
+            raise RunError(
+                f"{self.directory} began with {config['processes']} processes, got {self.n_processes}; "
+                "resume it with as many"
+            )
+        self.metrics = read_metrics(self.directory)
+        if (self.directory / "summary.json").exists():
+            self.step, self.is_complete = self.args.max_steps, True
+            return
+        path = self.directory / self.checkpoint_name
+        if not path.exists() and len(self.metrics) <= 1:  # killed before its first checkpoint: start again
+            self.metrics = []
+        else:
+            self._load_checkpoint(path)
+        # A run killed between its metrics and its checkpoint repeats that evaluation.
+        self.metrics = [m for m in self.metrics if m["step"] <= self.step]
+        if self.is_main:
+            with self._resumable():
+                write_text(self.directory / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in self.metrics))
+
+    def _load_checkpoint(self, path):
+        try:
+            state = self.read_state(path)
+            own = state.pop("run")
+            if str(own["id"]) != self._id:
+                raise ValueError("it belongs to another run")
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            self.step = int(own["step"])
+            self._seconds_before, self._step_seconds = float(own["seconds"]), float(own["step_seconds"])
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file raises nearly every kind
+            raise RunError(f"not a valid checkpoint: {path} ({_first_line(error)}); start a new run") from error
+
+    def save_checkpoint(self):
+        """Save all parts and the step, atomically."""
+        if self.is_main:
+            own = {"id": self._id, "step": self.step, "seconds": self._seconds(), "step_seconds": self._step_seconds}
+            state = {"run": own} | {name: part.state_dict() for name, part in self.parts.items()}
+            with self._resumable():
+                write_atomically(self.directory / self.checkpoint_name, lambda file: self.write_state(file, state))
+        self._step_began = time.perf_counter()
+
+    def write_state(self, file, state):
+        """Write `{part: {name: array or scalar}}` to a file open for bytes."""
+        np.savez(file, **{f"{part}.{name}": x for part, values in state.items() for name, x in values.items()})
+
+    def read_state(self, path):
+        """Return what `write_state` wrote, without running anything in the file."""
+        state = {}
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays:
+                part, name = key.split(".", 1)
+                state.setdefault(part, {})[name] = arrays[key]
+        return state
+
+    # ---- The loop --------------------------------------------------------------------------------
+
+    def steps(self):
+        """Yield the number of each step from the restored one to `max_steps`, which has no training of its own.
+
+        After Ctrl-C, SIGTERM or SIGHUP, ends after the current step, with a checkpoint.
+        """
+        if self.is_complete:
+            self.say("this run is already complete")
+            return
+        with self._catch_signals(), self._progress_bar() as self._bar:
+            while self.step <= self.args.max_steps:
+                self._step_began = time.perf_counter()
+                yield self.step
+                self._step_seconds += time.perf_counter() - self._step_began
+                self.step += 1
+                self._bar.update()
+                if self.should_stop():
+                    break
+        if self.stopped_by is not None:
+            self.save_checkpoint()
+            command = shlex.join([*self.launcher, sys.argv[0], "--resume", str(self.directory)])
+            self._warn(f"stopped at step {self.step}; to resume: {command}")
+            self._unlock()
+
+    def is_evaluation_step(self, step):
+        """Return whether to evaluate before this step: every `eval_freq` steps and at the end, each step once."""
+        is_due = step % self.args.eval_freq == 0 or step == self.args.max_steps
+        return is_due and not (self.metrics and self.metrics[-1]["step"] == step)
+
+    def log(self, *, extra=None, **results):
+        """Record an evaluation: append it to metrics.jsonl, print it and redraw the curves.
+
+        Args:
+            extra: further entries of the line in metrics.jsonl.
+            **results: `split=(loss, accuracy)`, at least train and test.
+
+        Raises:
+            RunError: a loss is not finite.
+        """
+        metrics = {"step": self.step}
+        for split, (loss, accuracy) in results.items():
+            self._check_finite(f"{split} loss", loss)
+            metrics |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
+        metrics |= {
+            "images_seen": self.step * self.args.batch_size,
+            "seconds": round(self._seconds(), 3),
+            **(extra or {}),
+        }
+        self.metrics.append(metrics)
+        if self.is_main:
+            with self._resumable():
+                append_metrics(self.directory, metrics)
+                self._draw_curves()
+        shown = (f"{split} loss {loss:.4f} accuracy {accuracy:.4f}" for split, (loss, accuracy) in results.items())
+        self.say("   ".join([f"step {self.step:>6}/{self.args.max_steps}", *shown, f"{metrics['seconds']:.1f} s"]))
+        self._step_began = time.perf_counter()
+
+    def _draw_curves(self):
+        for quantity in ("accuracy", "loss"):
+            save_figure(draw_curve(self.metrics, quantity, self.title), self.directory / f"{quantity}.png")
+
+    def update(self, loss):
+        """Show the training loss.
+
+        Raises:
+            RunError: the loss is not finite. The last checkpoint stays as it was.
+        """
+        self._check_finite("training loss", loss)
+        self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+
+    def finish(self, draw_figures=None):
+        """After the last step, draw the figures and write summary.json.
+
+        Args:
+            draw_figures: returns `{name: figure}`; called only if the run is complete.
+        """
+        if self.is_complete or self.metrics[-1]["step"] < self.args.max_steps:
+            return
+        if self.is_main:
+            with self._resumable():
+                for name, figure in (draw_figures() if draw_figures else {}).items():
+                    save_figure(figure, self.directory / f"{name}.png")
+                self._write_summary()
+            self._warn_if_synthetic()
+            self._unlock()
+        self.is_complete = True
+
+    def _write_summary(self):
+        last, seconds = self.metrics[-1], self._seconds()
+        best = {"test_accuracy": max, "test_loss": min}
+        best = {name: choose(self.metrics, key=lambda m, name=name: m[name]) for name, choose in best.items()}
+        summary = {
+            "dataset": self.origin["name"],
+            "last": last,
+            "best": {name: {"value": m[name], "step": m["step"]} for name, m in best.items()},
+            "seconds": round(seconds, 3),
+            "images_per_second": round(last["images_seen"] / self._step_seconds),
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        write_json(self.directory / "summary.json", summary)
+        curves = ", ".join(str(self.directory / name) for name in ("accuracy.png", "loss.png"))
+        self.say(
+            f"test accuracy {last['test_accuracy']:.4f}, test loss {last['test_loss']:.4f} after {self.step} steps "
+            f"and {seconds:.1f} s; curves: {curves}"
+        )
+
+    # ---- What surrounds it -----------------------------------------------------------------------
+
+    def should_stop(self):
+        """Return whether a signal has asked the run to stop."""
+        return self.stopped_by is not None
+
+    @contextlib.contextmanager
+    def _catch_signals(self):
+        """Let Ctrl-C, SIGTERM and SIGHUP end the run after the current step; a second one ends it at once."""
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        # An ignored signal stays ignored: SIGHUP under nohup, Ctrl-C in a shell's background job.
+        before = {number: old for number in numbers if (old := signal.getsignal(number)) is not signal.SIG_IGN}
+
+        def stop(number, _frame):
+            self.stopped_by = number
+            if self.n_processes == 1:  # torchrun may signal a process that a scheduler has signalled already
+                signal.signal(number, before[number])
+            with contextlib.suppress(OSError):  # not print, which a signal may have interrupted
+                os.write(2, b"\nstopping after this step; once more to stop at once\n")
+
+        for number in before:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def _resumable(self):
+        """Make an `OSError` in this block say how to resume the run."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"{error}; fix that, then resume: --resume {shlex.quote(str(self.directory))}") from error
+
+    def _unlock(self):
+        if self.is_main:
+            self._config_file.close()
+
+    def _check_finite(self, name, value):
+        if not math.isfinite(value):
+            raise RunError(
+                f"{name} is {float(value)} at step {self.step}: {DIVERGED}; start a new run with a --learning_rate "
+                f"below {self.args.learning_rate}. The last checkpoint stays as it was"
+            )
+
+    def _seconds(self):
+        return self._seconds_before + time.perf_counter() - self._began
+
+    def _progress_bar(self):
+        is_disabled = True if self.args.quiet or not self.is_main else None  # None: if stderr is not a terminal
+        return tqdm(
+            total=self.args.max_steps,
+            initial=self.step,
+            unit="step",
+            disable=is_disabled,
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def say(self, message):
+        """Print a line, on rank 0 and without --quiet."""
+        if self.is_main and not self.args.quiet:
+            print_line(message, sys.stdout)
+
+    def _warn(self, message):
+        if self.is_main:
+            print_line(message, sys.stderr)
+
+    def _warn_if_synthetic(self):
+        if self.origin["is_synthetic"]:
+            self._warn("*** SYNTHETIC IMAGES: these numbers are not CIFAR-10 results ***")
+
+
+def print_line(text, stream):
+    """Print a line above a progress bar. A closed pipe or terminal silences the stream and stops nothing."""
+    try:
+        tqdm.write(text, file=stream)
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _create_directory(out_dir, script):
+    """Create and return a new run directory: `out_dir`, or if that is None, one named after the time."""
+    if out_dir is not None:
+        directory = Path(out_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            open(directory / "config.json", "x").close()
+        except FileExistsError:
+            raise RunError(f"another run has just begun in {directory}; name another directory") from None
+        return directory
+    base = Path("results", script, time.strftime("%Y-%m-%d_%H-%M-%S"))
+    directory, n = base, 1
+    while True:
+        try:
+            directory.mkdir(parents=True)
+            return directory
+        except FileExistsError:
+            n += 1
+            directory = base.with_name(f"{base.name}-{n}")
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# ---- Metadata ------------------------------------------------------------------------------------
+
+
+def describe_setup():
+    """Return date, versions, machine and git commit of this process, for config.json."""
+    modules = ("numpy", "torch", "torchvision")
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {"python": platform.python_version()}
+        | {name: sys.modules[name].__version__ for name in modules if name in sys.modules},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_processor()}",
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit():
+    """Return the repository's commit, with '-dirty' if a tracked Python file differs from it, or None without git."""
+
+    def git(*command):
+        done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor():
+    """Return the processor's name, on which the last digits of a run depend."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1].split("\n")[0].strip()
+    return platform.processor()
+
+
+def peak_memory_mb():
+    """Return the process's peak resident memory in MB (10⁶ bytes), or None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
