@@ -2,16 +2,16 @@
 
 from torch import nn
 
-# The numbers of channels of its 3x3 convolutions, and where it pools.
+# The output channels of its 3x3 convolutions, and its poolings.
 LAYERS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 
 
 class ConvNet(nn.Module):
     """VGG (Simonyan and Zisserman, 2015) with batch norm, small enough for images of 32x32.
 
-    A convolution is 3x3 with stride 1 and padding 1, followed by batch norm and ReLU; a pooling takes
-    the maximum over 3x3 with stride 2 and padding 1, and halves the sides: 32, 16, 8, 4, 2, 1. The
-    weights start as PyTorch's defaults have it.
+    Each convolution is 3x3 with stride 1 and padding 1, followed by batch norm and ReLU. Max pooling
+    is 3x3 with stride 2 and padding 1, and halves the sides: 32, 16, 8, 4, 2, 1. Weights have
+    PyTorch's default initialisation.
 
     Args:
         n_channels: channels of the input, 3 for colour images.

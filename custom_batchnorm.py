@@ -103,7 +103,7 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
             track: called with μ, σ² and n_batch.
 
         Raises:
-            ValueError: `input` of any other shape.
+            ValueError: `input` of any other shape, or a batch of fewer than 2.
         """
         check_shape(input, gamma)
         mean, variance, centred = statistics(input)

@@ -1,4 +1,4 @@
-"""The MLP of `mlp_numpy.py` in PyTorch, with what question 2 may add to it."""
+"""The MLP of `mlp_numpy.py` in PyTorch, with the options of question 2."""
 
 from torch import nn
 
@@ -14,20 +14,19 @@ BATCH_NORMS = {
 
 
 class MLP(nn.Module):
-    """Linear layers with leaky ReLUs between them; batch norm and dropout where asked for.
+    """Linear layers with leaky ReLUs between them; optional batch norm and dropout.
 
     Args:
         n_inputs: size of an input row.
-        n_hidden: sizes of the hidden layers, an empty sequence for multinomial logistic regression.
+        n_hidden: sizes of the hidden layers; an empty sequence gives multinomial logistic regression.
         n_classes: size of an output row.
         neg_slope: slope of the leaky ReLUs left of 0.
-        init: of the weights; 'normal' draws from N(0, 0.0001²), as the course and the NumPy MLP do,
+        init: weight initialisation. 'normal' draws from N(0, 0.0001²), as the course and the NumPy MLP do,
             'kaiming' from N(0, 2 / ((1 + neg_slope²) n)) for a layer of n inputs (He et al., 2015), both
-            with biases at 0; 'pytorch' leaves weights and biases at PyTorch's own, from U(−1/√n, 1/√n).
-        batch_norm: before each activation, a key of `BATCH_NORMS`; all keep running statistics.
-        dropout: probability with which a hidden unit is left out in training, at least 0, below 1.
-        n_whitened: size to which a fixed linear layer first brings a row, 0 for none. It is made for whitening, and
-            starts as PyTorch's own.
+            with biases at 0; 'pytorch' keeps PyTorch's default, U(−1/√n, 1/√n) for weights and biases.
+        batch_norm: batch norm before each activation, a key of `BATCH_NORMS`; all keep running statistics.
+        dropout: probability of dropping a hidden unit in training, at least 0, below 1.
+        n_whitened: output size of a fixed first linear layer, for whitening; 0: no such layer.
 
     Raises:
         ValueError: an unknown `init` or `batch_norm`.

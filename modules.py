@@ -60,7 +60,7 @@ class LinearModule:
         return out
 
     def backward(self, dout, needs_input_grad=True):
-        """Set `grads` and return dL/dX, shape (B, in_features). Sums over the batch, since the loss is a mean.
+        """Set `grads` and return dL/dX, shape (B, in_features). `dout` contains the loss's factor 1/B.
 
             dL/dX = dL/dX̃ W         Eq. (batch-linear-input)
             dL/dW = (dL/dX̃)ᵀ X      Eq. (batch-linear-weight)
@@ -135,7 +135,7 @@ class SoftMaxModule:
 class CrossEntropyModule:
     """L = −(1/B) Σₛ Σᵢ tᵢˢ log xᵢˢ, the mean over the batch, Eq. (batch-cross-entropy-forward).
 
-    Smaller probabilities are raised to the smallest normal number of their dtype. The loss of an
+    Probabilities below the smallest normal number of their dtype are raised to it. The loss of an
     example is therefore finite: at most 87.4 in float32 and 708.4 in float64.
     """
 

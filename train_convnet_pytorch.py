@@ -21,8 +21,13 @@ from training.run import run_script
 
 @engine.one_line_errors()
 @distributed.process_group()
-def train(args):
-    """Train as the flags say, and return the `Run`."""
+def train(args, summarize=None):
+    """Train as the flags say, and return the `Run`.
+
+    Args:
+        args: flags from `parse_args`.
+        summarize: `summarize(network, images)` returns further entries of summary.json.
+    """
     device = engine.choose_device(args.device)
     with distributed.first_on_each_machine():
         synthetic = {"dataset": args.dataset, "synthetic_size": args.synthetic_size}
@@ -38,6 +43,7 @@ def train(args):
     if args.compile:
         model = torch.compile(model)
 
+    # Creates the run directory or, with --resume, restores these parts. "batches" is the position in the images.
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"]}
     run = engine.TorchRun(args, data, parts, device)
     for step in run.steps():
@@ -46,7 +52,8 @@ def train(args):
             run.save_checkpoint()
         if step == args.max_steps:
             break
-        inputs, labels = images["train"].next_batch(args, step_generator(args.seed, step))
+        rng = step_generator(args.seed, step)  # for augmentation; also seeds dropout
+        inputs, labels = images["train"].next_batch(args, rng)
         with engine.autocast(device, args.precision):
             logits = model(inputs)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.label_smoothing)
@@ -55,7 +62,10 @@ def train(args):
         optimizer.step()
         schedule.step()
         run.update(loss.item())
-    run.finish(lambda: engine.draw_results(network, images["test"], CLASSES, run.title, args))
+    run.finish(
+        lambda: engine.draw_results(network, images["test"], CLASSES, run.title, args),
+        lambda: summarize(network, images) if summarize else {},
+    )
     return run
 
 

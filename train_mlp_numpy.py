@@ -24,8 +24,9 @@ def train(args, network=MLP):
     mlp = network(n_inputs, args.dnn_hidden_units, n_classes, args.neg_slope, dtype=np.float32, rng=rng)
     cross_entropy = CrossEntropyModule()
 
+    # Creates the run directory or, with --resume, restores the weights and the position in the order of images.
     run = Run(args, data, {"mlp": mlp, "batches": data["train"]}, device="cpu", precision="float32")
-    # A network that diverges overflows before its loss is infinite, which run.update reports.
+    # A diverging network overflows before its loss becomes NaN, which run.update reports.
     with np.errstate(over="ignore", invalid="ignore"):
         for step in run.steps():
             if run.is_evaluation_step(step):

@@ -40,6 +40,7 @@ def train(args):
     if args.compile:
         model = torch.compile(model)
 
+    # Creates the run directory or, with --resume, restores these parts. "batches" is the position in the images.
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"]}
     run = engine.TorchRun(args, data, parts, device)
     for step in run.steps():
@@ -48,7 +49,8 @@ def train(args):
             run.save_checkpoint()
         if step == args.max_steps:
             break
-        inputs, labels = images["train"].next_batch(args, step_generator(args.seed, step))
+        rng = step_generator(args.seed, step)  # for augmentation; also seeds dropout
+        inputs, labels = images["train"].next_batch(args, rng)
         with engine.autocast(device, args.precision):
             logits = model(inputs)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.label_smoothing)
@@ -90,7 +92,7 @@ def make_flags():
 
 
 def check_flags(args):
-    """Return what is wrong with the flags together, or None."""
+    """Return an error message for an invalid combination of flags, or None."""
     n_processes = distributed.expected_size()
     if args.batch_norm != "none" and args.batch_size < 2 * n_processes:
         return f"argument --batch_size: got {args.batch_size}, expected at least 2 per process for batch norm"

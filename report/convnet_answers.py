@@ -3,18 +3,12 @@
 python -m report.convnet_answers --max_steps 5000
 """
 
-import json
 import sys
 
 import numpy as np
-import torch
 
 import train_convnet_pytorch
-from cifar10_utils import CLASSES, IMAGE_SHAPE, get_cifar10
-from convnet_pytorch import ConvNet
 from training import engine
-from training.files import write_json
-from training.images import to_device
 from training.run import run_script
 
 
@@ -23,25 +17,14 @@ def train(args):
 
     These are weights, (64, 3, 3, 3), rounded to four digits, and counts of test images, (10, 10), a row per true class.
     """
-    run = train_convnet_pytorch.train(args)
-    if run.is_complete:
-        path = run.directory / "summary.json"
-        write_json(
-            path, json.loads(path.read_text()) | answers(args, run.read_state(run.directory / run.checkpoint_name))
-        )
-    return run
 
+    def summarize(network, images):
+        probabilities = engine.predict(network, images["test"], args.precision)
+        counts = engine.confusion_matrix(images["test"].dataset.classes, probabilities)
+        weights = network.features[0].weight.detach().cpu().numpy().astype(float)
+        return {"first_layer": np.round(weights, 4).tolist(), "confusion_matrix": counts.tolist()}
 
-def answers(args, state):
-    """Return the further entries of summary.json for a checkpoint."""
-    data = get_cifar10(args.data_dir, dataset=args.dataset, synthetic_size=args.synthetic_size)
-    network = ConvNet(IMAGE_SHAPE[0], len(CLASSES))
-    network.load_state_dict(state["network"])
-    memory_format = engine.use_fast_memory_formats(network)
-    images = to_device(data, torch.device("cpu"), args.preprocess, memory_format)["test"]
-    counts = engine.confusion_matrix(data["test"].classes, engine.predict(network, images, args.precision))
-    weights = network.features[0].weight.detach().numpy().astype(float)
-    return {"first_layer": np.round(weights, 4).tolist(), "confusion_matrix": counts.tolist()}
+    return train_convnet_pytorch.train(args, summarize)
 
 
 def make_flags():

@@ -15,26 +15,37 @@ from torch import nn
 
 import train_mlp_pytorch
 from cifar10_utils import CLASSES, get_cifar10
-from training import engine
+from training import distributed, engine
 from training.flags import integer, number
 from training.images import step_generator, to_device
 from training.run import run_script
 
 
 class StepRecord:
-    """Loss, gradient and length of each step since the last evaluation; part of the checkpoint.
+    """Gradients of the last step, and each step's loss, gradient and length since the last evaluation.
 
     Attributes:
+        norms: `{'weight_1_gradient': norm, …}` of the last step.
         batch_losses: training losses.
         gradient_norms: norms of the gradient of all parameters, before clipping.
         step_lengths: root mean square of the parameters' changes, divided by `--learning_rate`.
     """
 
     def __init__(self):
+        self.norms = {}
+        self.clear()
+
+    def clear(self):
+        """Forget the steps before an evaluation, except the last one's norms."""
         self.batch_losses, self.gradient_norms, self.step_lengths = [], [], []
 
+    def entries(self, every_step):
+        """Return the further entries of a line in metrics.jsonl."""
+        lists = {name: values for name, values in vars(self).items() if name != "norms"}
+        return self.norms | (lists if every_step and self.norms else {})
+
     def state_dict(self):
-        return {name: list(values) for name, values in vars(self).items()}
+        return dict(vars(self))
 
     def load_state_dict(self, state):
         vars(self).update(state)
@@ -55,9 +66,10 @@ def train(args):
         seed=args.seed,
         synthetic_size=args.synthetic_size,
     )
-    for dataset in data.values() if args.jpeg else ():
-        dataset.pixels = through_jpeg(dataset.pixels, args.jpeg)
-        dataset.mean_image = data["train"].pixels.mean(axis=0).astype(np.float32)
+    if args.jpeg:
+        for dataset in data.values():  # the training set first
+            dataset.pixels = through_jpeg(dataset.pixels, args.jpeg)
+            dataset.mean_image = data["train"].pixels.mean(axis=0).astype(np.float32)
     images = to_device(data, device, args.preprocess)
     torch.manual_seed(args.seed)
     network = train_mlp_pytorch.make_network(args).to(device)
@@ -68,15 +80,14 @@ def train(args):
         for group in optimizer.param_groups:
             group |= {"eps": args.adam_eps, "betas": (group["betas"][0], args.adam_beta2 or group["betas"][1])}
     schedule = engine.make_schedule(optimizer, args)
-    steps, norms = StepRecord(), {}
+    steps = StepRecord()
 
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"], "steps": steps}
     run = engine.TorchRun(args, data, parts, device)
     for step in run.steps():
         if run.is_evaluation_step(step):
-            extra = norms | (steps.state_dict() if args.every_step and norms else {})
-            run.log(extra=extra, **engine.evaluate(network, images, args))
-            steps.__init__()
+            run.log(extra=steps.entries(args.every_step), **engine.evaluate(network, images, args))
+            steps.clear()
             run.save_checkpoint()
         if step == args.max_steps:
             break
@@ -88,7 +99,7 @@ def train(args):
         loss.backward()
         for l, layer in enumerate(layers, 1):
             for name, parameter in layer.named_parameters():
-                norms[f"{name}_{l}_gradient"] = rounded(parameter.grad.norm(), 4)
+                steps.norms[f"{name}_{l}_gradient"] = rounded(parameter.grad.norm(), 4)
         if args.every_step:
             steps.batch_losses.append(rounded(loss))
             steps.gradient_norms.append(rounded(math.hypot(*(p.grad.norm().item() for p in parameters))))
@@ -140,6 +151,8 @@ def check_flags(args):
     """Return what is wrong with the flags, or None."""
     if args.optimizer == "muon" or args.whiten:
         return "argument --optimizer muon or --whiten: gradient_flow.py records neither; use train_mlp_pytorch.py"
+    if distributed.expected_size() > 1:
+        return "gradient_flow.py runs in one process: start it without torchrun"
     return train_mlp_pytorch.check_flags(args)
 
 

@@ -217,6 +217,7 @@ def read_run(folder, diverged=None):
         return objects
 
     (config,) = read("config.json", {key: SHARED_KEYS[key] for key in ("script", "flags", "dataset")} | RUN_KEYS)
+    config.pop("launcher_pid", None)  # a process number
     check_images(config, folder / "config.json", remedy)
     flags = {flag: value for flag, value in config["flags"].items() if flag not in UNRECORDED_FLAGS}
     metrics, summary = read("metrics.jsonl", EVALUATION_KEYS), None

@@ -1,4 +1,4 @@
-"""What many tests need, made once: files in CIFAR-10's format, small runs, the grader's sandbox; what is left out."""
+"""Shared fixtures: files in CIFAR-10's format, small runs, the grader's sandbox; a line on the slow tests."""
 
 import collections
 import contextlib
@@ -46,21 +46,21 @@ def synthetic_flags(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reference(synthetic_flags, tmp_path_factory):
-    """Call with a script's name, and more flags: the folder, without curves, of a small run that nobody disturbed."""
+    """Call with a script's name, and more flags: the directory, without curves, of a small uninterrupted run."""
 
     @functools.cache
-    def folder(script, *more):
-        folder = tmp_path_factory.mktemp("runs") / script
-        done = runs.run(script, *synthetic_flags, *runs.SMALL[script], *more, "--out_dir", folder)
+    def directory(script, *more):
+        directory = tmp_path_factory.mktemp("runs") / script
+        done = runs.run(script, *synthetic_flags, *runs.SMALL[script], *more, "--out_dir", directory)
         assert done.status == 0, done.err
-        return folder
+        return directory
 
-    return folder
+    return directory
 
 
 @pytest.fixture(scope="session")
 def shared_sandbox():
-    """The grader's sandbox; a test that needs it is skipped where root has neither bubblewrap nor another user."""
+    """The grader's sandbox; skips a test if root has neither bubblewrap nor another user."""
     from grading.walls import Sandbox, SandboxError
 
     with contextlib.ExitStack() as stack:

@@ -82,7 +82,7 @@ def run_process(*command, **kwargs):
 
 @contextlib.contextmanager
 def handling(number, handler):
-    """Handle a signal so; tests in a shell's background job ignore Ctrl-C, and so would the processes they start."""
+    """Install a signal handler in this block. Subprocesses inherit an ignored Ctrl-C from a shell's background job."""
     before = signal.signal(number, handler)
     try:
         yield

@@ -169,7 +169,7 @@ def test_lack_of_memory_is_one_line(monkeypatch):
     assert done.error.endswith("out of memory (Unable to allocate 22.9 GiB); use a smaller network or batch")
 
 
-# ---- In subprocesses: the same by real means -------------------------------------------------------
+# ---- In subprocesses: real signals and faults -------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -22,9 +22,9 @@ INVALID = [
 ]  # fmt: skip
 REFUSED = [
     (NUMPY, "--learn=1", "unrecognized arguments: --learn=1"),
-    (NUMPY, "--batch_size=50001", "--batch_size: got 50001, expected at most 50000"),
-    (NUMPY, "--synthetic_size=10", "--batch_size: got 200, expected at most 10"),
-    (MLP, "--validation_size=49990", "--batch_size: got 200, expected at most 10"),
+    (NUMPY, "--batch_size=50001", "--batch_size: got 50001, expected at most the 50000"),
+    (NUMPY, "--synthetic_size=10", "--batch_size: got 200, expected at most the 10"),
+    (MLP, "--validation_size=49990", "--batch_size: got 200, expected at most the 10"),
     (MLP, "--batch_norm=manual --batch_size=1", "--batch_size: got 1, expected at least 2 per process"),
     (MLP, "--optimizer=adam --momentum=0.9", "--momentum: got 0.9 with --optimizer adam, expected sgd or muon"),
     (CONVNET, "--optimizer=muon --weight_decay=0.1", "--weight_decay: got 0.1 with --optimizer muon"),
@@ -129,7 +129,7 @@ def test_tilde_means_home_in_every_path(tmp_path, monkeypatch):
 def begun(tmp_path):
     """The directory of a run of the NumPy script with `--seed=7`, which this process's parent launched."""
     flags = vars(make_flags().parse_args(["--seed=7", f"--out_dir={tmp_path}"]))
-    config = {"flags": flags, "dataset": {"is_synthetic": True}, "launcher": os.getppid()}
+    config = {"flags": flags, "dataset": {"is_synthetic": True}, "launcher_pid": os.getppid()}
     (tmp_path / "config.json").write_text(json.dumps(config))
     return str(tmp_path)
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import MLP, ROOT, SMALL, assert_same_run, checkpoint, run, run_process, step_of, this_python, wait_for
+from runs import MLP, ROOT, SMALL, assert_same_run, contents, run, run_process, step_of, this_python, wait_for
 
 from training.files import read_metrics
 
@@ -78,11 +78,11 @@ def test_restart_after_a_killed_worker_matches_uninterrupted_run(synthetic_flags
 @pytest.mark.slow
 def test_restart_does_not_resume_another_run(synthetic_flags, reference, tmp_path):
     """The first start refuses the directory of an old run; the second must not take it for its own."""
-    before = checkpoint(reference(MLP))
+    before = contents(reference(MLP))
     done = run_process(*torchrun(*synthetic_flags, *SMALL[MLP], "--out_dir", reference(MLP), n=1, restarts=1))
     assert done.status != 0
     assert done.err.count("already exists") == 2
-    assert checkpoint(reference(MLP)).keys() == before.keys()
+    assert contents(reference(MLP)) == before
 
 
 def workers(pid):

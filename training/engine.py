@@ -22,7 +22,7 @@ from training.run import Run
 
 
 def check_flags(args):
-    """Return what is wrong with the flags of `add_torch_flags` together, or on this machine, or None."""
+    """Return an error message for flags that contradict each other or this machine, or None."""
     if args.momentum and args.optimizer not in ("sgd", "muon"):
         return f"argument --momentum: got {args.momentum} with --optimizer {args.optimizer}, expected sgd or muon"
     if args.weight_decay and args.optimizer == "muon":
@@ -224,7 +224,8 @@ class TorchRun(Run):
     def __init__(self, args, data, parts, device):
         n_processes, rank = distributed.size(), distributed.rank()
         if n_processes > 1:
-            self.launcher = ("torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}")
+            n_local = int(os.environ["LOCAL_WORLD_SIZE"])
+            self.command = ("torchrun", f"--nproc_per_node={n_local}" if n_local == n_processes else "...")
         config = {"device": describe(device), "precision": args.precision}
         super().__init__(args, data, parts, rank=rank, n_processes=n_processes, **config)
         self.say(f"on {config['device']} in {args.precision}" + f", {n_processes} processes" * (n_processes > 1))
@@ -238,20 +239,23 @@ class TorchRun(Run):
     def write_state(self, file, state):
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # about an archive that is not whole; its context says why
+        except RuntimeError as error:  # "incomplete archive"; the cause is in its context
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
-    def read_state(self, path):
+    def read_state(self, file):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # PyTorch's own message recommends to load it with code and all
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # PyTorch's own message advises weights_only=False, which would run code
             raise ValueError("it is cut off, or contains more than tensors, numbers and names") from error
 
     def log(self, **results):
         super().log(**results)
         if self._writer is not None:
             for name, value in self.metrics[-1].items():
-                self._writer.add_scalar(name, value, self.step)
+                if not isinstance(value, list):
+                    self._writer.add_scalar(name, value, self.step)
             self._writer.flush()
 
     def update(self, loss):

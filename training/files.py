@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, locks, and the metrics file."""
+"""Atomic writes, locks, and the metrics file."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ def write_atomically(path, write):
         OSError: it cannot be written; the message names `path`, which is unchanged, and no temporary file is left.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with naming_file(path):
+    with _naming_file(path):
         temporary.unlink(missing_ok=True)
         try:
             with open(temporary, "xb") as file:
@@ -47,7 +47,7 @@ def write_json(path, content):
 
 
 @contextlib.contextmanager
-def naming_file(path):
+def _naming_file(path):
     """Make an `OSError` in this block say which file could not be written."""
     try:
         yield
@@ -58,7 +58,7 @@ def naming_file(path):
 def append_metrics(directory, metrics):
     """Append one evaluation to metrics.jsonl and flush it to disk."""
     path = Path(directory, "metrics.jsonl")
-    with naming_file(path), open(path, "a") as file:
+    with _naming_file(path), open(path, "a") as file:
         file.write(json.dumps(metrics) + "\n")
         file.flush()
         os.fsync(file.fileno())

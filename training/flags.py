@@ -228,36 +228,42 @@ def parse_args(parser, argv=None, check=None):
     Args:
         parser: from `make_parser`.
         argv: the command line; None for the process's own.
-        check: `check(args)` returns what is wrong with a combination of flags, or None.
+        check: `check(args)` returns an error message for an invalid combination of flags, or None.
     """
     args = parser.parse_args(argv)
     if args.resume is None and _is_restarted_run(args.out_dir):
         args.resume = args.out_dir
     if args.resume is not None:
         args = _parse_resumed(parser, argv, args.resume)
-    elif args.out_dir is not None and os.path.lexists(args.out_dir):
-        out_dir = Path(args.out_dir)
-        if not out_dir.is_dir() or any(out_dir.iterdir()):
-            parser.error(
-                f"argument --out_dir: {args.out_dir!r} already exists; name another directory"
-                + f", or resume that run: --resume {shlex.quote(args.out_dir)}" * (out_dir / "config.json").exists()
-            )
+    elif args.out_dir is not None:
+        _check_out_dir(parser, Path(args.out_dir))
     problem = check_batch_size(args) or (check and check(args))
     if problem:
         parser.error(problem)
     return args
 
 
+def _check_out_dir(parser, out_dir):
+    place = next(p for p in (out_dir, *out_dir.absolute().parents) if os.path.lexists(p))
+    if place != out_dir and not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        parser.error(f"argument --out_dir: {str(place)!r} is not a writable directory; name another directory")
+    if place == out_dir and not (place.is_dir() and os.access(place, os.R_OK) and not any(place.iterdir())):
+        is_run = (place / "config.json").exists()
+        parser.error(
+            f"argument --out_dir: {str(out_dir)!r} already exists; name another directory"
+            + f", or resume that run: --resume {shlex.quote(str(out_dir))}" * is_run
+        )
+
+
 def check_batch_size(args, n_held_out=0):
-    """Return what is wrong with `--batch_size` if `n_held_out` training images are held out, or None."""
+    """Return an error message for a batch larger than the training set less `n_held_out` images, or None."""
     sizes = {"cifar10": N_TRAINING_IMAGES, "synthetic": args.synthetic_size}
     n_train = sizes.get(args.dataset, min(sizes.values())) - n_held_out
     if n_train < 1:
         return f"argument --validation_size: got {n_held_out}, expected fewer than the {n_train + n_held_out} images"
     if args.batch_size > n_train:
-        return (
-            f"argument --batch_size: got {args.batch_size}, expected at most {n_train}, the number of training images"
-        )
+        note = ", which --dataset auto may use" * (args.dataset == "auto" and args.synthetic_size < N_TRAINING_IMAGES)
+        return f"argument --batch_size: got {args.batch_size}, expected at most the {n_train} training images{note}"
     return None
 
 
@@ -291,7 +297,7 @@ def _is_restarted_run(out_dir):
     if out_dir is None or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return False
     try:
-        launcher = json.loads(Path(out_dir, "config.json").read_text())["launcher"]
+        launcher = json.loads(Path(out_dir, "config.json").read_text())["launcher_pid"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     # Only rank 0 is surely on the machine that wrote it. If it refuses, torchrun stops the others.

@@ -1,15 +1,15 @@
 """One training run: its directory, its progress, the signals that end it early. Nothing here imports torch.
 
-run = Run(args, data, {"model": model, "batches": data["train"]})
-for step in run.steps():
+run = Run(args, data, {"model": model, "batches": data["train"]})  # with --resume, restores both
+for step in run.steps():  # from the restored step to max_steps
     if run.is_evaluation_step(step):
-        run.log(train=(loss, accuracy), test=(loss, accuracy))
+        run.log(train=(loss, accuracy), test=(loss, accuracy))  # metrics.jsonl and curves
         run.save_checkpoint()
-    if step == args.max_steps:
+    if step == args.max_steps:  # only evaluated
         break
-    ...
-    run.update(loss)
-run.finish()
+    ...  # one training step
+    run.update(loss)  # progress bar; raises if the loss is NaN
+run.finish()  # summary.json
 """
 
 import contextlib
@@ -54,7 +54,8 @@ def run_script(train, parser, argv=None, check=None):
         run = train(args)
         return 0 if run.is_complete else 128 + run.stopped_by
     except MemoryError as error:
-        print_line(f"{parser.prog}: error: out of memory ({error}); use a smaller network or batch", sys.stderr)
+        reason = f" ({error})" if str(error) else ""
+        print_line(f"{parser.prog}: error: out of memory{reason}; use a smaller network or batch", sys.stderr)
     except (RunError, OSError) as error:
         print_line(f"{parser.prog}: error: {' '.join(str(error).split())}", sys.stderr)
     except KeyboardInterrupt:
@@ -68,7 +69,7 @@ class Run:
 
     Args:
         args: flags from `parse_args`.
-        data: `{'train': …, 'test': …}`; `origin` and `num_examples` of each split are read.
+        data: `{'train': DataSet, 'test': DataSet, …}`, for their origin and sizes.
         parts: `{name: part}`, all that a checkpoint saves; a part has `state_dict` and `load_state_dict`.
         rank, n_processes: of several processes, which one this is. Only rank 0 writes and prints.
         **config: further entries of config.json.
@@ -86,7 +87,7 @@ class Run:
     """
 
     checkpoint_name = "checkpoint.npz"
-    launcher = ("python",)
+    command = ("python",)  # that starts a script
 
     def __init__(self, args, data, parts, *, rank=0, n_processes=1, **config):
         self.args, self.parts = args, parts
@@ -110,7 +111,6 @@ class Run:
     # ---- The run directory -----------------------------------------------------------------------
 
     def _create(self, config):
-        self.directory = _create_directory(self.args.out_dir, self.args.script)
         self._id = uuid.uuid4().hex
         config = {
             "id": self._id,
@@ -118,16 +118,20 @@ class Run:
             "flags": vars(self.args),
             "dataset": self.origin,
             "seed": self.args.seed,
-            "launcher": os.getppid(),  # torchrun's process, by which restarted processes know their own run
+            "launcher_pid": os.getppid(),  # torchrun's, by which restarted processes recognise their run
             **config,
             **describe_setup(),
         }
+        path = self.directory = _create_directory(self.args.out_dir, self.args.script)
         try:
-            write_json(self.directory / "config.json", config)
+            open(path / "config.json", "x").close()
+            write_json(path / "config.json", config)
+        except FileExistsError:
+            raise RunError(f"another run has just begun in {path}; name another directory") from None
         except OSError as error:
             with contextlib.suppress(OSError):
-                (self.directory / "config.json").unlink()
-                self.directory.rmdir()
+                (path / "config.json").unlink(missing_ok=True)
+                path.rmdir()
             raise RunError(f"{error}; no run has begun: fix that and try again, or name another --out_dir") from error
         self._lock()
 
@@ -138,7 +142,7 @@ class Run:
 
     def _resume(self):
         config = json.loads((self.directory / "config.json").read_text())
-        self._id, recorded = config["id"], config["dataset"]
+        self._id, recorded = config.get("id"), config["dataset"]
         if self.is_main:
             self._lock()
         if recorded != self.origin:
@@ -146,10 +150,11 @@ class Run:
                 f"{self.directory} began on {recorded['name']} ({recorded['fingerprint']}), got {self.origin['name']} "
                 f"({self.origin['fingerprint']}); name the directory of the first with --data_dir"
             )
-        if config["processes"] != self.n_processes:
+        n_processes = config.get("processes", 1)
+        if n_processes != self.n_processes:
             raise RunError(
-                f"{self.directory} began with {config['processes']} processes, got {self.n_processes}; "
-                "resume it with as many"
+                f"{self.directory} began with {n_processes} processes, got {self.n_processes}; resume it with "
+                + ("python" if n_processes == 1 else f"torchrun and {n_processes} processes")
             )
         self.metrics = read_metrics(self.directory)
         if (self.directory / "summary.json").exists():
@@ -168,7 +173,8 @@ class Run:
 
     def _load_checkpoint(self, path):
         try:
-            state = self.read_state(path)
+            with open(path, "rb") as file:
+                state = self.read_state(file)
             own = state.pop("run")
             if str(own["id"]) != self._id:
                 raise ValueError("it belongs to another run")
@@ -176,7 +182,7 @@ class Run:
                 part.load_state_dict(state[name])
             self.step = int(own["step"])
             self._seconds_before, self._step_seconds = float(own["seconds"]), float(own["step_seconds"])
-        except MemoryError:
+        except (MemoryError, PermissionError):
             raise
         except Exception as error:  # a damaged file raises nearly every kind
             raise RunError(f"not a valid checkpoint: {path} ({_first_line(error)}); start a new run") from error
@@ -194,10 +200,10 @@ class Run:
         """Write `{part: {name: array or scalar}}` to a file open for bytes."""
         np.savez(file, **{f"{part}.{name}": x for part, values in state.items() for name, x in values.items()})
 
-    def read_state(self, path):
+    def read_state(self, file):
         """Return what `write_state` wrote, without running anything in the file."""
         state = {}
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             for key in arrays:
                 part, name = key.split(".", 1)
                 state.setdefault(part, {})[name] = arrays[key]
@@ -206,9 +212,9 @@ class Run:
     # ---- The loop --------------------------------------------------------------------------------
 
     def steps(self):
-        """Yield the number of each step from the restored one to `max_steps`, which has no training of its own.
+        """Yield each step from the restored one to `max_steps`. The last is for evaluation only: break before training.
 
-        After Ctrl-C, SIGTERM or SIGHUP, ends after the current step, with a checkpoint.
+        After Ctrl-C, SIGTERM or SIGHUP, saves a checkpoint and ends after the current step.
         """
         if self.is_complete:
             self.say("this run is already complete")
@@ -221,12 +227,16 @@ class Run:
                 self.step += 1
                 self._bar.update()
                 if self.should_stop():
-                    break
-        if self.stopped_by is not None:
-            self.save_checkpoint()
-            command = shlex.join([*self.launcher, sys.argv[0], "--resume", str(self.directory)])
-            self._warn(f"stopped at step {self.step}; to resume: {command}")
-            self._unlock()
+                    self._bar.close()
+                    self.save_checkpoint()
+                    self._warn(f"stopped at step {self.step}; to resume: {self._resume_command()}")
+                    self._unlock()
+                    return
+
+    def _resume_command(self):
+        spec = sys.modules["__main__"].__spec__  # of python -m
+        program = ["-m", spec.name] if spec else [sys.argv[0]]
+        return shlex.join([*self.command, *program, "--resume", str(self.directory)])
 
     def is_evaluation_step(self, step):
         """Return whether to evaluate before this step: every `eval_freq` steps and at the end, each step once."""
@@ -274,24 +284,25 @@ class Run:
         self._check_finite("training loss", loss)
         self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
 
-    def finish(self, draw_figures=None):
-        """After the last step, draw the figures and write summary.json.
+    def finish(self, draw_figures=None, summarize=None):
+        """Draw figures and write summary.json, unless the run was stopped or had been complete before.
 
         Args:
-            draw_figures: returns `{name: figure}`; called only if the run is complete.
+            draw_figures: returns `{name: figure}`.
+            summarize: returns further entries of summary.json.
         """
         if self.is_complete or self.metrics[-1]["step"] < self.args.max_steps:
             return
         if self.is_main:
-            with self._resumable():
+            with self._catch_signals(), self._resumable():
                 for name, figure in (draw_figures() if draw_figures else {}).items():
                     save_figure(figure, self.directory / f"{name}.png")
-                self._write_summary()
+                self._write_summary(summarize() if summarize else {})
             self._warn_if_synthetic()
             self._unlock()
         self.is_complete = True
 
-    def _write_summary(self):
+    def _write_summary(self, further):
         last, seconds = self.metrics[-1], self._seconds()
         best = {"test_accuracy": max, "test_loss": min}
         best = {name: choose(self.metrics, key=lambda m, name=name: m[name]) for name, choose in best.items()}
@@ -303,7 +314,7 @@ class Run:
             "images_per_second": round(last["images_seen"] / self._step_seconds),
             "peak_memory_mb": peak_memory_mb(),
         }
-        write_json(self.directory / "summary.json", summary)
+        write_json(self.directory / "summary.json", summary | further)
         curves = ", ".join(str(self.directory / name) for name in ("accuracy.png", "loss.png"))
         self.say(
             f"test accuracy {last['test_accuracy']:.4f}, test loss {last['test_loss']:.4f} after {self.step} steps "
@@ -318,17 +329,18 @@ class Run:
 
     @contextlib.contextmanager
     def _catch_signals(self):
-        """Let Ctrl-C, SIGTERM and SIGHUP end the run after the current step; a second one ends it at once."""
+        """Let Ctrl-C, SIGTERM and SIGHUP set `stopped_by`; a second one ends a single process at once."""
         numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
         # An ignored signal stays ignored: SIGHUP under nohup, Ctrl-C in a shell's background job.
         before = {number: old for number in numbers if (old := signal.getsignal(number)) is not signal.SIG_IGN}
 
         def stop(number, _frame):
-            self.stopped_by = number
+            self.stopped_by, message = number, "\nstopping after this step"
             if self.n_processes == 1:  # torchrun may signal a process that a scheduler has signalled already
                 signal.signal(number, before[number])
+                message += "; signal again to stop at once"
             with contextlib.suppress(OSError):  # not print, which a signal may have interrupted
-                os.write(2, b"\nstopping after this step; once more to stop at once\n")
+                os.write(2, f"{message}\n".encode())
 
         for number in before:
             signal.signal(number, stop)
@@ -398,13 +410,8 @@ def print_line(text, stream):
 def _create_directory(out_dir, script):
     """Create and return a new run directory: `out_dir`, or if that is None, one named after the time."""
     if out_dir is not None:
-        directory = Path(out_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            open(directory / "config.json", "x").close()
-        except FileExistsError:
-            raise RunError(f"another run has just begun in {directory}; name another directory") from None
-        return directory
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+        return Path(out_dir)
     base = Path("results", script, time.strftime("%Y-%m-%d_%H-%M-%S"))
     directory, n = base, 1
     while True:
@@ -458,6 +465,8 @@ def _processor():
 
 def peak_memory_mb():
     """Return the process's peak resident memory in MB (10⁶ bytes), or None on Windows."""
+    with contextlib.suppress(OSError, IndexError):  # on Linux, where getrusage includes the parent process
+        return round(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
     try:
         import resource
     except ImportError:
