@@ -82,6 +82,7 @@ def test_interrupted_grader_waits_for_no_process(tmp_path, monkeypatch, when):
     assert asked == ["import_module"], "another question was asked: it had waited for the first one's end"
 
 
+@pytest.mark.slow
 def test_what_was_asked_when_the_grader_is_stopped_has_no_answer():
     """Else the checks would go on without it, and write down a grade of 0 as if it were one."""
     with Sandbox() as sandbox, Session(sandbox, {"modules.py": b"import time; time.sleep(60)"}, ["."]) as session:

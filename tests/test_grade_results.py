@@ -29,6 +29,7 @@ def one_sandbox(shared_sandbox, monkeypatch):
     monkeypatch.setattr(submissions, "demand_full_points", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_files_of_a_submission_and_the_same_score_again(one_sandbox, tmp_path, capsys):
     folder = write(tmp_path / "one" / "deep", PROJECT | {"torch.py": "raise RuntimeError\n"})
     command = (folder.parent, "--no_training", "--out_dir", tmp_path / "out")
@@ -63,6 +64,7 @@ def status_of_command(*args):
 
 
 @pytest.mark.parametrize("run", [call_grade, pytest.param(status_of_command, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_many_submissions_are_graded_once(one_sandbox, tmp_path, run):
     folders = [write(tmp_path / f"s{i}", TEMPLATES) for i in range(4)]
     command = (*folders, "-j", 2, "--no_training", "--out_dir", tmp_path / "out")

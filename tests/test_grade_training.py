@@ -37,6 +37,7 @@ def test_grading_downloads_and_unpacks_nothing(content, tmp_path, monkeypatch):
     assert f"CIFAR-10 is not in {tmp_path}" in training.why_not
 
 
+@pytest.mark.slow
 def test_threads_are_shared_among_jobs_and_never_too_many_for_the_sandbox(official_folder, monkeypatch, shared_sandbox):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert load_training(official_folder, True, False).threads == MAX_THREADS

@@ -263,6 +263,7 @@ def shown_width(name):
     return text_width * float(studies.get(name, seeds if name[:5] in ("fig11", "fig12") else run) or 1)
 
 
+@pytest.mark.slow
 def test_figures_can_be_read_where_the_report_shows_them(drawn):
     from matplotlib.text import Text
 

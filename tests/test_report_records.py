@@ -83,6 +83,7 @@ def test_wrong_gradients_demand_to_be_told_which(capsys):
     assert "--mistake: got none, expected one of bias_averaged, slope_of_wrong_sign, cross_terms_lost" in line
 
 
+@pytest.mark.slow
 def test_gradient_flow_trains_as_the_script_does_and_adds_norms(tmp_path):
     flags = ["--dataset=synthetic", "--synthetic_size=100", "--batch_size=10", "--max_steps=1", "--quiet"]
     flags += ["--dnn_hidden_units=4", "--init=pytorch", "--optimizer=adam", "--precision=fp32"]
@@ -114,6 +115,7 @@ def test_gradient_flow_trains_as_the_script_does_and_adds_norms(tmp_path):
     assert 0.99 < steps[1]["step_lengths"][0] <= 1, "Adam's first step, with gradients far above its epsilon"
 
 
+@pytest.mark.slow
 def test_every_step_is_recorded_of_a_run_that_was_stopped_in_between(tmp_path, monkeypatch):
     flags = ["--dataset=synthetic", "--synthetic_size=100", "--batch_size=10", "--max_steps=4", "--eval_freq=4"]
     flags += ["--dnn_hidden_units=4", "--init=pytorch", "--precision=fp32", "--every_step", "--quiet", "--out_dir"]
@@ -135,6 +137,7 @@ def test_every_step_is_recorded_of_a_run_that_was_stopped_in_between(tmp_path, m
     assert [m | {"seconds": 0} for m in stopped] == [m | {"seconds": 0} for m in whole]
 
 
+@pytest.mark.slow
 def test_convnet_answers_trains_as_the_script_does_and_keeps_first_layer_and_confusion_matrix(tmp_path):
     flags = ["--dataset=synthetic", "--synthetic_size=100", "--batch_size=10", "--max_steps=1", "--quiet"]
 

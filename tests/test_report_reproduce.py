@@ -68,6 +68,7 @@ def files_in(folder):
     return {path.name for path in folder.iterdir()} - {".lock"}  # the lock of an experiment
 
 
+@pytest.mark.slow
 def test_run_that_is_missing_is_run_and_recorded_as_text_and_no_other(small, capsys):
     assert reproduce.missing_runs(["small"], None) == [("small", 42), ("small", 43)]
     assert reproduce.main(["--only", "small", "--seeds", "1"]) == 0
@@ -84,6 +85,7 @@ def test_run_that_is_missing_is_run_and_recorded_as_text_and_no_other(small, cap
     assert "run 1" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_seeds_that_are_not_recorded_are_run_and_added(small, capsys):
     for n_seeds, n_runs in ((2, 2), (3, 1), (2, 0), (3, 0)):
         assert reproduce.main(["--only", "quick", "--seeds", str(n_seeds)]) == 0
@@ -188,6 +190,7 @@ def test_run_that_was_killed_is_gone_on_with(small):
     assert records.read_records("small")[0].config["id"] == config["id"]
 
 
+@pytest.mark.slow
 def test_run_that_diverges_is_a_result(small):
     reproduce.run("steep", 42)
     assert files_in(small / "runs" / "steep") == set()

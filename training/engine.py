@@ -231,7 +231,7 @@ class TorchRun(Run):
         self.say(f"on {config['device']} in {args.precision}" + f", {n_processes} processes" * (n_processes > 1))
         self._is_any_stopped = False
         self._writer = None
-        if args.tensorboard and self.is_main:
+        if args.tensorboard and self.is_main and not self.is_complete:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(self.directory, purge_step=self.step + 1 if self.metrics else 0)
