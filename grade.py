@@ -13,6 +13,7 @@ from pathlib import Path
 from grading.scheme import VISIBILITIES
 from training.files import RunError, only_process_in
 from training.flags import Parser, file_path, integer
+from training.streams import robust_output
 
 
 def make_flags():
@@ -57,7 +58,8 @@ def make_flags():
 
 def main(argv=None):
     try:
-        return grade(make_flags(), argv)
+        with robust_output():
+            return grade(make_flags(), argv)
     except KeyboardInterrupt:
         print("grade.py: interrupted; the same command goes on", file=sys.stderr)
         return 130

@@ -40,7 +40,7 @@ class Worker:
 
     def __init__(self, sandbox, cpu_seconds, has_torch):
         self.reason, self.said, self._sandbox = None, "", sandbox
-        self._mark = os.urandom(8).hex()
+        self._mark = f"{os.getpid()}-{os.urandom(8).hex()}"
         limits = {"memory_mb": MEMORY_MB, "cpu_seconds": cpu_seconds, "file_mb": FOLDER_MB // 2}
         limits |= {"tasks": MAX_PROCESSES, "has_own_user": sandbox.has_own_user, "has_torch": has_torch}
         how = sandbox.popen(f"from child import worker; worker.main({limits!r})", {MARK: self._mark})

@@ -34,6 +34,7 @@ from report.tables import README_RUNS, report_numbers, results_markdown, results
 from training.files import RunError, only_process_in, write_atomically, write_text
 from training.flags import Parser, integer
 from training.run import DIVERGED
+from training.streams import robust_output
 
 ROOT = REPORT.parent
 RUNS = ROOT / "results" / "report"  # of runs that are not recorded yet
@@ -294,4 +295,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with robust_output():
+        sys.exit(main())

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from report.records import SEARCH, read_objects
 from training.files import RunError
 from training.flags import Parser, parse_args
+from training.streams import robust_output
 
 N_VALIDATION = 5000  # the last training images
 SEED = 1000  # not a seed of the reported runs
@@ -213,4 +214,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with robust_output():
+        sys.exit(main())

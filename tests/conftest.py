@@ -3,7 +3,10 @@
 import collections
 import contextlib
 import functools
+import os
 import pickle
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' networks are so small that threads only slow them down
 
 import numpy as np
 import pytest

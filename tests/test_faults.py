@@ -203,7 +203,7 @@ def test_closed_output_does_not_stop_training(synthetic_flags, reference, tmp_pa
 
 
 KINDS = ("SIGKILL", "SIGTERM", "SIGHUP", "terminal", "reader", "file size", "space")
-N_FAULTS = int(os.environ.get("FAULTS", "14"))
+N_FAULTS = int(os.environ.get("FAULTS", "7"))
 
 
 @pytest.mark.slow

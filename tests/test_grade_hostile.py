@@ -176,9 +176,9 @@ def hostile(attack):
 
 
 def left_processes():
-    """Return what is left of submissions: processes that bear the grader's mark, zombies not counted."""
-    found = psutil.process_iter(["environ"])
-    return {p.pid for p in found if process.MARK in (p.info["environ"] or {}) and process.is_alive(p)}
+    """Return what is left of submissions that this process has started, without zombies."""
+    marked = ((p, (p.info["environ"] or {}).get(process.MARK, "")) for p in psutil.process_iter(["environ"]))
+    return {p.pid for p, mark in marked if mark.startswith(f"{os.getpid()}-") and process.is_alive(p)}
 
 
 @pytest.fixture(scope="module")

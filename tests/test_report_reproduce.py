@@ -152,7 +152,7 @@ def test_sigterm_ends_the_run_as_well_and_the_same_call_goes_on_with_it(small):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     folder = small / "runs" / "small" / "seed42"
     process = subprocess.Popen(command, **pipes)
-    wait_for(folder / "checkpoint.npz", process)
+    wait_for((folder / "checkpoint.npz").exists, process)
     process.terminate()
     _, errors = process.communicate(timeout=300)  # the run has the same standard output: this waits for its end
     assert process.returncode == 130
@@ -181,7 +181,7 @@ def test_run_that_was_killed_is_gone_on_with(small):
     (small / "small.args").write_text((small / "small.args").read_text() + "--max_steps 100000\n")
     flags = [f"@{small / 'small.args'}", "--dataset", "cifar10", "--seed", "42", "--out_dir", str(folder)]
     process = subprocess.Popen([sys.executable, ROOT / "train_mlp_numpy.py", *flags], stderr=subprocess.DEVNULL)
-    wait_for(folder / "checkpoint.npz", process)
+    wait_for((folder / "checkpoint.npz").exists, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     config = shorten(folder)

@@ -186,12 +186,12 @@ def confusion_matrix(classes, probabilities):
 def first_layer(network, image_shape):
     """Return the first layer's weights as images (n, *image_shape) or kernels (n, 3, h, w), or None without such.
 
-    Weights after a whitening layer are multiplied by that layer's.
+    Weights after a fixed linear layer, for whitening, are multiplied by that layer's.
     """
-    whitening = getattr(network, "whitening", None)
+    fixed = [m for m in network.modules() if isinstance(m, nn.Linear) and not m.weight.requires_grad]
     for weights in (parameter for parameter in network.parameters() if parameter.requires_grad):
-        if weights.ndim == 2 and isinstance(whitening, nn.Linear):
-            weights = weights @ whitening.weight
+        if weights.ndim == 2 and fixed:
+            weights = weights @ fixed[0].weight
         if weights.ndim == 2 and weights.shape[1] == math.prod(image_shape):
             return weights.unflatten(1, image_shape)
         if weights.ndim == 4 and weights.shape[1] == image_shape[0]:

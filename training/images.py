@@ -153,16 +153,15 @@ def _flips(n, rng, is_flipped):
     return drawn if is_flipped is None else is_flipped
 
 
-def whitening(images, n_components, eps=0.1):
+def whitening(images, n_components):
     """Return the state dict of a linear layer that whitens images, float32.
 
     `weight`, (n_components, n_pixels), and `bias`, (n_components,): the layer's outputs are the first principal
-    components, each divided by √(λ + eps), where λ is its variance.
+    components, each divided by √(λ + 0.1), where λ is its variance: components with hardly any variance stay small.
 
     Args:
         images: `DeviceImages` of the training split.
         n_components: at most n_pixels.
-        eps: limits the scale of components with hardly any variance.
     """
     n_pixels = images.pixels[0].numel()
     total, products = torch.zeros(n_pixels), torch.zeros(n_pixels, n_pixels)
@@ -173,5 +172,5 @@ def whitening(images, n_components, eps=0.1):
     mean = total / len(images)
     variances, components = torch.linalg.eigh(products / len(images) - mean.outer(mean))  # ascending
     variances, components = variances[-n_components:].clamp(min=0), components[:, -n_components:]
-    weight = (components / (variances + eps).sqrt()).T
+    weight = (components / (variances + 0.1).sqrt()).T
     return {"weight": weight, "bias": -weight @ mean}

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from training.files import RunError, append_metrics, lock, read_metrics, write_atomically, write_json, write_text
 from training.flags import parse_args
 from training.plots import draw_curve, save_figure
+from training.streams import robust_output
 
 ROOT = Path(__file__).resolve().parents[1]
 DIVERGED = "the run has diverged"
@@ -43,25 +44,21 @@ def run_script(train, parser, argv=None, check=None):
     0 after a complete run; 1, with one line on standard error, for a `RunError`, an `OSError` or a lack of memory; 130,
     143 or 129 for a run ended by Ctrl-C, SIGTERM or SIGHUP. Wrong flags exit with 2.
     """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed before Python started
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif hasattr(getattr(sys, name), "reconfigure"):  # not in a notebook
-            getattr(sys, name).reconfigure(errors="backslashreplace")  # for paths that the terminal's encoding lacks
     warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
-    args = parse_args(parser, argv, check)
-    try:
-        run = train(args)
-        return 0 if run.is_complete else 128 + run.stopped_by
-    except MemoryError as error:
-        reason = f" ({error})" if str(error) else ""
-        print_line(f"{parser.prog}: error: out of memory{reason}; use a smaller network or batch", sys.stderr)
-    except (RunError, OSError) as error:
-        print_line(f"{parser.prog}: error: {' '.join(str(error).split())}", sys.stderr)
-    except KeyboardInterrupt:
-        print_line(f"{parser.prog}: interrupted", sys.stderr)
-        return 128 + signal.SIGINT
-    return 1
+    with robust_output():
+        args = parse_args(parser, argv, check)
+        try:
+            run = train(args)
+            return 0 if run.is_complete else 128 + run.stopped_by
+        except MemoryError as error:
+            reason = f" ({error})" if str(error) else ""
+            print(f"{parser.prog}: error: out of memory{reason}; use a smaller network or batch", file=sys.stderr)
+        except (RunError, OSError) as error:
+            print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print(f"{parser.prog}: interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
+        return 1
 
 
 class Run:
@@ -386,25 +383,16 @@ class Run:
     def say(self, message):
         """Print a line, on rank 0 and without --quiet."""
         if self.is_main and not self.args.quiet:
-            print_line(message, sys.stdout)
+            tqdm.write(message)  # above the progress bar
+            sys.stdout.flush()
 
     def _warn(self, message):
         if self.is_main:
-            print_line(message, sys.stderr)
+            tqdm.write(message, file=sys.stderr)
 
     def _warn_if_synthetic(self):
         if self.origin["is_synthetic"]:
             self._warn("*** SYNTHETIC IMAGES: these numbers are not CIFAR-10 results ***")
-
-
-def print_line(text, stream):
-    """Print a line above a progress bar. A closed pipe or terminal silences the stream and stops nothing."""
-    try:
-        tqdm.write(text, file=stream)
-        stream.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _create_directory(out_dir, script):
