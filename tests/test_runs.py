@@ -14,7 +14,7 @@ from runs import CONVNET, MLP, NUMPY, ROOT, SMALL, assert_same_run, contents, ru
 
 import train_mlp_numpy
 from training.files import RunError, fcntl, only_process_in, read_metrics, write_atomically
-from training.run import git_commit
+from training.metadata import git_commit
 
 FILES = {"config.json", "metrics.jsonl", "accuracy.png", "loss.png", "summary.json"}
 TORCH_FILES = FILES | {"checkpoint.pt", "confusion_matrix.png", "first_layer.png", "worst_mistakes.png"}
@@ -97,7 +97,7 @@ def test_git_commit_is_dirty_if_tracked_code_differs(tmp_path, monkeypatch):
         settings = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
         subprocess.run(["git", *settings, *command], cwd=tmp_path, check=True, capture_output=True)
 
-    monkeypatch.setattr("training.run.ROOT", tmp_path)
+    monkeypatch.setattr("training.metadata.ROOT", tmp_path)
     assert git_commit() is None
     git("init")
     (tmp_path / "package").mkdir()

@@ -16,10 +16,8 @@ import contextlib
 import json
 import math
 import os
-import platform
 import shlex
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -31,10 +29,10 @@ from tqdm import tqdm
 
 from training.files import RunError, append_metrics, lock, read_metrics, write_atomically, write_json, write_text
 from training.flags import parse_args
+from training.metadata import describe_setup, peak_memory_mb
 from training.plots import draw_curve, save_figure
 from training.streams import robust_output
 
-ROOT = Path(__file__).resolve().parents[1]
 DIVERGED = "the run has diverged"
 
 
@@ -413,51 +411,3 @@ def _create_directory(out_dir, script):
 
 def _first_line(error):
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-# ---- Metadata ------------------------------------------------------------------------------------
-
-
-def describe_setup():
-    """Return date, versions, machine and git commit of this process, for config.json."""
-    modules = ("numpy", "torch", "torchvision")
-    return {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {"python": platform.python_version()}
-        | {name: sys.modules[name].__version__ for name in modules if name in sys.modules},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_processor()}",
-        "git_commit": git_commit(),
-    }
-
-
-def git_commit():
-    """Return the repository's commit, with '-dirty' if a tracked Python file differs from it, or None without git."""
-
-    def git(*command):
-        done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _processor():
-    """Return the processor's name, on which the last digits of a run depend."""
-    with contextlib.suppress(OSError, IndexError):
-        return Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1].split("\n")[0].strip()
-    return platform.processor()
-
-
-def peak_memory_mb():
-    """Return the process's peak resident memory in MB (10⁶ bytes), or None on Windows."""
-    with contextlib.suppress(OSError, IndexError):  # on Linux, where getrusage includes the parent process
-        return round(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
