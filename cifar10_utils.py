@@ -5,6 +5,7 @@ images of the same shape can replace it. Source of CIFAR-10: A. Krizhevsky, "Lea
 of Features from Tiny Images", 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
+import concurrent.futures
 import errno
 import hashlib
 import math
@@ -208,31 +209,39 @@ def _read_files(data_dir):
     """
     images = np.empty((len(FILES), IMAGES_PER_FILE, *IMAGE_SHAPE), np.uint8)
     labels = np.empty((len(FILES), IMAGES_PER_FILE), np.int64)
-    md5_sums = []
-    for i, (name, batch_label, _) in enumerate(FILES):
-        pixels, labels[i], md5 = _read_file(data_dir / name, batch_label)
-        images[i] = pixels.reshape(images[i].shape)
-        md5_sums.append(md5)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # hashes the files while they are unpickled
+        paths = [data_dir / name for name, *_ in FILES]
+        try:
+            md5_sums = pool.map(_md5_sum, paths)
+        except RuntimeError:  # a limit on processes forbids threads
+            md5_sums = map(_md5_sum, paths)
+        for i, (name, batch_label, _) in enumerate(FILES):
+            pixels, labels[i] = _read_file(data_dir / name, batch_label)
+            images[i] = pixels.reshape(images[i].shape)
+        md5_sums = list(md5_sums)
     unofficial = [name for (name, _, md5), found in zip(FILES, md5_sums, strict=True) if md5 != found]
     if unofficial:
-        warnings.warn(
-            f"not the official CIFAR-10 files, by their md5 sums: {', '.join(unofficial)} in {data_dir}", stacklevel=3
-        )
+        names = "all files" if len(unofficial) == len(FILES) else ", ".join(unofficial)
+        warnings.warn(f"not the official CIFAR-10, by their md5 sums: {names} in {data_dir}", stacklevel=3)
     fingerprint = hashlib.md5("".join(md5_sums).encode(), usedforsecurity=False).hexdigest()
     return images.reshape(-1, *IMAGE_SHAPE), labels.reshape(-1), fingerprint
 
 
-def _read_file(path, batch_label):
-    """Return pixels, uint8 (10000, 3072), labels, a list of integers, and md5 sum of one file."""
+def _md5_sum(path):
     md5 = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            md5.update(chunk)
+    return md5.hexdigest()
+
+
+def _read_file(path, batch_label):
+    """Return pixels, uint8 (10000, 3072), and labels, a list of integers, of one file."""
     try:
         with open(path, "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
                 raise ValueError(f"it has {size:,} bytes, expected about 31,000,000")
-            pixels, labels = _check_batch(_BatchUnpickler(file, encoding="bytes").load(), batch_label)
-            file.seek(0)
-            while chunk := file.read(1 << 20):
-                md5.update(chunk)
+            return _check_batch(_BatchUnpickler(file, encoding="bytes").load(), batch_label)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Fix this or name another --data_dir.") from error
     except MemoryError:
@@ -242,7 +251,6 @@ def _read_file(path, batch_label):
             f"{path} is damaged: {_one_line(error)}. "
             "Delete its directory to download it again, or name another --data_dir."
         ) from error
-    return pixels, labels, md5.hexdigest()
 
 
 class _BatchUnpickler(pickle.Unpickler):

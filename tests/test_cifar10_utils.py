@@ -20,7 +20,7 @@ import cifar10_utils
 from cifar10_utils import ARCHIVE_NAME, DIRECTORY_NAME, FILES, DataError, DataSet, get_cifar10, synthetic_images
 
 # The test files have the official format, not the official content.
-pytestmark = pytest.mark.filterwarnings("ignore:not the official CIFAR-10 files")
+pytestmark = pytest.mark.filterwarnings("ignore:not the official CIFAR-10")
 
 
 def raises(error):
@@ -171,7 +171,7 @@ def test_python_2_file_is_read(data_dir):
 
 def test_unofficial_files_get_one_warning(data_dir):
     replace(data_dir / "test_batch", py2_batch(FILES[-1][1], PIXELS, LABELS))  # NumPy 2.4.0 to 2.4.4 may warn
-    with pytest.warns(UserWarning, match=f"md5 sums: data_batch_1, .*, test_batch in {data_dir}") as caught:
+    with pytest.warns(UserWarning, match=f"md5 sums: all files in {data_dir}") as caught:
         get_cifar10(data_dir)
     assert len(caught) == 1
 

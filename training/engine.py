@@ -203,13 +203,13 @@ def draw_results(network, images, class_names, title, args):
     """Return `{name: figure}`: the confusion matrix; with `--pictures` also first-layer weights and worst mistakes."""
     dataset, probabilities = images.dataset, predict(network, images, args.precision)
     counts = confusion_matrix(dataset.classes, probabilities)
-    figures = {"confusion_matrix": draw_confusion_matrix(counts, class_names, f"{title}: test images")}
+    figures = {"confusion_matrix": draw_confusion_matrix(counts, class_names, f"{title}:\ntest images")}
     if args.pictures:
         weights = first_layer(network, dataset.pixels.shape[1:])
         if weights is not None:
-            figures["first_layer"] = draw_weights(weights.detach().cpu().numpy(), f"{title}: first-layer weights")
+            figures["first_layer"] = draw_weights(weights.detach().cpu().numpy(), f"{title}:\nfirst-layer weights")
         mistakes = dataset.pixels, dataset.classes, probabilities, class_names
-        figures["worst_mistakes"] = draw_mistakes(*mistakes, f"{title}: lowest probability of the true class")
+        figures["worst_mistakes"] = draw_mistakes(*mistakes, f"{title}:\nlowest probability of the true class")
     return figures
 
 

@@ -49,6 +49,7 @@ def draw_curve(metrics, quantity, title):
         if f"{split}_{quantity}" in metrics[0]:
             axes.plot(steps, [m[f"{split}_{quantity}"] for m in metrics], label=split, markersize=3.5, **style)
     axes.set(xlabel="training step", ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss", title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -101,6 +101,8 @@ class Run:
         self._began = self._step_began = time.perf_counter()
         sizes = ", ".join(f"{d.num_examples} {name}" for name, d in data.items() if d.num_examples)
         self.say(f"{self.origin['name']} ({sizes} images); run directory {self.directory}")
+        if self.step:
+            self.say(f"resumed at step {self.step}")
         self._warn_if_synthetic()
 
     # ---- The run directory -----------------------------------------------------------------------
