@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -78,6 +79,15 @@ def test_ignored_signal_stops_nothing(synthetic_flags, reference, tmp_path, monk
     with handling(number, signal.SIG_IGN):  # as under nohup, or in a shell's background job
         assert run(NUMPY, *synthetic_flags, *SMALL[NUMPY], "--out_dir", directory).status == 0
     assert_same_run(directory, uninterrupted)
+
+
+def test_run_in_another_thread_trains(synthetic_flags, tmp_path):
+    done = []
+    flags = [*synthetic_flags, *SMALL[NUMPY], "--out_dir", tmp_path / "run"]
+    thread = threading.Thread(target=lambda: done.append(run(NUMPY, *flags)))
+    thread.start()
+    thread.join()
+    assert done[0].status == 0, done[0].err
 
 
 @pytest.mark.parametrize(("n_processes", "n_ends"), [(1, 1), (2, 0)])

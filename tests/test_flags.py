@@ -77,6 +77,7 @@ def test_flags_that_cannot_be_met_are_one_line(refusal, monkeypatch, script, fla
 
 
 def test_batch_size_must_be_a_multiple_of_the_processes(refusal, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert "--batch_size: got 200, expected a multiple of the 3 processes" in refusal(MLP)
 

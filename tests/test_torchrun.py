@@ -20,10 +20,11 @@ def torchrun(*flags, n=2, restarts=0):
     return this_python([*launcher, f"--max_restarts={restarts}", ROOT / f"{MLP}.py", *flags])
 
 
-def test_rank_left_over_in_the_environment_changes_nothing(synthetic_flags, reference, tmp_path, monkeypatch):
+@pytest.mark.parametrize("left_over", [{"LOCAL_RANK": "1", "RANK": "1"}, {"WORLD_SIZE": "2"}], ids=str)
+def test_left_over_environment_changes_nothing(synthetic_flags, reference, tmp_path, monkeypatch, left_over):
     uninterrupted = reference(MLP)
-    for name in ("LOCAL_RANK", "RANK"):
-        monkeypatch.setenv(name, "1")
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
     done = run(MLP, *synthetic_flags, *SMALL[MLP], "--out_dir", tmp_path / "run")
     assert done.status == 0, done.err
     assert_same_run(tmp_path / "run", uninterrupted)

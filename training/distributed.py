@@ -28,7 +28,7 @@ def process_group():
 
 def expected_size():
     """Return the number of processes that torchrun has started, 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 1
 
 
 def size():

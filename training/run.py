@@ -19,6 +19,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 import uuid
 import warnings
@@ -327,6 +328,9 @@ class Run:
     @contextlib.contextmanager
     def _catch_signals(self):
         """Let Ctrl-C, SIGTERM and SIGHUP set `stopped_by`; a second one ends a single process at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may set handlers
+            return
         numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
         # An ignored signal stays ignored: SIGHUP under nohup, Ctrl-C in a shell's background job.
         before = {number: old for number in numbers if (old := signal.getsignal(number)) is not signal.SIG_IGN}
