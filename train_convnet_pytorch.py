@@ -30,8 +30,13 @@ def train(args, summarize=None):
     """
     device = engine.choose_device(args.device)
     with distributed.first_on_each_machine():
-        synthetic = {"dataset": args.dataset, "synthetic_size": args.synthetic_size}
-        data = get_cifar10(args.data_dir, validation_size=args.validation_size, seed=args.seed, **synthetic)
+        data = get_cifar10(
+            args.data_dir,
+            validation_size=args.validation_size,
+            dataset=args.dataset,
+            seed=args.seed,
+            synthetic_size=args.synthetic_size,
+        )
 
     torch.manual_seed(args.seed)
     network = ConvNet(IMAGE_SHAPE[0], len(CLASSES)).to(device)

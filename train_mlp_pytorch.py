@@ -26,8 +26,13 @@ def train(args):
     """Train as the flags say, and return the `Run`."""
     device = engine.choose_device(args.device)
     with distributed.first_on_each_machine():
-        synthetic = {"dataset": args.dataset, "synthetic_size": args.synthetic_size}
-        data = get_cifar10(args.data_dir, validation_size=args.validation_size, seed=args.seed, **synthetic)
+        data = get_cifar10(
+            args.data_dir,
+            validation_size=args.validation_size,
+            dataset=args.dataset,
+            seed=args.seed,
+            synthetic_size=args.synthetic_size,
+        )
     images = to_device(data, device, args.preprocess)
 
     torch.manual_seed(args.seed)

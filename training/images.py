@@ -1,5 +1,7 @@
 """Batches of images in PyTorch: scaled, augmented, whitened."""
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -103,9 +105,13 @@ def alternate_flips(index, position, n_images, seed):
         n_images: number of training images.
         seed: seed of which half is flipped in the first epoch.
     """
-    flipped_first = np.random.default_rng(seed).random(n_images) < 0.5
     epoch = (position + np.arange(len(index))) // n_images
-    return flipped_first[index] ^ (epoch % 2 == 1)
+    return _flipped_first(n_images, seed)[index] ^ (epoch % 2 == 1)
+
+
+@functools.cache
+def _flipped_first(n_images, seed):
+    return np.random.default_rng(seed).random(n_images) < 0.5
 
 
 def augmentation(how, n, rng, shift=4, is_flipped=None):

@@ -78,8 +78,8 @@ class Run:
         is_complete: whether the run has been evaluated at its last step, and finished.
 
     Raises:
-        RunError: the run to resume has no valid checkpoint, is in use, or used other data.
-        OSError: the directory cannot be written.
+        RunError: the directory cannot be written, or the run to resume has no valid checkpoint, is in use, or used
+            other data.
     """
 
     checkpoint_name = "checkpoint.npz"
@@ -120,16 +120,17 @@ class Run:
             **config,
             **describe_setup(),
         }
-        path = self.directory = _create_directory(self.args.out_dir, self.args.script)
         try:
-            open(path / "config.json", "x").close()
-            write_json(path / "config.json", config)
+            self.directory = _create_directory(self.args.out_dir, self.args.script)
+            open(self.directory / "config.json", "x").close()
+            write_json(self.directory / "config.json", config)
         except FileExistsError:
-            raise RunError(f"another run has just begun in {path}; name another directory") from None
+            raise RunError(f"another run has just begun in {self.directory}; name another directory") from None
         except OSError as error:
-            with contextlib.suppress(OSError):
-                (path / "config.json").unlink(missing_ok=True)
-                path.rmdir()
+            if self.directory is not None:
+                with contextlib.suppress(OSError):
+                    (self.directory / "config.json").unlink(missing_ok=True)
+                    self.directory.rmdir()
             raise RunError(f"{error}; no run has begun: fix that and try again, or name another --out_dir") from error
         self._lock()
 
@@ -183,7 +184,8 @@ class Run:
         except (MemoryError, PermissionError):
             raise
         except Exception as error:  # a damaged file raises nearly every kind
-            raise RunError(f"not a valid checkpoint: {path} ({_first_line(error)}); start a new run") from error
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else _first_line(error)
+            raise RunError(f"not a valid checkpoint: {path} ({reason}); start a new run") from error
 
     def save_checkpoint(self):
         """Save all parts and the step, atomically."""
