@@ -1,0 +1,270 @@
+"""Compare a run directory with the report: its claims, and the recorded runs that have the same flags."""
+
+import base64
+import functools
+import io
+import json
+import math
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from grading.scheme import FILES
+from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measures, prediction_interval
+from report.records import whole_runs
+from training.files import RunError, read_metrics, write_text
+
+# Flags that do not change what is compared, or that differ between the recorded runs.
+FREE_FLAGS = {
+    "seed", "out_dir", "data_dir", "quiet", "dataset", "device", "precision", "resume",
+    "synthetic_size", "compile", "tensorboard", "pictures",
+}  # fmt: skip
+# Flags that are newer than the recorded runs, with the values that have no effect.
+NEW_FLAGS = {"whiten": 0, "shift": 4, "alternate": False}
+RUN_FILES = ("config.json", "metrics.jsonl")
+MAX_FILE_BYTES = 4 << 20  # 500 evaluations take 0.1 MB
+
+
+class Row(NamedTuple):
+    """One claim of the original report, compared with a run.
+
+    Attributes:
+        figure, says: number and words of the claim.
+        value: the run's value.
+        expected: the values for which the claim passes, in words.
+        evidence: what the recorded runs say about the claim.
+        verdict: 'pass', 'fail', or 'undecided' if the recorded runs do not support the claim.
+    """
+
+    figure: int
+    says: str
+    value: float
+    expected: str
+    evidence: str
+    verdict: str
+
+    @property
+    def value_text(self):
+        return f"{self.value:.4f}" if isinstance(self.value, float) else str(self.value)
+
+
+def is_run(path):
+    """Return whether `path` is a run directory. A directory with one of the course's files is a submission."""
+    has_run = all(os.path.isfile(os.path.join(path, name)) for name in RUN_FILES)
+    return has_run and not any(os.path.lexists(os.path.join(path, name)) for name in FILES)
+
+
+def compare_run(path, out_dir):
+    """Print a run's verdicts and write report.html into `out_dir`.
+
+    Returns:
+        False if the run cannot be compared; one line on standard error says why.
+    """
+    try:
+        experiment, metrics, rows = check_run(path)
+        print(table(path, experiment, rows))
+        out_dir.mkdir(parents=True, exist_ok=True)
+        write_text(out_dir / "report.html", page(path, experiment, metrics, rows))
+    except (RunError, OSError) as error:
+        print(f"grade.py: error: {_printable(error)[:500]}", file=sys.stderr)
+        return False
+    print(f"curves: {out_dir / 'report.html'}\n")
+    return True
+
+
+# ---- Recorded runs -------------------------------------------------------------------------------
+
+
+@functools.cache
+def read_runs(experiment):
+    """Return the `Record`s of an experiment that did not diverge, in the order of their seeds."""
+    return tuple(whole_runs(experiment))
+
+
+def interval(values, confidence=0.99):
+    """Return the prediction interval for one more value: its ends, and a description of where they come from.
+
+    The training checks use 99%, so that at most one of a hundred right answers fails by chance.
+
+    Args:
+        values: one per run, at least one.
+        confidence: 0.95 or 0.99.
+    """
+    low, high = prediction_interval(values, confidence)
+    spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+    text = f"{len(values)} recorded runs, {statistics.mean(values):.4g}{spread}; {confidence:.0%} prediction interval"
+    return low, high, text
+
+
+# ---- Comparison ----------------------------------------------------------------------------------
+
+
+def check_run(path):
+    """Return the name of the run's experiment, the run's evaluations, and a `Row` for each claim.
+
+    Raises:
+        RunError: the run is on synthetic images, incomplete, damaged, or has the flags of no experiment.
+    """
+    path = Path(path)
+    try:
+        flags, metrics = _read_run(path)
+        experiment = find_experiment(path, flags)
+        if not metrics or metrics[-1]["step"] != flags["max_steps"]:
+            at = f"is at step {metrics[-1]['step'] if metrics else 0} of {flags['max_steps']}"
+            raise RunError(f"{path} {at}: resume it with {flags['script']}.py --resume {path}")
+        compared = _at_recorded_steps(metrics, experiment)
+        values, recorded = measures(compared), [measures(run.metrics) for run in read_runs(experiment)]
+        return experiment, metrics, [make_row(claim, values[claim.quantity], recorded) for claim in CLAIMS[experiment]]
+    except RunError:
+        raise
+    except Exception as error:  # somebody else wrote these files: they may contain anything
+        raise RunError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): train again") from error
+
+
+def _read_run(path):
+    """Return flags and evaluations of a run on CIFAR-10."""
+    for name in RUN_FILES:
+        if (size := (path / name).stat().st_size) > MAX_FILE_BYTES:
+            raise ValueError(f"{name} has {size:,} bytes, expected at most {MAX_FILE_BYTES:,}")
+    config = json.loads((path / "config.json").read_text())
+    metrics = read_metrics(path)
+    for m in metrics:
+        for name in {"train_accuracy", "test_accuracy", "train_loss", "test_loss"} & m.keys():
+            if type(m[name]) not in (int, float) or not math.isfinite(m[name]):
+                raise ValueError(f"{name} at step {m['step']} is {m[name]!r}, expected a finite number")
+    if config["dataset"]["is_synthetic"]:
+        raise RunError(f"{path} was trained on synthetic images, expected CIFAR-10: train with --dataset cifar10")
+    return config["flags"], metrics
+
+
+def _at_recorded_steps(metrics, experiment):
+    """Return the evaluations at the recorded runs' steps.
+
+    Additional evaluations do not count: the best of more is better, and more of them are dips.
+    """
+    steps = [m["step"] for m in read_runs(experiment)[0].metrics]
+    compared = [m for m in metrics if m["step"] in steps]
+    if [m["step"] for m in compared] != steps or not all(0 <= m["step"] <= steps[-1] for m in metrics):
+        raise ValueError(f"expected evaluations at the recorded runs' steps, {steps[0]}, {steps[1]}, …, {steps[-1]}")
+    return compared
+
+
+def find_experiment(path, flags):
+    """Return the experiment whose recorded runs have these flags.
+
+    Raises:
+        RunError: there is none; the message names the nearest and what differs.
+    """
+    nearest = None
+    for experiment in CLAIMS:
+        recorded = read_runs(experiment)
+        if not recorded or recorded[0].config["flags"]["script"] != flags.get("script"):
+            continue
+        theirs = NEW_FLAGS | recorded[0].config["flags"]
+        differing = [k for k in theirs if k in flags and k not in FREE_FLAGS and flags[k] != theirs[k]]
+        if "eval_freq" in differing and theirs["eval_freq"] % flags["eval_freq"] == 0:
+            differing.remove("eval_freq")  # it was evaluated at their steps, and at others
+        if not differing:
+            return experiment
+        if nearest is None or len(differing) < len(nearest[1]):
+            nearest = experiment, differing, theirs
+    if nearest is None:
+        raise RunError(f"{path} is a run of {flags.get('script')}.py, and the report has no figure of such a run")
+    experiment, differing, theirs = nearest
+    difference = ", ".join(f"--{k} {flags[k]} instead of {theirs[k]}" for k in differing)
+    raise RunError(f"{path} has the flags of no figure; the nearest is {experiment}, but this run has {difference}")
+
+
+def make_row(claim, value, recorded):
+    """Return the `Row` of a claim.
+
+    Args:
+        value: the run's value of the claim's quantity.
+        recorded: `measures` of the recorded runs, a list.
+    """
+    finding = judge(claim, recorded)
+    is_supported = is_borne_out(claim, recorded)
+    if claim.relation == "about":
+        low, high, evidence = interval([run[claim.quantity] for run in recorded], 0.95)
+        expected, is_met = f"{max(low, 0):.4f} to {high:.4f}", low <= value <= high
+        if not is_supported:
+            evidence += f"; by these runs the claim {'is ' if finding == UNDECIDED else ''}{finding}"
+    else:
+        bound = claim.bound if isinstance(claim.bound, int) else f"{claim.bound:.4g}"
+        expected, is_met = f"{claim.relation} {bound}", claim.happens(value)
+        evidence = f"{finding} recorded runs show it"
+    verdict = "undecided" if not is_supported else "pass" if is_met else "fail"
+    return Row(claim.figure, claim.says, value, expected, evidence, verdict)
+
+
+# ---- Output --------------------------------------------------------------------------------------
+
+
+def table(path, experiment, rows):
+    """Return a run's verdicts as text for the terminal."""
+    lines = [f"{_printable(path)}: {experiment}, {_summary(rows)}", ""]
+    for row in rows:
+        mark, verdict = {"pass": (" ", "pass"), "fail": ("✗", "FAIL"), "undecided": ("-", "undecided")}[row.verdict]
+        numbers = f"{row.value_text:>8}  {row.expected:<18}"
+        lines.append(f"  {mark} figure {row.figure:<3} {row.says:<54} {numbers}  {verdict}")
+        lines.append(f"               evidence: {row.evidence}")
+    return "\n".join(lines)
+
+
+def page(path, experiment, metrics, rows):
+    """Return report.html: verdicts, and the run's curves over those of the recorded runs."""
+    from jinja2 import Template
+
+    pictures = {
+        f"{quantity.capitalize()} over the recorded runs": base64.b64encode(curves(experiment, quantity, metrics))
+        for quantity in ("accuracy", "loss")
+    }
+    text = Path(__file__).with_name("run_page.html").read_text(encoding="utf-8")
+    return Template(text, autoescape=True, trim_blocks=True, keep_trailing_newline=True).render(
+        title=f"{_printable(Path(path).name)} compared with {experiment}",
+        summary=_summary(rows),
+        rows=rows,
+        pictures={caption: png.decode() for caption, png in pictures.items()},
+    )
+
+
+def curves(experiment, quantity, metrics):
+    """Return a PNG, as bytes, of an experiment's recorded runs with the curves of another run over them.
+
+    Args:
+        quantity: 'accuracy' or 'loss'.
+        metrics: evaluations of the other run; one without `train_` values has no training curve.
+    """
+    from report import draw
+
+    figure, axes = draw.new_figure(6, 3.8)
+    draw.draw_claims(axes, experiment, quantity)
+    for split in ("train", "test"):
+        key, style = f"{split}_{quantity}", draw.STYLES[split]
+        steps, values = draw.curves(experiment, key)
+        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0)
+        dots = {"marker": "." if len(steps) < 20 else ""}  # nothing was measured between few evaluations
+        axes.plot(steps, values.mean(axis=0), lw=0.9, label=f"{split}, recorded", **style | dots)
+        own = [(m["step"], m[key]) for m in metrics if key in m]
+        if own:
+            axes.plot(*zip(*own, strict=True), lw=1.8, ms=4, label=f"{split}, this run", **style)
+    if 3 * metrics[-1]["step"] < steps[-1]:  # a short run would be a dot at the edge
+        axes.set_xlim(0, 2 * metrics[-1]["step"])
+    draw.set_range(axes, quantity)
+    title = f"{experiment}: mean and spread of {len(values)} recorded runs"
+    draw.label(figure, title, "training step", draw.YLABELS[quantity])
+    raw = io.BytesIO()
+    figure.savefig(raw, format="png", dpi=140)
+    return raw.getvalue()
+
+
+def _summary(rows):
+    n_passed, n_undecided = (sum(row.verdict == verdict for row in rows) for verdict in ("pass", "undecided"))
+    return f"{n_passed} of {len(rows)} claims hold" + (f", {n_undecided} undecided" if n_undecided else "")
+
+
+def _printable(text):
+    """Return a text as one line, with a question mark for each character that could control a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))

@@ -1,0 +1,198 @@
+"""Runs compared with the report: verdicts, refused runs, the page."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from report import run_check, tables
+from report.claims import CLAIMS, Claim, judge, measures
+from report.run_check import FREE_FLAGS, NEW_FLAGS, check_run, compare_run, interval, is_run, make_row, read_runs
+from training.files import RunError
+
+
+def a_run(directory, change=lambda config, metrics: None, experiment="fig01_mlp_numpy"):
+    """Write a recorded run as a run directory. `change(config, metrics)` alters them, or returns other metrics."""
+    run = read_runs(experiment)[0]
+    config, metrics = json.loads(json.dumps(run.config)), [dict(m) for m in run.metrics]
+    changed = change(config, metrics)
+    directory.mkdir(parents=True)
+    lines = [json.dumps(m) + "\n" for m in (changed if isinstance(changed, list) else metrics)]
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "metrics.jsonl").write_text("".join(lines))
+    return directory
+
+
+def rows_of(experiment, metrics):
+    """Return the rows of a run with these evaluations."""
+    values, recorded = measures(metrics), [measures(run.metrics) for run in read_runs(experiment)]
+    return [make_row(claim, values[claim.quantity], recorded) for claim in CLAIMS[experiment]]
+
+
+def runs_with(values):
+    return [{"test_accuracy": value, "best_train_accuracy": value} for value in values]
+
+
+def test_recorded_runs_pass_the_supported_claims():
+    rows = [row for experiment in CLAIMS for run in read_runs(experiment) for row in rows_of(experiment, run.metrics)]
+    decided = [row for row in rows if row.verdict != "undecided"]
+    assert len(decided) > 90
+    assert np.mean([row.verdict == "pass" for row in decided]) > 0.95  # some are outside of their 95% interval
+
+
+@pytest.mark.parametrize("experiment", CLAIMS)
+def test_run_verdicts_agree_with_table_of_report(tmp_path, experiment):
+    *_, rows = check_run(a_run(tmp_path / "run", experiment=experiment))
+    claims = dict(zip(tables.RUNS, tables.claims_table(), strict=True))[experiment][-1]
+    n = len(read_runs(experiment))
+    assert [(row.says, row.verdict != "undecided") for row in rows] == [
+        (says, verdict in ("holds", f"{n} of {n}")) for says, _, verdict in claims
+    ]
+
+
+# Claims that are true of a network that guesses, too.
+TRUE_OF_GUESSING = {
+    "accuracy as good as random", "loss barely moves", "no better test accuracy than figure 3", "flattens early",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", CLAIMS)
+def test_guessing_network_passes_only_what_is_true_of_it(experiment):
+    guess = {"train_accuracy": 0.1, "test_accuracy": 0.1, "train_loss": np.log(10), "test_loss": np.log(10)}
+    rows = rows_of(experiment, [m | guess for m in read_runs(experiment)[0].metrics])
+    assert {row.says for row in rows if row.verdict == "pass"} == {row.says for row in rows} & TRUE_OF_GUESSING
+
+
+@pytest.mark.parametrize(
+    ("values", "finding"),
+    [
+        ((0.52, 0.53, 0.54), "holds"),
+        ((0.44, 0.495, 0.515), "undecided"),  # in the interval, but all are below what rounds to 0.53
+        ((0.44, 0.495, 0.526), "holds"),  # 0.526 rounds to 0.53
+        ((0.5, 0.501, 0.502), "does not hold"),
+        ((0.53,), "holds"),  # one run gives an infinite interval
+        ((0.5,), "undecided"),
+    ],
+)
+def test_claimed_number_passes_if_recorded_runs_support_it(values, finding):
+    claim = Claim(11, "ends about 0.53", "test_accuracy", "about", 0.53)
+    assert judge(claim, runs_with(values)) == finding
+    assert make_row(claim, 0.53, runs_with(values)).verdict == ("pass" if finding == "holds" else "undecided")
+
+
+def test_claimed_event_is_undecided_unless_all_runs_show_it():
+    claim = Claim(11, "train accuracy over 0.95", "best_train_accuracy", "at least", 0.95)
+    some, every = runs_with((0.94, 0.95, 0.96)), runs_with((0.951, 0.96, 0.97))
+    assert [make_row(claim, value, some).verdict for value in (0.9, 0.96)] == ["undecided", "undecided"]
+    assert [make_row(claim, value, every).verdict for value in (0.9, 0.96)] == ["fail", "pass"]
+    text = run_check.table("run", "fig11", [make_row(claim, 0.96, some)])
+    assert "0 of 1 claims hold, 1 undecided" in text
+    assert "evidence: 2 of 3 recorded runs show it" in text
+
+
+def test_table_and_page_print_step_counts_as_integers(monkeypatch):
+    monkeypatch.setattr(run_check, "curves", lambda *_: b"")
+    row = make_row(CLAIMS["fig09_long"][1], 2000, [{"flat_from": 2500}])
+    assert "  2000  at most 10000 " in run_check.table("run", "fig09_long", [row])
+    assert '<td class="n">2000</td>' in run_check.page("run", "fig09_long", [], [row])
+
+
+def test_run_is_compared_at_the_recorded_steps_only(tmp_path):
+    def twice_as_often(config, metrics):
+        config["flags"]["eval_freq"] = 50
+        between = [m | {"step": m["step"] + 50, "test_accuracy": i % 2} for i, m in enumerate(metrics[:-1])]
+        return sorted([*metrics, *between], key=lambda m: m["step"])
+
+    *_, plain = check_run(a_run(tmp_path / "plain", experiment="fig05_adam"))
+    _, metrics, rows = check_run(a_run(tmp_path / "twice", twice_as_often, "fig05_adam"))
+    assert rows == plain
+    assert len(metrics) == 31  # the page shows all of them
+
+
+def test_compare_run_prints_verdicts_and_writes_page(tmp_path, capsys):
+    nothing = {"test_accuracy": 0.1, "test_loss": 2.3, "train_accuracy": 0.1}
+    run = a_run(tmp_path / "a <b>\x1b", lambda config, metrics: metrics[-1].update(nothing))
+    assert compare_run(run, tmp_path / "out")
+    printed, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    assert printed.count("FAIL") == 3
+    assert "\x1b" not in printed + page
+    assert "a &lt;b&gt;? compared with fig01_mlp_numpy" in page
+    assert page.count('class="fail"') == 3
+    assert page.count("data:image/png") == 2
+
+
+def flag(**flags):
+    return lambda config, metrics: config["flags"].update(flags)
+
+
+def at_step_400(**values):
+    return lambda config, metrics: metrics[4].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda config, _: config["dataset"].update(is_synthetic=True), "synthetic images, expected CIFAR-10"),
+        (flag(learning_rate=0.5), "nearest is fig01_mlp_numpy, but this run has --learning_rate 0.5 instead of 0.002"),
+        (flag(eval_freq=150), "--eval_freq 150 instead of 100"),
+        (flag(train_eval_size=1), "--train_eval_size 1 instead of 10000"),
+        (flag(whiten=300), "--whiten 300 instead of 0"),
+        (flag(script="train_x"), "no figure of such a run"),
+        (lambda _, metrics: metrics[:-3], "is at step 1200 of 1500: resume it with"),
+        (lambda _, metrics: metrics[:5] + metrics[7:], "expected evaluations at the recorded runs' steps, 0, 100"),
+        (lambda _, metrics: [*metrics[:3], {**metrics[3], "step": 10**400}, *metrics[3:]], "recorded runs' steps"),
+        (lambda config, _: config.pop("flags"), "damaged"),
+        (lambda config, _: config.update(flags=[]), "damaged"),
+        (at_step_400(test_accuracy=10**400), "damaged"),
+        (at_step_400(test_loss=float("nan")), "damaged.*test_loss at step 400 is nan"),
+        (at_step_400(train_loss=[[]]), "damaged.*train_loss at step 400"),
+        (lambda config, _: config.update(x="x" * (5 << 20)), "damaged.*expected at most 4,194,304"),
+    ],
+)  # fmt: skip
+def test_compare_run_refuses_in_one_line_with_reason(tmp_path, capsys, change, reason):
+    run = a_run(tmp_path / "run", change)
+    with pytest.raises(RunError, match=reason):
+        check_run(run)
+    assert not compare_run(run, tmp_path / "out")
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_nested_json_is_a_damaged_run(tmp_path):
+    run = a_run(tmp_path / "run")
+    (run / "config.json").write_text("[" * 100_000)
+    with pytest.raises(RunError, match="RecursionError"):
+        check_run(run)
+
+
+@pytest.mark.parametrize("name", NEW_FLAGS)
+def test_new_flag_without_effect_matches_recorded_runs(tmp_path, name):
+    run = a_run(tmp_path / "run", flag(**{name: NEW_FLAGS[name]}), "fig03_mlp_pytorch")
+    assert check_run(run)[0] == "fig03_mlp_pytorch"
+
+
+def test_is_run_is_false_for_submissions_and_unreadable_paths(tmp_path):
+    run = a_run(tmp_path / "run")
+    assert is_run(run)
+    (run / "modules.py").touch()
+    assert not is_run(run)
+    assert not is_run(tmp_path / "missing")
+    assert not is_run(tmp_path / ("long" * 1000))  # the operating system raises an error
+
+
+@pytest.mark.parametrize("experiment", CLAIMS)
+def test_each_flag_of_a_script_is_compared_or_free(experiment):
+    recorded = read_runs(experiment)[0].config["flags"]
+    parser = importlib.import_module(recorded["script"]).make_flags()
+    flags = {action.dest for action in parser._actions} - {"help"}
+    assert flags <= recorded.keys() | FREE_FLAGS | NEW_FLAGS.keys()
+    new = NEW_FLAGS.keys() & flags
+    assert {name: NEW_FLAGS[name] for name in new} == {name: parser.get_default(name) for name in new}
+    assert not new & (recorded.keys() | FREE_FLAGS)
+
+
+@pytest.mark.parametrize(("confidence", "n"), [(0.95, 2), (0.95, 5), (0.99, 5), (0.99, 40)])
+def test_interval_contains_a_new_value_as_often_as_stated(confidence, n):
+    draws = np.random.default_rng(0).normal(size=(4000, n + 1))
+    inside = [low <= x <= high for *v, x in draws.tolist() for low, high, _ in [interval(v, confidence)]]
+    assert abs(np.mean(inside) - confidence) < 0.01
