@@ -1,207 +1,128 @@
-"""Finds the course's five files in a folder that somebody handed in, and reads what belongs to them."""
+"""Chooses the course's files in a submission, and reads them and what belongs to them."""
 
-import codecs
 import importlib.util
-import os
 import re
-import sys
 from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from grading import archives
-from grading.archives import MANY, MAX_FILE_BYTES, SubmissionError, is_archive, is_hidden
+from grading.archives import MAX_FILE_BYTES, SELDOM, SubmissionError, course_files, find_submissions, is_archive
 from grading.scheme import FILES
 
-MAX_TOTAL_BYTES, MAX_FILES, MAX_DEPTH = 20 << 20, 150, 6
-MAX_NEAR = 5  # sentences on what was perhaps meant
-MAX_PACKED = 2  # archives in one another
-SELDOM = {"cifar10", "results", "report", "tests"}
-NOT_SEARCHED = f"the folders {', '.join(sorted(SELDOM))} are not searched where others hold an answer"
-INSTALLED = ("torch", "numpy", "torchvision", "matplotlib", "tqdm")
+MAX_TOTAL_BYTES, MAX_FILES = 20 << 20, 150
+MAX_NOTES = 5  # of one kind
 
 
 @dataclass
 class Submission:
-    """A folder's files.
+    """The files of a submission.
 
     Attributes:
-        path: of the folder.
-        found: `{course file name: path within the folder}`.
-        files: `{path within the folder: bytes}`, what the submission's process gets to see.
-        folders: those that hold the course's files, the one with most of them first.
-        notes: what a teaching assistant should know, a sentence each.
-        left_out: `{path within the folder: why it was}`.
+        found: `{course file name: relative path}`.
+        files: `{relative path: bytes}`, all that the submission's process sees.
+        folders: directories of the course's files, the one with most of them first.
+        notes: sentences for a teaching assistant.
     """
 
-    path: Path
-    found: dict = field(default_factory=dict)
-    files: dict = field(default_factory=dict)
-    folders: list = field(default_factory=list)
-    notes: list = field(default_factory=list)
-    left_out: dict = field(default_factory=dict)
+    found: dict
+    files: dict
+    folders: list
+    notes: list
 
 
-def read_submission(path):
-    """Return the `Submission` in a folder, or at a path into an archive. Links are not followed, nothing is run.
+def read_submission(tree):
+    """Return the `Submission` in an `archives.Tree`. Nothing of it is run.
 
     Raises:
-        SubmissionError: there is none, it is a link, it holds several submissions or runs, the archive is damaged.
+        SubmissionError: it cannot be read, or contains several submissions, or runs.
     """
-    path = Path(path)
-    if path.is_symlink():
-        raise SubmissionError("it is a link, perhaps to another's folder: name the folder itself")
-    submission, near = Submission(path), []
-    files = _in_folder(submission, near) if path.is_dir() else archives.read(path)
-    files = _without_links_and_data(files, submission, near)
-    packed = [name for name in files if is_archive(name)]
-    if len(packed) == 1 and not _course_files(files) and sum(map(is_archive, path.parts)) < MAX_PACKED:
-        submission = read_submission(path / packed[0])
-        submission.path = path
+    if problem := tree.directories.get("."):
+        raise SubmissionError(problem)
+    if (several := find_submissions(tree)) != [()]:
+        raise SubmissionError(f"it has {len(several)} submissions: name each, as {tree.path.joinpath(*several[0])}")
+    packed = [name for name in tree.files if is_archive(name)]
+    if len(packed) == 1 and not course_files(tree.files):
+        submission = read_submission(tree.below(*packed[0].split("/")))
         submission.notes.insert(0, f"read from {packed[0]}")
         return submission
-    _refuse_collection(path, files)
-    _choose(submission, files)
-    _read(submission, files)
-    _note_hiding(submission)
-    _note_encodings(submission)
-    return submission
-
-
-def _course_files(names):
-    return {Path(name).name for name in names} & set(FILES)
-
-
-def _in_folder(submission, near):
-    """Return `{path within the folder: (size, None)}` as `archives.read` does, before anything is read."""
-    errors, files = [], {}
-    for folder, folders, names in os.walk(submission.path, onerror=errors.append):
-        inner = Path(folder).relative_to(submission.path)
-        folders[:] = sorted(f for f in folders if not is_hidden(f))
-        if len(inner.parts) >= MAX_DEPTH and folders:
-            near.append(f"{inner / folders[0]} was not searched: it lies {MAX_DEPTH + 1} folders deep")
-            folders.clear()
-        near += [f"{inner / f} was not read: it is a link" for f in folders if Path(folder, f).is_symlink()]
-        for name in names:
-            file, is_known = Path(folder, name), name in FILES or len(files) < archives.MAX_MEMBERS
-            if is_known and not is_hidden(name):
-                size = None if file.is_symlink() or not file.is_file() else file.stat().st_size
-                files[str(inner / name)] = size, None
-    submission.notes += map(str, errors)
-    return files
-
-
-def _without_links_and_data(files, submission, near):
-    """Return those that can be read, without folders that seldom hold an answer where another holds one.
-
-    Where not all of the course's files are there, sentences in `near` become notes.
-    """
-    links = sorted(name for name, (size, _) in files.items() if size is None)
-    near += [f"{name} was not read: it is a link, or no plain file" for name in links if Path(name).name in FILES]
-    submission.left_out = dict.fromkeys(links, "it is a link, or no plain file")
-    files = {name: files[name] for name in sorted(files.keys() - links)}
-    usual = {name: file for name, file in files.items() if not SELDOM.intersection(Path(name).parts[:-1])}
-    if _course_files(usual):
-        submission.left_out |= dict.fromkeys(files.keys() - usual.keys(), NOT_SEARCHED)
-        files = usual
-    if len(_course_files(files)) < len(FILES):
-        near += [sentence for name in files for sentence in _near_misses(Path(name))]
-        submission.notes += near[:MAX_NEAR]
-    return files
-
-
-def _refuse_collection(path, files):
-    """Raise `SubmissionError` where a folder is not one submission but holds several, or runs."""
-    name, holders = archives.holders(files)
-    if len(holders) >= MANY:
-        raise SubmissionError(f"it holds {len(holders)} folders with a {name}: name each, as in {path}/*")
-    runs = [] if _course_files(files) else sorted(path.glob("*/metrics.jsonl"))
-    if runs:
-        raise SubmissionError(f"it holds runs, and no answer: name a run, as in {runs[0].parent}")
-
-
-def _near_misses(name):
-    """Return a sentence on a file that was perhaps meant to be one of the course's, or to hold them."""
-    if name.name.lower().endswith((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")):
-        return [f"there is {name}: unpack it"]  # one of several, or of a kind that is not read
-    letters = re.sub(r"[^a-z]", "", name.name.lower().removeprefix("copy of "))
-    meant = [f for f in FILES if letters.startswith(re.sub(r"[^a-z]", "", f[:-3])) and f != name.name]
-    return [f"found {name}, expected {f}" for f in meant]
-
-
-def _choose(submission, files):
-    """Choose among files of one name: from the folder with most of the course's files, then from the shallowest."""
-    places = {name: [n for n in files if Path(n).name == name] for name in FILES}
-    count = Counter(str(Path(n).parent) for names in places.values() for n in names)
-    for name, names in places.items():
-        if names:
-            best = min(names, key=lambda n: (-count[str(Path(n).parent)], len(Path(n).parts), n))
-            submission.found[name] = best
-        if len(names) > 1:
-            submission.notes.append(f"{name} is there {len(names)} times; graded: {best}")
-    notebooks = [name for name in files if name.endswith(".ipynb")]
-    if notebooks and not submission.found:
-        submission.notes.append(
-            f"there are only notebooks ({', '.join(notebooks[:MAX_NEAR])}), and files are graded: "
-            f"ask for the answer in {', '.join(FILES)}"
-        )
-    if not submission.found and not submission.notes:
-        submission.notes.append(f"none of {', '.join(FILES)} was found")
-    folders = {str(Path(n).parent) for n in submission.found.values()}
-    submission.folders = sorted(folders, key=lambda f: (-count[f], f)) or ["."]
-    if submission.folders != ["."]:
-        submission.notes.append(f"found in {', '.join(submission.folders)}")
-
-
-def _read(submission, files):
-    """Read what the submission's process gets to see, and note what is left out.
-
-    The course's own files come first, then those beside them: limits fall on what is furthest away.
-    """
-    total, course = 0, set(submission.found.values())
-    for name in sorted(files, key=lambda n: (n not in course, str(Path(n).parent) not in submission.folders, n)):
-        (size, raw), why = files[name], None
-        if size > MAX_FILE_BYTES:
-            why = f"it has {size:,} bytes, more than {MAX_FILE_BYTES:,}"
-        elif total + size > MAX_TOTAL_BYTES or len(submission.files) >= MAX_FILES:
-            why = f"there are more than {MAX_FILES} files, or {MAX_TOTAL_BYTES:,} bytes in all"
-        else:
-            try:
-                submission.files[name] = (submission.path / name).read_bytes() if raw is None else raw
-                total += size
-            except OSError as error:
-                why = error.strerror
-        if why:
-            submission.left_out[name] = why
-        if why and name in course:
-            submission.notes.append(f"{name} was not read: {why}")
-            del submission.found[Path(name).name]
-
-
-def _note_hiding(submission):
-    """Note files and folders that Python would import in place of an installed module."""
-    for name in sorted(submission.files):
-        place = Path(name).parent if Path(name).name == "__init__.py" else Path(name)
-        module = place.name.removesuffix(".py")
-        is_found = name.endswith(".py") and str(place.parent) in submission.folders
-        if is_found and (module in INSTALLED or module in sys.stdlib_module_names):
-            submission.notes.append(
-                f"{name} hides the module {module!r}, which Python or the course provides: rename it"
-            )
-
-
-def _note_encodings(submission):
-    """Note which of the course's files Python cannot decode, and what to do about it."""
-    wrong = {}
-    for name in submission.found.values():
-        raw = submission.files[name]
+    paths = {name: PurePosixPath(name) for name in tree.files}
+    usual = {name: path for name, path in paths.items() if not SELDOM.intersection(path.parts[:-1])}
+    paths = usual if course_files(usual) else paths
+    found, folders, notes = _choose([paths[name] for name in course_files(paths)])
+    # Limits leave out what is furthest from the course's files.
+    files, problems = {}, {name: why for name, why in tree.directories.items() if why}
+    for name in sorted(paths, key=lambda n: (n not in found.values(), str(paths[n].parent) not in folders, n)):
         try:
-            if "\0" in importlib.util.decode_source(raw):
-                raise SyntaxError
+            files[name] = _read(tree.files[name], files)
+        except OSError as error:
+            problems[name] = error.strerror or str(error)
+            if name in found.values():
+                del found[paths[name].name]
+    if len(found) < len(FILES):
+        notes += [note for path in paths.values() for note in _near_misses(path)][:MAX_NOTES]
+    if not found:
+        notes += _why_empty(tree, problems)
+    notes += [f"{name} was left out: {why}" for name, why in problems.items()][:MAX_NOTES]
+    notes += [f"{len(problems) - MAX_NOTES} more were left out"] * (len(problems) > MAX_NOTES)
+    for name in found.values():
+        try:
+            importlib.util.decode_source(files[name])
         except (SyntaxError, UnicodeDecodeError):
-            is_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw
-            what = "in UTF-16, or no text" if is_16 else "not in the encoding that the first lines name, or else UTF-8"
-            wrong.setdefault(what, []).append(name)
-    submission.notes += [
-        f"{what}, which Python does not run: {', '.join(names)}; save as UTF-8" for what, names in wrong.items()
-    ]
+            notes.append(f"{name} is not in UTF-8, nor in an encoding that its first lines name: save it as UTF-8")
+    return Submission(found, files, folders, notes)
+
+
+def _choose(paths):
+    """Choose among files of the same name: the directory with most of the course's files comes first, then the top.
+
+    Returns:
+        found, folders, notes of a `Submission`.
+    """
+    count = Counter(path.parent for path in paths)
+    found, notes = {}, []
+    for path in sorted(paths, key=lambda path: (-count[path.parent], len(path.parts), path)):
+        found.setdefault(path.name, path)
+    copies = sorted(str(path) for path in paths if path not in found.values())
+    notes += [f"other files of the same names were not graded: {', '.join(copies)}"] * bool(copies)
+    folders = sorted({path.parent for path in found.values()}, key=lambda folder: (-count[folder], folder))
+    folders = [*map(str, folders)] or ["."]
+    notes += [f"found in {', '.join(folders)}"] * (folders != ["."])
+    return {name: str(path) for name, path in found.items()}, folders, notes
+
+
+def _read(file, others):
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: it cannot be read, or is too large.
+    """
+    with file.open() as opened:
+        data = opened.read(MAX_FILE_BYTES)  # it may have grown
+    if len(others) == MAX_FILES or len(data) + sum(map(len, others.values())) > MAX_TOTAL_BYTES:
+        raise OSError(f"there are more than {MAX_FILES} files, or {MAX_TOTAL_BYTES:,} bytes in all")
+    return data
+
+
+def _near_misses(path):
+    """Return sentences on a file that was perhaps meant to be one of the course's, or to contain them."""
+    if is_archive(path):
+        return [f"there is {path}: unpack it"]
+    letters = re.sub(r"[^a-z]", "", path.name.lower().removeprefix("copy of "))
+    meant = [f for f in FILES if letters.startswith(re.sub(r"[^a-z]", "", f[:-3])) and f != path.name]
+    return [f"found {path}, expected {f}" for f in meant]
+
+
+def _why_empty(tree, problems):
+    """Return notes on a submission with none of the course's files.
+
+    Raises:
+        SubmissionError: they may be in what cannot be read, or it contains runs.
+    """
+    denied = [f"{name}: {why}" for name, why in problems.items() if course_files([name]) or name in tree.directories]
+    if denied:
+        raise SubmissionError(denied[0])
+    if runs := [name for name in tree.files if name.endswith("/metrics.jsonl")]:
+        raise SubmissionError(f"it has runs and no answer: name a run, as {(tree.path / runs[0]).parent}")
+    is_notebook = any(name.endswith(".ipynb") for name in tree.files)
+    notebooks = ", but notebooks: ask for .py files" * is_notebook
+    return [f"none of {', '.join(FILES)} was found{notebooks}"]

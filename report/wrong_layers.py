@@ -283,10 +283,12 @@ def wrong_norm(mistake, **gradients):
         dx, dgamma, dbeta, *others = CustomBatchNormManualFunction.backward(ctx, dout)
         x_hat, inverse_std, gamma = ctx.saved_tensors
         n = SimpleNamespace(B=len(dout), dout=dout, x=ctx.input, x_hat=x_hat, inverse_std=inverse_std, gamma=gamma)
-        n.scale, n.mean, n.variance = gamma * inverse_std, dbeta / n.B, x_hat * dgamma / n.B
-        n.dx = dout - n.mean - n.variance
-        wrong_ones = {name: gradient(n) for name, gradient in gradients.items()}
-        return *({"x": dx, "gamma": dgamma, "beta": dbeta} | wrong_ones).values(), *others
+        if dx is not None:
+            n.scale, n.mean, n.variance = gamma * inverse_std, dout.mean(dim=0), x_hat * (dout * x_hat).mean(dim=0)
+            n.dx = dout - n.mean - n.variance
+        right = {"x": dx, "gamma": dgamma, "beta": dbeta}
+        wrong_ones = {name: gradient(n) for name, gradient in gradients.items() if right[name] is not None}
+        return *(right | wrong_ones).values(), *others
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return subclass(CustomBatchNormManualFunction, mistake, **methods)

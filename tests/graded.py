@@ -1,105 +1,75 @@
 """Grades submissions written for tests: the project's files with a part replaced, or files of their own."""
 
-import functools
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
-from unittest import mock
 
 from grade import main
-from grading.all_checks import ALL_CHECKS
-from grading.check import Grading
-from grading.checks_training import Training
-from grading.handout import blanked
-from grading.reference import Reference, run_here
-from grading.runs import read_runs
-from grading.scheme import FILES
-from grading.session import ROOT, Answer, Session
-from grading.submission import Submission
+from grading.checks import ALL_CHECKS
+from grading.checks.check import Grading
+from grading.checks.local import Local
+from grading.scheme import FILES, ROOT
 
-PROJECT = {name: (ROOT / name).read_text() for name in FILES}
-NO_TRAINING = Training(None, "this is a test")
+PROJECT = {name: (ROOT / name).read_text(encoding="utf-8") for name in FILES}
+TEMPLATES = {name: (ROOT / "handout" / name).read_text(encoding="utf-8") for name in FILES}
 CHECKS = [check for check in ALL_CHECKS if not check.name.endswith(".training")]
 MAX_POINTS = sum(check.points for check in CHECKS)
-TEMPLATES = {name: blanked(text) for name, text in PROJECT.items()}
-reference = functools.cache(Reference)
 
 
-def replaced(text, right, wrong):
-    """Return `text` with `right`, which stands in it once, replaced by `wrong`."""
-    assert text.count(right) == 1, f"{right!r} stands {text.count(right)} times, expected once"
-    return text.replace(right, wrong)
+class Classes:
+    """Takes the place of a `load.Loader`: the project's classes, some of them replaced.
+
+    Args:
+        classes: `{'modules.LinearModule': class}`; None for one that is not written.
+    """
+
+    def __init__(self, classes):
+        self.classes, self.kept = classes, {}
+
+    def __call__(self, target):
+        module, name = target.split(".")
+        found = self.classes.get(target, getattr(self.import_module(module), name))
+        if found is None:
+            raise NotImplementedError(f"There is no class {name} in {module}.py")
+        return found
+
+    def import_module(self, name):
+        return __import__(name)
+
+    def is_own(self, file):
+        return Path(file).name in (*FILES, "wrong_layers.py", "variants.py")
 
 
-def project_with(file, right, wrong):
-    """Return the project's files with `right`, which stands once in `file`, replaced by `wrong`."""
-    return PROJECT | {file: replaced(PROJECT[file], right, wrong)}
-
-
-def checks_of(file):
-    """Return the checks that `file` has a part in: a mistake in it can cost no other."""
-    return [check for check in CHECKS if file in check.files]
-
-
-def grade(sandbox, files, checks=CHECKS, lenient=False, total_seconds=600, least_seconds=2):
-    """Return `{check name: outcome}` of a submission's files, all checks but the training ones, and the `Grading`."""
-    found = {name: name for name in FILES if name in files}
-    raw = {name: text if isinstance(text, bytes) else text.encode() for name, text in files.items()}
-    submission = Submission(Path("submission"), found, raw, ["."])
-    with Session(sandbox, raw, ["."], lenient, total_seconds, least_seconds=least_seconds) as session:
-        grading = Grading(session, reference(), submission, NO_TRAINING)
-        grading.import_all()
-        outcomes = {check.name: grading.run(check) for check in checks}
-    return outcomes, grading
-
-
-def answer_here(load, op, params, arrays):
-    """Return the `Answer` to an operation on what `load(module, name)` returns, in this process."""
-    out, error = {}, None
-    try:
-        run_here(op, load, params, arrays, out)
-    except Exception as raised:
-        error = {"type": type(raised).__name__, "message": str(raised), "where": ""}
-    return Answer(out, error and f"{error['type']}: {error['message']}", error and "error", error or {}, 0.01)
-
-
-def grade_here(files, checks=CHECKS):
-    """Return `{check name: outcome}` of files that are no danger, graded in this process: no start of another."""
-    modules = {}
-    with mock.patch.dict(sys.modules, modules):
-        for name in [name for name in FILES if name in files]:
-            module = sys.modules[name[:-3]] = modules[name[:-3]] = types.ModuleType(name[:-3])
-            exec(compile(files[name], name, "exec"), vars(module))
-
-    def ask(op, params, arrays=None, seconds=None):
-        if op == "import_module":
-            return Answer()
-        return answer_here(lambda module, name: getattr(modules[module], name), op, params, arrays or {})
-
-    raw = {name: text.encode() for name, text in files.items()}
-    submission = Submission(Path("submission"), {name: name for name in files}, raw, ["."])
-    grading = Grading(types.SimpleNamespace(ask=ask), reference(), submission, NO_TRAINING)
-    grading.import_all()
+def grade_classes(classes, checks=CHECKS):
+    """Return `{check name: Result}` of the project with some classes replaced, in this process."""
+    grading = Grading(Local(Classes(classes)).ask, FILES)
     return {check.name: grading.run(check) for check in checks}
 
 
-def lost(outcomes):
+def grade(sandbox, files, checks=CHECKS, lenient=False):
+    """Return `{check name: Result}` of a submission's files, `{name: text or bytes}`, graded in the sandbox."""
+    raw = {name: text if isinstance(text, bytes) else text.encode() for name, text in files.items()}
+    with sandbox.worker(raw, ["."], lenient) as worker:
+        grading = Grading(worker.ask, raw)
+        return {check.name: grading.run(check) for check in checks}
+
+
+def lost(results):
     """Return the names of the checks that did not pass."""
-    return [name for name, outcome in outcomes.items() if not outcome.passed]
+    return [name for name, result in results.items() if not result.passed]
 
 
-def points(outcomes):
-    return sum(check.points for check in CHECKS if outcomes[check.name].passed)
+def points(results):
+    return sum(check.points for check in CHECKS if check.name in results and results[check.name].passed)
 
 
-def write(folder, files):
-    """Write `{name: text}` into a new folder and return it."""
-    folder.mkdir(parents=True)
+def write(directory, files):
+    """Write `{name: text}` into a new directory and return it."""
+    directory.mkdir(parents=True)
     for name, text in files.items():
-        (folder / name).write_text(text)
-    return folder
+        (directory / name).write_text(text, encoding="utf-8")
+    return directory
 
 
 def run_grade(*args):
@@ -116,14 +86,5 @@ def call_grade(*args):
         return end.code
 
 
-def write_run(folder, config, metrics):
-    """Write a run folder with its config.json and metrics.jsonl and return it."""
-    files = {"config.json": json.dumps(config), "metrics.jsonl": "".join(json.dumps(m) + "\n" for m in metrics)}
-    return write(folder, files)
-
-
-def a_run(folder, change=lambda config, metrics: None, experiment="fig01_mlp_numpy"):
-    """Write a recorded run as a run folder. `change(config, metrics)` alters them, or returns other metrics."""
-    run = read_runs(experiment)[0]
-    config, metrics = json.loads(json.dumps(run.config)), [dict(m) for m in run.metrics]
-    return write_run(folder, config, change(config, metrics) or metrics)
+def read_json(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))

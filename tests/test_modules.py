@@ -1,12 +1,58 @@
-"""The layers and the MLP in NumPy: dtypes, initial parameters, errors, state dict."""
+"""The layers and the MLP in NumPy: extreme values, dtypes, initial parameters, errors, state dict."""
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
+import modules
 from mlp_numpy import MLP
 from modules import CrossEntropyModule, LeakyReLUModule, LinearModule, SoftMaxModule
+from report.wrong_layers import WRONG_LAYERS, layers_with
 
 LOGITS = np.array([[200, 3, 0], [1, 0, 255]])
+
+
+def check_extremes(layers):
+    """Assert what the course does not ask for: the slope at 0, finite losses of any logits, inputs left as they are."""
+    x = np.array([[0.0, -0.0, 2.0, -2.0]])
+    for slope in (0.5, -0.5):
+        leaky_relu = layers.LeakyReLUModule(slope)
+        leaky_relu.forward(x)
+        assert leaky_relu.backward(np.ones_like(x)).tolist() == [[slope, slope, 1, slope]]
+    linear = layers.LinearModule(4, 2)
+    linear.forward(x)
+    linear.backward(np.ones((1, 2)))
+    assert linear.grads["bias"].shape == (2,)
+    logits = np.array([[0.0, 1e4, -1e4], [3.0, 1.0, 2.0]])
+    for dtype in (np.float32, np.float64):
+        softmax, cross_entropy = layers.SoftMaxModule(), layers.CrossEntropyModule()
+        x, y = logits.astype(dtype), np.eye(3, dtype=dtype)[[2, 0]]
+        p = softmax.forward(x)
+        dout = cross_entropy.backward(p, y)
+        dout.flags.writeable = False
+        tensor = torch.tensor(x, requires_grad=True)
+        F.cross_entropy(tensor, torch.tensor(y)).backward()
+        assert np.allclose(softmax.backward(dout), tensor.grad.numpy(), atol=1e-6)
+        assert np.isfinite(cross_entropy.forward(p, y))
+        zero = np.array([[0, 1]], dtype)
+        assert np.isfinite(cross_entropy.forward(zero, zero[:, ::-1]))
+        assert np.isfinite(cross_entropy.backward(zero, zero[:, ::-1])).all()
+
+
+def test_layers_at_extreme_values():
+    check_extremes(modules)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    "name",
+    ["bias_gradient_in_a_row", "mask_true_at_zero", "mask_of_output", "probabilities_of_zero", "dout_overwritten",
+     "log_of_zero", "loss_gradient_at_zero"],
+)  # fmt: skip
+def test_wrong_extreme_values_are_found(name):
+    with pytest.raises((AssertionError, ValueError)):
+        check_extremes(layers_with(WRONG_LAYERS[name]))
 
 
 def test_float32_stays_float32_from_input_to_gradients():

@@ -1,0 +1,278 @@
+"""Question 3: batch norm, by autograd, by hand, and the module around that."""
+
+import dataclasses
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from grading.checks.case import Case, constant, first_failed, float32, forward, gradient, same, second_batch
+from grading.checks.check import PASSED, Check, Result, failure, is_close, is_varied
+from grading.checks.inputs import norm_input
+from grading.checks.mistakes import name_mistake
+
+EPS, EPSILONS = 1e-5, (0.1, 0.3, 1.0)
+WRONG_SHAPES = [[6, 5], [6, 1]]  # a wrong number of neurons; other shapes may be accepted
+INPUT, SECOND, ZERO = norm_input(6, 60), norm_input(9, 61), norm_input(6, 62, gamma=[1.5, 0.0, -0.5, 0.0])
+SMALL = norm_input(6, 63, scale=0.1)  # with a variance next to which eps is seen
+UNIT = {"gamma": np.ones(4), "beta": np.zeros(4)}
+
+
+def batch_norm(eps):
+    return lambda x, gamma, beta: F.batch_norm(x, None, None, gamma, beta, training=True, eps=eps)
+
+
+def substitute(eps):
+    """The function of `worker/substitutes.py`."""
+    return lambda x, gamma, beta: gamma * x.sin() - beta + eps * x
+
+
+def _own_deviation(case, own):
+    """Return the gradients of batch norm with the standard deviation that its own forward pass used, right or wrong."""
+    gamma, beta, x = (case.arrays[name] for name in ("gamma", "beta", "x"))
+    if np.shape(own.get("out")) != x.shape or not gamma.all():
+        return {}
+    deviation = (x - x.mean(0)) * gamma / (own["out"] - beta)
+    eps = torch.tensor(deviation[0] ** 2 - x.var(0))
+
+    def normalised(x, gamma, beta):
+        return gamma * (x - x.mean(0)) / (x.var(0, correction=0) + eps).sqrt() + beta
+
+    return dataclasses.replace(case, function=normalised).expected
+
+
+def module(name, arrays=INPUT, eps=None):
+    made = f"CustomBatchNorm{name}(4{f', eps={eps}' if eps else ''})"
+    params = {"args": [4], "named": {"eps": eps} if eps else {}, "eps": eps or EPS}
+    return Case(
+        f"custom_batchnorm.CustomBatchNorm{name}",
+        made,
+        params,
+        arrays,
+        batch_norm(eps or EPS),
+        also_right=_own_deviation,
+    )
+
+
+def function(g, arrays=INPUT, eps=None, **more):
+    """Return the case of the function; one that works with three arguments alone, without eps, loses just eps."""
+    name = "CustomBatchNormManualFunction"
+    params = {"args": [], "eps": eps or EPS, "passes_eps": True} | more
+    case = Case(f"custom_batchnorm.{name}", f"{name}.apply(x, gamma, beta, {eps or EPS})", params, arrays,
+                batch_norm(eps or EPS), also_right=_own_deviation)  # fmt: skip
+    without = case.but(passes_eps=False)
+    is_without = eps is None and "needs" not in more and case.ask(g).error and not without.ask(g).error
+    return without if is_without else case
+
+
+def autograd(*args):
+    return lambda g: module("Autograd", *args)
+
+
+def manual(*args):
+    return lambda g: module("ManualModule", *args)
+
+
+# ---- Checks of any of the three; `case_of` takes Grading and returns a case --------------------
+
+
+def _forward(case_of):
+    def run(g):
+        case = case_of(g)
+        return first_failed(check(g, case) for check in (_batch, _evaluation))
+
+    return run
+
+
+def _batch(g, case):
+    return forward(g, case, name_mistake)
+
+
+def _evaluation(g, case):
+    """In evaluation it normalises as in training, or with running statistics: each row then is by itself."""
+    if not case.params["args"]:
+        return PASSED
+    evaluated = dataclasses.replace(case.but(evaluation=True), made=f"evaluation, {case.made}")
+    whole, half = (c.got(g, "out") for c in (evaluated, evaluated.rows(slice(3))))
+    if whole is not None and half is not None and is_close(half, whole[:3]):
+        return PASSED
+    return same(g, evaluated, {"out": case.got(g, "out")}, "it gives in training", backward=False)
+
+
+def _parameters(name):
+    def run(g):
+        case = module(name)
+        called, answer = f"{case.made}, its parameters", g.ask("norm_parameters", case.target, {"args": [4]})
+        for parameter, value in (("gamma", 1), ("beta", 0)):
+            got = answer.arrays.get(parameter)
+            if got is None or got.shape != (4,) or (got != value).any():
+                start = "nothing" if got is None else f"{got[:1] if got.ndim == 1 else got.shape}"
+                return failure(answer, called, f"{parameter} starts as {start}, expected four numbers {value}.")
+        if answer.arrays["is_trainable"]:
+            return PASSED
+        note = "Make both nn.Parameter: an optimiser sees no other tensors"
+        return Result("failed", called, "gamma or beta is not a trainable parameter of the module.", note)
+
+    return run
+
+
+def _eps(case_of):
+    """1/x̂² is an affine function of eps, whatever the variance is, if eps is added to it."""
+
+    def run(g):
+        cases = [case_of(g, SMALL | UNIT, eps) for eps in EPSILONS]
+        outs = [case.got(g, "out") for case in cases]
+        for case, out in zip(cases, outs, strict=True):
+            if not is_varied(out) or out.shape != (6, 4):
+                return constant(g, case)
+        largest = abs(outs[0]).argmax(axis=0), range(4)
+        with np.errstate(all="ignore"):
+            first, second, third = (1 / out[largest] ** 2 for out in outs)
+            ratio = (third - first) / (second - first)
+        right = (EPSILONS[2] - EPSILONS[0]) / (EPSILONS[1] - EPSILONS[0])
+        if not is_close(ratio, np.full(4, right), tolerance=1e-3) or not (second > 1.01 * first).all():
+            values = ", ".join(map(str, EPSILONS))
+            problem = f"The outputs for eps of {values} are not those of eps added to the variance."
+            is_unused = is_close(second, first, tolerance=1e-6)
+            note = (
+                "The eps that is asked for is not used"
+                if is_unused
+                else "eps is added to the variance, inside the root"
+            )
+            return Result("failed", cases[0].called(False), problem, note)
+        return PASSED
+
+    return run
+
+
+def _gradients(case_of):
+    def run(g):
+        case = case_of(g)
+        results = {name: gradient(g, case, name, name_mistake) for name in ("dx", "dgamma", "dbeta")}
+        own = case.own(g) if results["dx"].passed else {}
+        unused = [name for name in own if abs(own[name]).max() < 1e-6]  # `forward` has cost that it is not used
+        return first_failed(result for name, result in results.items() if name not in unused)
+
+    return run
+
+
+def _wrong_shape(name):
+    def run(g):
+        case = module(name)
+        answer = g.ask("refuses", case.target, case.params | {"shapes": WRONG_SHAPES}, case.arrays)
+        refused, called = answer.arrays.get("refused"), f"{case.made}(x)"
+        if refused is None:
+            return failure(answer, called, "A right input is refused.")
+        wrong = [tuple(shape) for shape, r in zip(WRONG_SHAPES, refused, strict=True) if r < 1]
+        if not wrong:
+            return PASSED
+        how = "accepted" if 0 in refused else "refused by PyTorch only"
+        problem = f"An input of shape {wrong[0]} is {how}, expected an error that the module raises itself."
+        return Result("failed", called, problem, "Check the number of neurons and raise a ValueError, or assert it")
+
+    return run
+
+
+def _second_batch(g):
+    case = module("Autograd", SECOND | {name: INPUT[name] for name in UNIT})
+    return second_batch(g, case, {name: INPUT[name] for name in ("x", "dout")})
+
+
+# ---- The function ------------------------------------------------------------------------------
+
+
+def _gradient(name):
+    return lambda g: gradient(g, function(g), name, name_mistake)
+
+
+def _gamma_of_zero(g):
+    """The gradient of x, or, if that is wrong in any case, at least a finite one."""
+    result, case = gradient(g, function(g, ZERO), "dx"), function(g, ZERO)
+    is_wrong_anyway = not gradient(g, function(g), "dx").passed
+    return PASSED if is_wrong_anyway and is_varied(case.got(g, "dx")) else result
+
+
+def _function_eps(g):
+    """Forward, and backward if that is right with the default."""
+    result, case = _eps(function)(g), function(g, SMALL, 0.5)
+    names = [name for name in ("dx", "dgamma") if gradient(g, function(g), name).passed]
+    return first_failed([result, *(gradient(g, case, name) for name in names)])
+
+
+def _needs_input_grad(g):
+    whole, n_right = function(g).ask(g).arrays, 0
+    for i, name in enumerate(("x", "gamma", "beta")):
+        case = function(g, needs=[j == i for j in range(3)])
+        case = dataclasses.replace(case, made=f"only {name} requires a gradient, {case.made}")
+        returned = case.got(g, "returned")
+        if returned is None:
+            return failure(case.ask(g), case.called(), "There is no gradient.")
+        if np.delete(returned, i).any():
+            problem = f"backward returns {int(returned.sum())} gradients, though only {name} requires one."
+            return Result("failed", case.called(), problem, "Return None for the others (ctx.needs_input_grad)")
+        expected = {f"d{name}": whole[f"d{name}"]} if f"d{name}" in whole else {}
+        result = same(g, case, expected, "backward returns if all three require a gradient")
+        if not result.passed:
+            return result
+        n_right += returned.any()
+    return PASSED if n_right else failure(case.ask(g), case.called(), "There is no gradient.")
+
+
+def _instance(g):
+    case = function(g, needs=[True] * 3, is_instance=True)
+    case = dataclasses.replace(case, made=case.made.replace(".apply", "(4).apply"))
+    out = function(g).got(g, "out")
+    return (
+        same(g, case, {"out": out}, "apply on the class gives", backward=False) if is_varied(out) else constant(g, case)
+    )
+
+
+# ---- The module around it ----------------------------------------------------------------------
+
+
+def by_any_function(check, *args):
+    """Return a check of the module with a substitute for the function, or else with the submission's own."""
+
+    def replaced(g):
+        case = module("ManualModule", *args)
+        return dataclasses.replace(case.but(substitutes="custom_batchnorm."), function=substitute(case.params["eps"]))
+
+    def run(g):
+        result = check(replaced)(g)
+        return result if result.passed else check(manual(*args))(g)
+
+    return run
+
+
+def _single(case_of):
+    return lambda g: float32(g, case_of(g))
+
+
+def _checks_of(question):
+    return lambda name, points, title, run: Check(name, question, points, title, ("custom_batchnorm.py",), run)
+
+
+q31, q32b, q32c = _checks_of("3.1"), _checks_of("3.2b"), _checks_of("3.2c")
+CHECKS = [
+    q31("bn_autograd.parameters", 1.5, "gamma of 1, beta of 0, trainable", _parameters("Autograd")),
+    q31("bn_autograd.forward", 3, "the batch normalised", _forward(autograd())),
+    q31("bn_autograd.eps", 1, "eps inside the root, as asked for", _eps(lambda g, *args: module("Autograd", *args))),
+    q31("bn_autograd.gradients", 2.5, "gradients of x, gamma (0, too) and beta", _gradients(autograd(ZERO))),
+    q31("bn_autograd.second_batch", 0.75, "nothing is kept of the batch before", _second_batch),
+    q31("bn_autograd.wrong_shape", 0.75, "a wrong number of neurons is refused", _wrong_shape("Autograd")),
+    q31("bn_autograd.float32", 0.5, "float32, as in training", _single(autograd())),
+    q32b("bn_function.forward", 0.25, "the batch normalised", _forward(function)),
+    q32b("bn_function.input_gradient", 0.5, "gradient of x", _gradient("dx")),
+    q32b("bn_function.gamma_gradient", 0.5, "gradient of gamma", _gradient("dgamma")),
+    q32b("bn_function.beta_gradient", 0.5, "gradient of beta", _gradient("dbeta")),
+    q32b("bn_function.gamma_of_zero", 0.25, "gradient of x if gamma is 0", _gamma_of_zero),
+    q32b("bn_function.eps", 0.25, "eps inside the root, as asked for, forward and backward", _function_eps),
+    q32b("bn_function.needs_input_grad", 0.25, "None for gradients that nobody asks for", _needs_input_grad),
+    q32b("bn_function.instance", 0.25, "apply on an instance", _instance),
+    q32b("bn_function.float32", 0.25, "float32, as in training", _single(function)),
+    q32c("bn_module.parameters", 0.125, "gamma of 1, beta of 0, trainable", _parameters("ManualModule")),
+    q32c("bn_module.forward", 0.25, "the batch normalised with its own eps", by_any_function(_forward, SMALL, 0.5)),
+    q32c("bn_module.gradients", 0.25, "gradients of x, gamma and beta", by_any_function(_gradients)),
+    q32c("bn_module.wrong_shape", 0.25, "a wrong number of neurons is refused", _wrong_shape("ManualModule")),
+    q32c("bn_module.float32", 0.125, "float32, as in training", by_any_function(_single)),
+]  # fmt: skip

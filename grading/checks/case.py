@@ -1,0 +1,214 @@
+"""A class of the submission with inputs for it, what PyTorch gives for them, and the comparisons that classes share."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from grading.checks.check import PASSED, TOLERANCE, Result, difference, failure, is_close, is_varied
+
+# Central differences of step H, also of a layer that computes in float32: rounding gives some 1e-4 of the largest.
+H, DIFFERENCES_TOLERANCE = 1e-3, 2e-3
+BATCHED = ("x", "y", "dout")  # arrays whose first axis is the batch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """What is asked of one class.
+
+    Attributes:
+        target: the class, as 'modules.LinearModule'.
+        made: how it is made, as 'LinearModule(5, 3)'.
+        params: what its operation takes: `args`, and more.
+        arrays: x, weights, and dout or, for a loss, y.
+        function: the same by PyTorch, of tensors by the names of `arrays`.
+        bounds: `{name: how much more than rounding a result may be off}`.
+        deserves: takes Grading and Case; whether a forward pass may be compared with itself: a constant may not.
+        also_right: takes Case and its own results; returns further gradients that count as right.
+    """
+
+    target: str
+    made: str
+    params: dict
+    arrays: dict
+    function: Callable
+    bounds: dict = dataclasses.field(default_factory=dict)
+    deserves: Callable = lambda g, case: is_varied(case.got(g, "out"))
+    also_right: Callable = lambda case, own: {}
+
+    def but(self, arrays=None, **params):
+        """Return the case with other arrays or parameters."""
+        return dataclasses.replace(self, arrays=self.arrays | (arrays or {}), params=self.params | params)
+
+    def rows(self, index):
+        """Return the case for some examples of its batch."""
+        return self.but({name: self.arrays[name][index] for name in BATCHED if name in self.arrays})
+
+    def called(self, backward=True):
+        n, is_loss = len(self.arrays["x"]), "y" in self.arrays
+        what = "forward(x, y)" if is_loss else "forward(x)"
+        what += (", backward(x, y)" if is_loss else ", backward(dout)") * backward
+        return f"{self.made}: {what}, for {f'a batch of {n}' if n > 1 else 'one example'}"
+
+    def label(self, name):
+        """Return 'gradient of the weight of layer 1' for 'dweight0'."""
+        is_loss, kind = "y" in self.arrays, name.removeprefix("d").rstrip("0123456789")
+        if name == "out":
+            return "loss" if is_loss else "output"
+        kind = {"x": "probabilities" if is_loss else "input", "weight": "weight", "bias": "bias"}.get(kind, kind)
+        layer = f" of layer {int(name[-1]) + 1}" if "weight1" in self.arrays and name[-1].isdigit() else ""
+        return f"gradient of {'the ' * (kind not in ('gamma', 'beta'))}{kind}{layer}"
+
+    def ask(self, g, backward=True):
+        return g.ask("run", self.target, self.params | {"backward": backward}, self.arrays)
+
+    def got(self, g, name):
+        return self.ask(g, backward=name != "out").arrays.get(name)
+
+    @functools.cached_property
+    def expected(self):
+        """Return the output and all gradients by PyTorch, as `{'out', 'dx', …}`."""
+        tensors = {
+            name: torch.tensor(array, dtype=torch.float64, requires_grad=name != "y")
+            for name, array in self.arrays.items()
+            if name != "dout"
+        }
+        out = self.function(**tensors)
+        names = [name for name in tensors if name != "y"]
+        dout = torch.tensor(self.arrays.get("dout", 1.0), dtype=torch.float64).reshape(out.shape)
+        grads = torch.autograd.grad(out, [tensors[name] for name in names], dout, allow_unused=True)
+        found = {f"d{name}": grad for name, grad in zip(names, grads, strict=True) if grad is not None}
+        return {name: value.detach().numpy() for name, value in {"out": out, **found}.items()}
+
+    def own(self, g):
+        """Return finite differences of its own forward pass, from one request, as `{'dx', …}`; {} if it fails."""
+        if id(self) not in g.differences:
+            g.differences[id(self)] = self._differences(g), self  # kept, so that its id stays its own
+        return g.differences[id(self)][0]
+
+    def _differences(self, g):
+        names = [name for name in self.arrays if name not in ("y", "dout")]
+        n_cases = 2 * sum(self.arrays[name].size for name in names)
+        stacked = {n: np.repeat(a[None].astype(float), n_cases, axis=0) for n, a in self.arrays.items() if n != "dout"}
+        case = 0
+        for name in names:
+            flat = stacked[name].reshape(n_cases, -1)
+            for i in range(flat.shape[1]):
+                flat[case, i] += H
+                flat[case + 1, i] -= H
+                case += 2
+        values, dout = g.ask("cases", self.target, self.params, stacked).arrays.get("out"), self.arrays.get("dout", 1.0)
+        if values is None or values.shape != (n_cases, *np.shape(dout)) or not np.isfinite(values).all():
+            return {}
+        sums = (values * dout).reshape(n_cases, -1).sum(axis=1)
+        slopes = (sums[::2] - sums[1::2]) / (2 * H)
+        ends = np.cumsum([self.arrays[name].size for name in names])[:-1]
+        return {
+            f"d{name}": part.reshape(self.arrays[name].shape)
+            for name, part in zip(names, np.split(slopes, ends), strict=True)
+        }
+
+    def wrong(self, g, name, expected=None, tolerance=TOLERANCE):
+        """Return a sentence on how a result differs from PyTorch's, or from `expected`; None if it does not."""
+        expected = self.expected[name] if expected is None else expected
+        return difference(self.label(name), self.got(g, name), expected, self.bounds.get(name, 0.0), tolerance)
+
+    def scale(self, g, name, scales=(1.0,)):
+        """Return which multiple of the right gradient it is, by PyTorch or by its own forward pass; None if of neither.
+
+        Zeros are right by PyTorch only.
+        """
+        got = self.got(g, name)
+        if got is None:
+            return None
+        for s in scales:
+            if is_close(got, s * self.expected[name], s * self.bounds.get(name, 0.0)):
+                return s
+        own = [(self.also_right(self, self.ask(g).arrays), 1e-4)]
+        own += [(self.own(g), DIFFERENCES_TOLERANCE)] if self.deserves(g, self) else []
+        for gradients, tolerance in own:
+            right = gradients.get(name)
+            if right is None or abs(right).max() < 1e-6:
+                continue
+            for s in scales:
+                if is_close(got, s * right, tolerance=tolerance):
+                    return s
+        return None
+
+
+def first_failed(results):
+    return next((result for result in results if not result.passed), PASSED)
+
+
+def forward(g, case, name_mistake=lambda *_: ""):
+    found = case.wrong(g, "out")
+    if found is None:
+        return PASSED
+    note = name_mistake(case, "out", case.got(g, "out"))
+    return failure(case.ask(g, backward=False), case.called(backward=False), found, note)
+
+
+def gradient(g, case, name, name_mistake=lambda *_: "", scales=(1.0,)):
+    """Return the `Result` of one gradient."""
+    if case.scale(g, name, scales) is not None:
+        return PASSED
+    found = case.wrong(g, name) or "It belongs to another output than this one's."
+    return failure(case.ask(g), case.called(), found, name_mistake(case, name, case.got(g, name)))
+
+
+def same(g, case, expected, why, tolerance=TOLERANCE, backward=True):
+    """Return the `Result` of a case that has to give what the submission itself has given otherwise."""
+    answer = case.ask(g, backward)
+    for name, array in expected.items():
+        is_result = name == "out" or name.startswith("d")
+        if not is_result or not array.size or not np.isfinite(array).all():
+            continue
+        found = difference(case.label(name), answer.arrays.get(name), array, tolerance=tolerance)
+        if found:
+            return failure(answer, case.called(backward), found, f"Expected is what {why}")
+    return PASSED
+
+
+def second_batch(g, case, before):
+    """A second batch, of another size, gives what it gives a new instance."""
+    result = same(
+        g, case.but({f"before_{n}": a for n, a in before.items()}), case.ask(g).arrays, "a new instance gives"
+    )
+    result = dataclasses.replace(result, called=result.called and f"{result.called}, after another one")
+    return result if is_varied(case.got(g, "out")) or "y" in case.arrays else constant(g, case)
+
+
+def constant(g, case):
+    return failure(case.ask(g), case.called(), "The output is the same everywhere, or not finite.")
+
+
+def float32(g, case, needs_float32=True):
+    """Inputs, and parameters in PyTorch, in float32 give what float64 gives."""
+    arrays = {name: case.arrays[name].astype(np.float32) for name in BATCHED if name in case.arrays}
+    single = dataclasses.replace(case.but(arrays, float32=True), made=f"float32, {case.made}")
+    out = single.got(g, "out")
+    if not is_varied(out) and "y" not in case.arrays:
+        return constant(g, single)
+    if needs_float32 and out.dtype != np.float32:
+        return Result("failed", single.called(), f"The output is in {out.dtype}, expected float32.")
+    return same(g, single, case.ask(g).arrays, "float64 gives")
+
+
+def steps(g, case):
+    """Training one network gives the weights that a new network at each step gives: nothing is kept between steps."""
+    one, fresh = (
+        g.ask("steps", case.target, case.params | {"is_fresh": is_fresh}, case.arrays) for is_fresh in (False, True)
+    )
+    called, moves = f"{case.made}, {len(case.arrays['x'])} steps of gradient descent from given weights", False
+    for name in [name for name in case.arrays if name not in BATCHED]:
+        got, expected = one.arrays.get(name), fresh.arrays.get(name)
+        if got is None or expected is None or not np.isfinite(expected).all():
+            return failure(one if one.error else fresh, called, "The weights are missing or infinite.")
+        label = case.label(f"d{name}").removeprefix("gradient of the ")
+        found = difference(label, got, expected, tolerance=1e-4)
+        if found:
+            return failure(one, called, found, "Expected is what a new network gives at each step")
+        moves |= not is_close(expected, case.arrays[name], tolerance=1e-6)
+    return PASSED if moves else Result("failed", called, "No weight changes.")

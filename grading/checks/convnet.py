@@ -1,0 +1,221 @@
+"""Question 4: the ConvNet, all but its training."""
+
+import functools
+import re
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from grading.checks.check import PASSED, Check, Result, difference, failure, is_close, is_varied
+from grading.checks.inputs import images
+from grading.worker.operations_torch import drawn
+
+CONVNET = "convnet_pytorch.ConvNet"
+# ReLU's and pooling's choices fall the same way in float32; sums over 4,608 products do not: some 1e-5 of the largest,
+# and an image goes through nine of them. Mistakes change these numbers by a tenth and more.
+TOLERANCE, SLOPES_TOLERANCE, STEP = 2e-3, 2e-2, 1e-9
+CHANNELS = [(64, 3), (128, 64), (256, 128), (256, 256), (512, 256), (512, 512), (512, 512), (512, 512)]
+N_PARAMETERS = 9_228_362  # without biases of convolutions, which the batch norms subtract
+UNIT = ("conv", "norm", "relu")
+TABLE_1 = (*UNIT, "pool", *UNIT, "pool", *2 * UNIT, "pool", *2 * UNIT, "pool", *2 * UNIT, "pool", "linear")
+IMAGES, OTHER_IMAGES = images(8, 3, 70), images(4, 1, 71)
+FEW = {"x": IMAGES["x"][:2]}
+# Functions of PyTorch as Table 1 calls them; those that only change a shape are left out.
+KINDS = {
+    "conv": r"conv2d#\d+\[\(1,1\),\(1,1\).*", "norm": r"batch_norm#\d+", "relu": r"relu", "linear": r"linear|addmm",
+    "pool": r"max_pool2d(_with_indices)?\[(3|\(3,3\)),(2|\(2,2\)),(1|\(1,1\)).*",
+}  # fmt: skip
+SHAPES_ONLY = (
+    r"flatten|view|reshape|squeeze|unsqueeze|contiguous|size|dim|__get.*|shape|unflatten|clone|detach|to|float"
+)
+
+
+def ask(g, op="convnet", arrays=IMAGES, sizes=(3, 10), **more):
+    return g.ask(op, CONVNET, {"args": list(sizes)} | more, arrays)
+
+
+def shapes(g):
+    return g.ask("convnet_shapes", CONVNET, {"args": [3, 10]})
+
+
+def calls(answer):
+    """Return the calls by which the logits came, as Table 1 names them or else as PyTorch does; and their numbers."""
+    text = bytes(answer.arrays.get("calls", np.zeros(0)).astype(np.uint8)).decode(errors="replace")
+    found = []
+    for call in text.split():
+        name, place = re.split(r"[#\[]", call)[0], re.search(r"#(\d+)", call)
+        kind = next((kind for kind, pattern in KINDS.items() if re.fullmatch(pattern, call)), None)
+        if not re.fullmatch(SHAPES_ONLY, name):
+            found.append((kind or (call if "2d" in name else name), int(place[1]) if place else 0))
+    return found
+
+
+@torch.no_grad()
+def compose(layers, convolutions):
+    """Return logits in training of `[(kind, number)]`, with the weights that the submission is given.
+
+    Args:
+        convolutions: the shapes of their weights.
+    """
+    x = torch.tensor(IMAGES["x"])
+    for kind, i in layers:
+        if kind == "conv":
+            shape = tuple(int(n) for n in convolutions[i])
+            bound = (6 / (shape[1] * shape[2] * shape[3])) ** 0.5
+            x = F.conv2d(x, drawn("conv", i, -bound, bound, shape), padding=1)
+        elif kind == "norm":
+            n = (x.shape[1],)
+            weight, bias = drawn("weight", i, 0.5, 1.5, n), drawn("bias", i, -0.3, 0.3, n)
+            x = F.batch_norm(x, None, None, weight, bias, training=True)
+        elif kind == "pool":
+            x = F.max_pool2d(x, 3, 2, 1)
+        elif kind == "relu":
+            x = F.relu(x)
+        else:
+            x, bound = x.flatten(1), (6 / x.flatten(1).shape[1]) ** 0.5
+            weight = drawn("linear", 0, -bound, bound, (10, x.shape[1]))
+            x = F.linear(x, weight, drawn("linear_bias", 0, -0.2, 0.2, (10,)))
+    return x.numpy().astype(np.float64)
+
+
+@functools.cache
+def reference():
+    """Return the logits of Table 1."""
+    layers = [(kind, TABLE_1[:i].count(kind)) for i, kind in enumerate(TABLE_1)]
+    return compose(layers, [(n, m, 3, 3) for n, m in CHANNELS])
+
+
+def in_words(kinds):
+    """Return where calls differ from Table 1, as a sentence; an empty one if they do not."""
+    parts = [_parts(kinds), _parts(TABLE_1)]
+    if len(parts[0]) != len(parts[1]):
+        return f"There are {len(parts[0]) - 1} convolutions; Table 1 has 8"
+    wrong = []
+    for i, (got, expected) in enumerate(zip(*parts, strict=True)):
+        if got != expected:
+            before = f"convolution {i}" if i else "the images"
+            wrong.append(f"After {before}: {', '.join(got) or 'nothing'}; Table 1 has {', '.join(expected)}")
+    return ". ".join(wrong[:3]) + f". And {len(wrong) - 3} more" * (len(wrong) > 3)
+
+
+def _parts(kinds):
+    """Return the kinds that follow the images, and each convolution."""
+    parts = [[]]
+    for kind in kinds:
+        parts.append([]) if kind == "conv" else parts[-1].append(kind)
+    return parts
+
+
+def _shapes(g):
+    answer, called = shapes(g), "ConvNet(3, 10)"
+    expected = {
+        "convolutions": np.array([(n, m, 3, 3) for n, m in CHANNELS], float),
+        "norms": np.array([n for n, _ in CHANNELS], float),
+        "linear": np.array([(10, 512)], float),
+    }
+    if answer.error:
+        return failure(answer, called)
+    for name, right in expected.items():
+        got, layers = answer.arrays[name], {"norms": "batch norms", "linear": "linear layers"}.get(name, name)
+        if len(got) != len(right):
+            note = "Table 1 has eight 3×3 convolutions, a batch norm after each, and one linear layer"
+            return Result("failed", called, f"There are {len(got)} {layers}, expected {len(right)}.", note)
+        wrong = [i for i in range(len(got)) if not np.array_equal(got[i], right[i])]
+        if wrong:
+            got, right = (np.atleast_1d(a[wrong[0]]).astype(int).tolist() for a in (got, right))
+            return Result(
+                "failed", called, f"Of the {layers}, number {wrong[0] + 1} has shape {got}, expected {right}."
+            )
+    if answer.arrays["count"] != N_PARAMETERS:
+        problem = f"There are {answer.arrays['count']:,.0f} parameters, expected {N_PARAMETERS:,}"
+        return Result("failed", called, f"{problem} (without biases of convolutions).")
+    return PASSED
+
+
+def _forward(g):
+    answer, called = ask(g), "ConvNet(3, 10)(x) with given weights, in training, for 8 images"
+    out, right, found = answer.arrays.get("out", np.zeros(0)), reference(), calls(answer)
+    kinds = [kind for kind, _ in found]
+    if is_close(out, right, tolerance=TOLERANCE) and "dropout" not in kinds:
+        return PASSED
+    is_priced = kinds and set(kinds) <= set(KINDS) and not _shapes(g).passed  # by `convnet.shapes`
+    if is_priced and is_close(out, compose(found, shapes(g).arrays["convolutions"]), tolerance=TOLERANCE):
+        return PASSED
+    problem = difference("output", out, right, tolerance=TOLERANCE) or "There is dropout; Table 1 has none."
+    log_p = torch.tensor(right).log_softmax(dim=1).numpy()
+    if kinds[-1:] == ["log_softmax"] and is_close(out, log_p, tolerance=TOLERANCE):
+        note = "The network returns log-probabilities, not logits: a person has to decide"
+        return Result("not decided", called, problem, note)
+    return failure(answer, called, problem, in_words(kinds) if kinds else "")
+
+
+def _gradients(g):
+    """Slopes of the network's own output along directions, by its backward pass and by finite differences."""
+    called = "ConvNet(3, 10): forward(x), backward(dout), in training, for 2 images"
+    answer, whole = ask(g), ask(g, "convnet_slopes", FEW, h=STEP)
+    slopes, outs = (whole.arrays.get(name) for name in ("slopes", "out"))
+    if outs is None or "n_missing" not in answer.arrays:
+        return failure(answer if answer.error else whole, called, "There are no gradients.")
+    if answer.arrays["n_missing"]:
+        problem = f"{answer.arrays['n_missing']:.0f} gradients are missing or not finite."
+        return Result("failed", called, problem, "detach, .data and no_grad keep gradients from what comes before")
+    dout = np.cos(1.7 * np.arange(outs[0].size)).reshape(outs[0].shape)
+    expected = ((outs[::2] - outs[1::2]) * dout).sum(axis=(1, 2)) / (2 * STEP)
+    for name, got, right in zip(
+        ("images", "convolutions", "batch norms", "linear layer"), slopes, expected, strict=True
+    ):
+        found = difference(f"slope along a direction of the {name}", got, right, tolerance=SLOPES_TOLERANCE)
+        if found or right == 0:
+            note = "Expected are finite differences of this network's own output"
+            return Result("failed", called, found or f"The output does not depend on the {name}.", note)
+    return PASSED
+
+
+def _float32(g):
+    answer, called = ask(g), "ConvNet(3, 10): forward(x), backward(dout), in float32"
+    out = answer.arrays.get("out")
+    if answer.error or not is_varied(out):
+        return failure(answer, called, "The output is the same everywhere, or not finite.")
+    return (
+        PASSED
+        if out.dtype == np.float32
+        else Result("failed", called, f"The output is in {out.dtype}, expected float32.")
+    )
+
+
+def _evaluation(g):
+    answer, called = ask(g, "convnet_rows"), "ConvNet(3, 10)(x) in evaluation, for 8 images"
+    out, again, half, moved = (answer.arrays.get(name) for name in ("out", "again", "half", "moved"))
+    if answer.error or not is_varied(out):
+        return failure(answer, called, "The output is the same everywhere, or not finite.")
+    if not np.array_equal(out, again):
+        note = "Dropout must not act in evaluation: use nn.Dropout, or F.dropout with training=self.training"
+        return Result("failed", called, "The same images give another output at the second call.", note)
+    if not is_close(half, out[: len(half)], tolerance=TOLERANCE) or is_close(moved, out, tolerance=1e-6):
+        note = "Batch norm uses the statistics of the batch; in evaluation it has to use the running statistics"
+        return Result("failed", called, "The output for an image depends on the other images of the batch.", note)
+    return PASSED
+
+
+def _sizes(g):
+    answer, called = ask(g, arrays=OTHER_IMAGES, sizes=(1, 7)), "ConvNet(1, 7)(x), for 4 images of one channel"
+    out = answer.arrays.get("out")
+    if answer.error or not is_varied(out):
+        return failure(answer, called, "The output is the same everywhere, or not finite.")
+    problem = f"The output has shape {out.shape}, expected (4, 7)."
+    return PASSED if out.shape == (4, 7) else Result("failed", called, problem)
+
+
+def _check(name, points, title, run):
+    return Check(name, "4", points, title, ("convnet_pytorch.py",), run)
+
+
+CHECKS = [
+    _check("convnet.shapes", 2, "Table 1's layers, 9,231,114 parameters", _shapes),
+    _check("convnet.forward", 2, "logits in training, with given weights", _forward),
+    _check("convnet.gradients", 1, "gradients of input and parameters", _gradients),
+    _check("convnet.float32", 0.25, "float32, as in training", _float32),
+    _check("convnet.evaluation", 0.75, "running statistics in evaluation, no dropout", _evaluation),
+    _check("convnet.sizes", 1, "n_channels and n_classes are passed on", _sizes),
+]

@@ -1,0 +1,277 @@
+"""Question 1.2: the four layers in NumPy. A layer is compared with PyTorch, or with itself."""
+
+import numpy as np
+import torch.nn.functional as F
+
+from grading.checks.case import BATCHED, Case, first_failed, float32, forward, gradient, second_batch
+from grading.checks.check import EPS32, PASSED, Check, Result, difference, failure, is_close, is_varied
+from grading.checks.inputs import activation_input, entropy_input, large_input, linear_input
+from grading.checks.mistakes import name_mistake
+
+LOG_CONSTANT = 1e-5  # the largest inside a logarithm that costs nothing
+SHORT_BATCH, LONG_BATCH = 8, 64
+
+
+def _slopes_differ(g, case):
+    out, x = case.got(g, "out"), case.arrays["x"]
+    if not is_varied(out) or out.shape != x.shape:
+        return False
+    slopes = out / x
+    return all(np.ptp(slopes[mask]) < 1e-4 for mask in (x > 0, x < 0)) and np.ptp(slopes) > 1e-3
+
+
+def _are_probabilities(g, case):
+    out = case.got(g, "out")
+    return is_varied(out) and bool((out > 0).all()) and is_close(out.sum(axis=-1), np.ones(len(out)))
+
+
+def _depends_on_targets(g, case):
+    outs = [c.got(g, "out") for c in (case, case.but({"y": np.roll(case.arrays["y"], 1, axis=1)}))]
+    return all(out is not None and np.isfinite(out).all() for out in outs) and not np.array_equal(*outs)
+
+
+def linear(n, n_in=5, n_out=3, seed=11, **more):
+    arrays, made = linear_input(n, n_in, n_out, seed), f"LinearModule({n_in}, {n_out})"
+    return Case(
+        "modules.LinearModule",
+        made,
+        {"args": [n_in, n_out]} | more,
+        arrays,
+        lambda x, weight0, bias0: F.linear(x, weight0, bias0),
+    )
+
+
+def leaky_relu(n, slope=0.25, seed=8):
+    return Case("modules.LeakyReLUModule", f"LeakyReLUModule({slope})", {"args": [slope]}, activation_input(n, seed),
+                lambda x: F.leaky_relu(x, slope), deserves=_slopes_differ)  # fmt: skip
+
+
+def softmax(arrays):
+    return Case("modules.SoftMaxModule", "SoftMaxModule()", {"args": []}, arrays,
+                lambda x: F.softmax(x, dim=1), deserves=_are_probabilities)  # fmt: skip
+
+
+def cross_entropy(n, seed=1):
+    """A small constant in the logarithm changes the loss by at most `bounds`, half as much again."""
+    arrays = entropy_input(n, seed)
+    x, y = arrays["x"], arrays["y"]
+    bounds = {"out": 1.5 * abs((y * (np.log(x + LOG_CONSTANT) - np.log(x))).sum() / n),
+              "dx": 1.5 * abs(y / (x + LOG_CONSTANT) - y / x) / n}  # fmt: skip
+    return Case("modules.CrossEntropyModule", "CrossEntropyModule()", {"args": []}, arrays,
+                lambda x, y: -(y * x.log()).sum(dim=1).mean(), bounds=bounds, deserves=_depends_on_targets)  # fmt: skip
+
+
+def layers(n, seed=0):
+    return [
+        linear(n, seed=11 + seed),
+        leaky_relu(n, seed=8 + seed),
+        softmax(activation_input(n, 4 + seed)),
+        cross_entropy(n, 1 + seed),
+    ]
+
+
+LINEAR, LEAKY, SOFTMAX, ENTROPY = LAYERS = layers(5)
+LOSS_GRADIENT = ENTROPY.but(backward_only=True)
+SOFTMAX_LARGE = softmax(large_input(7))
+
+
+def scales(case, name):
+    """Return what a right gradient may be multiplied by: the mean over the batch may be taken anywhere, once."""
+    n = len(case.arrays["x"])
+    if case.target == ENTROPY.target:
+        return 1, n
+    return (1, 1 / n) if case.target == SOFTMAX.target or name != "dx" else (1,)
+
+
+def usable(g):
+    """Return the layers whose results can be compared with themselves: forward and backward run on one batch."""
+    return [
+        case for case in LAYERS
+        if not case.ask(g).error and case.deserves(g, case)
+        and all(np.shape(case.got(g, name)) == right.shape and np.isfinite(case.got(g, name)).all()
+                for name, right in case.expected.items())
+    ]  # fmt: skip
+
+
+# ---- One layer ---------------------------------------------------------------------------------
+
+
+def _parameter_gradient(name):
+    """A sum over the batch; or the mean, if the other one's is, too, or if nothing else divides by the batch."""
+    other = {"dweight0": "dbias0", "dbias0": "dweight0"}[name]
+
+    def run(g):
+        found = {n: LINEAR.scale(g, n, scales(LINEAR, n)) for n in (name, other)}
+        wanted = 1 if loss_divisions(g) else 1 / len(LINEAR.arrays["x"])
+        if found[name] is None:
+            return gradient(g, LINEAR, name, name_mistake)
+        if found[other] not in (None, found[name]) and found[name] != wanted:
+            problem = LINEAR.wrong(g, name) or f"The {LINEAR.label(name)} is a sum over the batch."
+            note = f"Unlike that of the {other[1:-1]}, it is {'not ' * (wanted != 1)}divided by the size of the batch"
+            return Result("failed", LINEAR.called(), problem, note)
+        square = linear(6, 4, 4, seed=18, is_out_in=bool(LINEAR.got(g, "is_out_in")[0]))
+        if square.wrong(g, "out") or square.scale(g, name, scales(square, name)) is not None:
+            return PASSED
+        note = "A square weight hides a wrong transpose: its shape is right either way"
+        return failure(square.ask(g), square.called(), square.wrong(g, name), note)
+
+    return run
+
+
+def _linear_start(g):
+    called, answer = "LinearModule(400, 300).params", g.ask("start", LINEAR.target, {"args": [400, 300]})
+    if answer.error:
+        return failure(answer, called)
+    weight, bias = answer.arrays["weight"].astype(np.float64), answer.arrays["bias"]
+    if sorted(weight.shape) != [300, 400] or bias.shape != (300,):
+        problem = f"The shapes are {weight.shape} and {bias.shape}, expected (300, 400) or its transpose, and (300,)."
+        return Result("failed", called, problem)
+    # Of 120,000 draws the mean is within 5 of its standard errors, and the deviation within 2 %, 10 of its own.
+    if not abs(weight.mean()) < 5 * 1e-4 / np.sqrt(weight.size) or not abs(weight.std() / 1e-4 - 1) < 0.02:
+        found = f"mean {weight.mean():.2g} and standard deviation {weight.std():.3g}"
+        problem = f"The weights have {found}, expected 0 and 0.0001."
+        note = "0.0001 is the standard deviation, not the variance" * (abs(weight.std() - 0.01) < 1e-3)
+        return Result("failed", called, problem, note)
+    return (
+        PASSED
+        if not bias.any()
+        else Result("failed", called, f"A bias starts at {bias[bias != 0][0]:.2g}, expected 0.")
+    )
+
+
+def _large_logits(g):
+    """Right, or what the layer itself gives for logits from which each row's maximum is subtracted."""
+    x, tolerance = SOFTMAX_LARGE.arrays["x"], 4 * EPS32 * np.abs(SOFTMAX_LARGE.arrays["x"]).max()
+    shifted = SOFTMAX_LARGE.but({"x": x - x.max(axis=1, keepdims=True)})
+    for name in ("out", "dx"):
+        found, own = SOFTMAX_LARGE.wrong(g, name, tolerance=tolerance), shifted.got(g, name)
+        if found and not (is_varied(own) and SOFTMAX_LARGE.wrong(g, name, own, tolerance) is None):
+            note = name_mistake(SOFTMAX_LARGE, f"large {name}", SOFTMAX_LARGE.got(g, name))
+            return failure(SOFTMAX_LARGE.ask(g), f"{SOFTMAX_LARGE.called()}, with logits of some 1000", found, note)
+    return PASSED
+
+
+# ---- All layers --------------------------------------------------------------------------------
+
+
+def for_all(check):
+    """Return a check that each layer that runs has to pass; one that is wrong or missing has its own checks.
+
+    Args:
+        check: takes `Grading` and `Case`, returns a `Result`.
+    """
+
+    def run(g):
+        cases = usable(g)
+        if not cases:
+            answers = [case.ask(g) for case in LAYERS]
+            answer = next((a for a in answers if a.kind != "missing"), answers[0])
+            return failure(answer, "all layers", "No layer gives results that can be compared.")
+        return first_failed(check(g, case) for case in cases)
+
+    return run
+
+
+def _second_batch(g, case):
+    later = next(c for c in layers(8, seed=20) if c.target == case.target)
+    if "weight0" in case.arrays:
+        later = later.but({name: case.arrays[name] for name in ("weight0", "bias0")})
+    return second_batch(g, later, {name: case.arrays[name] for name in BATCHED if name in case.arrays})
+
+
+def _batch_of_one(g, case):
+    """Each example alone gives its row of the batch, and gradients of parameters of the same shape."""
+    whole, n = case.ask(g).arrays, len(case.arrays["x"])
+    ones = [case.rows(slice(i, i + 1)) for i in range(n)]
+    for name in sorted(case.expected):
+        is_row = name in ("out", "dx") and whole[name].shape
+        shape, got = (1, *whole[name].shape[1:]) if is_row else whole[name].shape, [one.got(g, name) for one in ones]
+        if got[0] is None or got[0].shape != shape:
+            problem = f"The {case.label(name)} has shape {np.shape(got[0])}, expected {shape}."
+            return failure(ones[0].ask(g), ones[0].called(), problem, "Larger batches have the right shape")
+        if name == "out" or (name == "dx" and case.scale(g, name, scales(case, name))):
+            got = np.concatenate(got) if is_row else sum(got)
+            if not any(is_close(got, s * whole[name]) for s in (1, n)):
+                found = difference(case.label(name), got, whole[name])
+                return Result("failed", ones[0].called(), found, "Expected is what the same examples give in one batch")
+    return PASSED
+
+
+def _loops(g, case):
+    """As many lines of Python run for a long batch as for a short one."""
+    long = next(c for c in layers(LONG_BATCH, seed=40) if c.target == case.target)
+    answer = g.ask("lines", case.target, case.params | {"sizes": [SHORT_BATCH, LONG_BATCH]}, long.arrays)
+    called = f"{case.made}: forward and backward of {SHORT_BATCH} and of {LONG_BATCH} examples"
+    if answer.error:
+        return failure(answer, called)
+    few, many = answer.arrays["counts"]
+    if many - few < LONG_BATCH - SHORT_BATCH:
+        return PASSED
+    place = bytes(answer.arrays.get("place", np.zeros(0)).astype(np.uint8)).decode(errors="replace")
+    problem = f"{few:.0f} lines of Python run for {SHORT_BATCH} examples, and {many:.0f} for {LONG_BATCH}"
+    problem += f", most of them in {place}." if place else "."
+    return Result("failed", called, problem, "This is a loop over the batch; a matrix product takes the whole batch")
+
+
+# ---- The mean over the batch -------------------------------------------------------------------
+
+
+def doubled(g, case, name):
+    """Return by what a result is multiplied if each example is there twice: 0.5, 1 or 2; None for anything else."""
+    one, two = (c.got(g, name) for c in (case, case.rows(np.tile(np.arange(len(case.arrays["x"])), 2))))
+    if one is None or two is None or one.ndim != two.ndim:
+        return None
+    two = two[: len(one)] if one.ndim else two
+    return next((r for r in (0.5, 1, 2) if one.any() and is_close(two, r * one)), None)
+
+
+def loss_divisions(g):
+    """Return how often loss and softmax divide the gradient by the batch; what is unclear does as usual."""
+    return (doubled(g, LOSS_GRADIENT, "dx") != 1) + (doubled(g, SOFTMAX, "dx") == 0.5)
+
+
+def _batch_mean(g):
+    from grading.checks.mlp_numpy import divides
+
+    called, loss_gradient = "the gradient of the loss, by all backward passes", LOSS_GRADIENT.got(g, "dx")
+    if loss_gradient is None or not loss_gradient.any():
+        return failure(LOSS_GRADIENT.ask(g), called, "The loss has no gradient.")
+    linear_divides = all(doubled(g, LINEAR, name) == 1 for name in ("dweight0", "dbias0"))
+    n, is_mean = loss_divisions(g) + linear_divides + divides(g), doubled(g, ENTROPY, "out") != 2
+    if n == 1 or n == int(is_mean):
+        return PASSED
+    return Result("failed", called, f"It is divided by the size of the batch {n} times, expected once.")
+
+
+def _check(name, points, title, run):
+    return Check(name, "1.2", points, title, ("modules.py",), run)
+
+
+def _forward(*cases):
+    return lambda g: first_failed(forward(g, case, name_mistake) for case in cases)
+
+
+def _backward(case):
+    return lambda g: gradient(g, case, "dx", name_mistake, scales(case, "dx"))
+
+
+CHECKS = [
+    _check("cross_entropy.forward", 0.75, "the loss, the mean over the batch", _forward(ENTROPY)),
+    _check("cross_entropy.backward", 0.75, "the loss's gradient", _backward(LOSS_GRADIENT)),
+    _check("softmax.forward", 0.75, "probabilities", _forward(SOFTMAX)),
+    _check("softmax.backward", 1, "the whole Jacobian, cross terms too", _backward(SOFTMAX)),
+    _check("softmax.large_logits", 0.5, "logits of 1000 do not overflow, forward or backward", _large_logits),
+    _check("leaky_relu.forward", 0.75, "the activation, slopes of 0.25 and 0", _forward(LEAKY, leaky_relu(5, 0.0))),
+    _check("leaky_relu.backward", 0.75, "its gradient", _backward(LEAKY)),
+    _check("linear.start", 0.5, "weights start from N(0, 0.0001²), biases at 0", _linear_start),
+    _check("linear.forward", 1, "the affine map", _forward(LINEAR)),
+    _check("linear.weight_gradient", 1, "gradient of the weight", _parameter_gradient("dweight0")),
+    _check("linear.bias_gradient", 1, "gradient of the bias", _parameter_gradient("dbias0")),
+    _check("linear.input_gradient", 1, "gradient of the input", _backward(LINEAR)),
+    _check("numpy.second_batch", 0.5, "nothing is kept of the batch before", for_all(_second_batch)),
+    _check("numpy.batch_of_one", 0.25, "a batch of one example", for_all(_batch_of_one)),
+    _check("numpy.float32", 0.25, "inputs and gradients in float32, as in training",
+           for_all(lambda g, case: float32(g, case, needs_float32=False))),
+    _check("numpy.speed", 0.5, "matrix products, no loops over the batch", for_all(_loops)),
+    _check("numpy.batch_mean", 0.5, "the mean over the batch is taken once", _batch_mean),
+]  # fmt: skip

@@ -1,0 +1,194 @@
+"""Names of common mistakes. A match adds a sentence to a failed check, and never changes points.
+
+Each entry recomputes what a submission with this mistake gives. `c` has the inputs of a check, x, y, dout, weight0,
+bias0, gamma, beta, eps, slope; n, the size of the batch; and what is right as out, dx, dweight0, dbias0, dgamma, dbeta.
+"""
+
+# ruff: noqa: E501, a row of a table stays on its line
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from grading.checks.check import is_close
+
+
+def softmax(x, axis=1):
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def normalised(c, axis=0, ddof=0, eps=None):
+    """Return the normalised input, over the batch unless another axis is given."""
+    variance = c.x.var(axis=axis, ddof=ddof, keepdims=True)
+    return (c.x - c.x.mean(axis=axis, keepdims=True)) / np.sqrt(variance + (c.eps if eps is None else eps))
+
+
+def with_constants(c, mean=False, variance=False):
+    """Return the gradient of the input if mean or variance is taken for a constant."""
+    x = torch.tensor(c.x, requires_grad=True)
+    means, variances = x.mean(0), x.var(0, correction=0)
+    means, variances = means.detach() if mean else means, variances.detach() if variance else variances
+    out = torch.tensor(c.gamma) * (x - means) / (variances + c.eps).sqrt()
+    return torch.autograd.grad(out, x, torch.tensor(c.dout))[0].numpy()
+
+
+def binary(x, y):
+    return -(y * np.log(x) + (1 - y) * np.log(1 - x))
+
+
+LINEAR = {
+    "out": [
+        ("The bias is not added", lambda c: c.out - c.bias0),
+        ("The bias is subtracted", lambda c: c.out - 2 * c.bias0),
+    ],
+    "dweight0": [
+        ("The weight gradient has the wrong sign", lambda c: -c.dweight0),
+        ("The weight gradient has the shape of the weight transposed", lambda c: c.dweight0.T),
+        ("The weight gradient is not written into `grads`", lambda c: 0 * c.dweight0),
+    ],
+    "dbias0": [
+        ("The bias gradient is summed over units, not over the batch", lambda c: c.dout.sum(axis=1)),
+        ("The bias gradient is dout itself; sum it over the batch", lambda c: c.dout),
+        ("The bias gradient is that of the first example only", lambda c: c.dout[0]),
+        ("The bias gradient is summed over units, too", lambda c: c.dout.sum() + 0 * c.dbias0),
+        ("The bias gradient is not written into `grads`", lambda c: 0 * c.dbias0),
+    ],
+    "dx": [("The gradient of the input has the wrong sign", lambda c: -c.dx)],
+}
+LEAKY_RELU = {
+    "out": [
+        ("Negative inputs give 0: the slope is not used", lambda c: np.maximum(c.x, 0)),
+        ("The slope has the wrong sign", lambda c: abs(c.out) * np.where(c.slope, 1, 0)),
+        *(
+            (f"The slope is always {s}: neg_slope is not used", lambda c, s=s: np.where(c.x > 0, c.x, s * c.x))
+            for s in (0.01, 0.02, 0.1)
+        ),
+    ],
+    "dx": [
+        ("Negative inputs have gradient 0: the slope is not used", lambda c: c.dx * (c.x > 0)),
+        ("Negative inputs have the gradient of positive ones: the slope is not used", lambda c: c.dout),
+        ("The slope has the wrong sign", lambda c: c.dx * np.sign(c.x)),
+        ("The result is not multiplied by dout", lambda c: c.dx / c.dout),
+    ],
+}
+SOFTMAX = {
+    "out": [
+        ("The probabilities are normalised over the batch; normalise each row", lambda c: softmax(c.x, axis=0)),
+        (
+            "The probabilities are normalised over the whole batch; normalise each row",
+            lambda c: np.exp(c.x) / np.exp(c.x).sum(),
+        ),
+        ("The exponentials are not normalised", lambda c: np.exp(c.x)),
+    ],
+    "dx": [
+        ("The Jacobian has entries off its diagonal, too: the cross terms are missing", lambda c: c.out * c.dout),
+        ("The Jacobian is that of a sigmoid, p (1 − p), without cross terms", lambda c: c.out * (1 - c.out) * c.dout),
+        ("The cross terms have the wrong sign", lambda c: 2 * c.out * c.dout - c.dx),
+        ("dout is returned as it is", lambda c: c.dout),
+    ],
+    "large out": [
+        (
+            "exp overflows: subtract the row's maximum from the logits first",
+            lambda c: np.exp(c.x) / np.exp(c.x).sum(axis=1, keepdims=True),
+        ),
+        (
+            "The maximum of the whole batch is subtracted, and other rows underflow: subtract that of each row",
+            lambda c: np.exp(c.x - c.x.max()) / np.exp(c.x - c.x.max()).sum(axis=1, keepdims=True),
+        ),
+    ],
+}
+CROSS_ENTROPY = {
+    "out": [
+        ("The loss is the sum over the batch; take the mean", lambda c: c.n * c.out),
+        ("The loss is divided by the number of classes, too", lambda c: c.out / c.x.shape[1]),
+        ("The loss has the wrong sign", lambda c: -c.out),
+        ("The logarithm is to base 2", lambda c: c.out / np.log(2)),
+        (
+            "The loss is a binary cross-entropy of each class: omit (1 − t) log(1 − x)",
+            lambda c: binary(c.x, c.y).sum() / c.n,
+        ),
+    ],
+    "dx": [
+        ("The gradient has the wrong sign", lambda c: -c.dx),
+        ("This is the gradient of softmax and loss together", lambda c: (c.x - c.y) / c.n),
+        ("This is the gradient of softmax and loss together, not divided by the batch", lambda c: c.x - c.y),
+        ("The targets are not used", lambda c: -1 / c.x / c.n),
+        ("This is the gradient of a binary cross-entropy", lambda c: (c.x - c.y) / (c.x * (1 - c.x)) / c.n),
+    ],
+}
+BATCH_NORM = {
+    "out": [
+        (
+            "The variance has Bessel's correction, n − 1; divide by n",
+            lambda c: c.gamma * normalised(c, ddof=1) + c.beta,
+        ),
+        (
+            "Mean and variance are taken over the neurons (dim 1); take them over the batch (dim 0)",
+            lambda c: c.gamma * normalised(c, 1) + c.beta,
+        ),
+        (
+            "Mean and variance are taken over everything; take them for each neuron",
+            lambda c: c.gamma * normalised(c, None) + c.beta,
+        ),
+        ("gamma is not used", lambda c: normalised(c) + c.beta),
+        ("beta is not used", lambda c: c.out - c.beta),
+        (
+            "The deviation is divided by the variance, not by its root",
+            lambda c: (c.out - c.beta) / np.sqrt(c.x.var(axis=0) + c.eps) + c.beta,
+        ),
+        ("The eps of the module is not passed on: 1e-5 is used", lambda c: c.gamma * normalised(c, eps=1e-5) + c.beta),
+    ],
+    "dx": [
+        ("The mean depends on x, too: its term is missing", lambda c: with_constants(c, mean=True)),
+        ("The variance depends on x, too: its term is missing", lambda c: with_constants(c, variance=True)),
+        (
+            "Mean and variance depend on x, too: their terms are missing",
+            lambda c: with_constants(c, mean=True, variance=True),
+        ),
+        ("The term of the variance has the wrong sign", lambda c: 2 * with_constants(c, variance=True) - c.dx),
+        ("gamma is missing", lambda c: c.dx / c.gamma),
+        ("1/√(variance + eps) is missing", lambda c: c.dx * np.sqrt(c.x.var(axis=0) + c.eps)),
+    ],
+    "dgamma": [
+        ("gamma's gradient is a mean over the batch; take the sum", lambda c: c.dgamma / c.n),
+        ("gamma's gradient is beta's: it lacks the normalised input", lambda c: c.dbeta),
+    ],
+    "dbeta": [
+        ("beta's gradient is a mean over the batch; take the sum", lambda c: c.dbeta / c.n),
+        ("beta's gradient is gamma's", lambda c: c.dgamma),
+    ],
+}
+OF_CLASS = {
+    "LinearModule": LINEAR, "LeakyReLUModule": LEAKY_RELU, "SoftMaxModule": SOFTMAX, "CrossEntropyModule": CROSS_ENTROPY,
+}  # fmt: skip
+
+
+def name_mistake(case, name, got):
+    """Return the sentence of the mistake that gives an array, or an empty one.
+
+    Args:
+        case: what the check has sent, a `case.Case`.
+        name: of the result, a key of its table.
+        got: what came back, or None.
+    """
+    if got is None:
+        return ""
+    args = case.params.get("args", ())
+    more = {"eps": case.params.get("eps", 1e-5), "slope": args[0] if args else None, "n": len(case.arrays["x"])}
+    c = SimpleNamespace(**case.arrays, **case.expected, **more)
+    with np.errstate(all="ignore"):
+        for sentence, compute in OF_CLASS.get(case.target.split(".")[1], BATCH_NORM).get(name, ()):
+            if _is_same(got, np.asarray(compute(c))):
+                return sentence
+    return ""
+
+
+def _is_same(got, wrong):
+    finite = np.isfinite(wrong)
+    return (
+        got.shape == wrong.shape
+        and np.array_equal(np.isfinite(got), finite)
+        and is_close(np.where(finite, got, 0), np.where(finite, wrong, 0))
+    )

@@ -1,0 +1,153 @@
+"""The training checks: each network trained by the grader's own loop, in the submission's process, on CIFAR-10.
+
+That process gets training images and their labels, those of some steps at a time. The MLPs' weights come back, and
+the test set is classified here; the ConvNet's logits of test images come back, which its process gets after training,
+without labels.
+"""
+
+import copy
+import functools
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from grading.checks.check import Check, Result, failure
+from grading.checks.mlp_pytorch import ONE, if_plain
+
+N_STEPS, BATCH_SIZE, LEARNING_RATE, N_HIDDEN, NEG_SLOPE = 1500, 200, 2e-3, 100, 0.02
+CONVNET_STEPS, CONVNET_BATCH, CONVNET_TEST_IMAGES = 250, 32, 2000
+STEPS_PER_REQUEST, MAX_THREADS = 50, 8
+# What the project's own ConvNet reaches after `CONVNET_STEPS`, for several seeds.
+BUDGET = Path(__file__).parents[1] / "convnet_budget.json"
+SECONDS = 480  # the ConvNet's steps took 235 s on three tenths of one core
+
+
+@dataclass
+class Training:
+    """What training needs; shared by all submissions.
+
+    Attributes:
+        data: `{'train', 'test'}` of `DataSet`, or None with `why_not`.
+        threads: with which PyTorch computes.
+    """
+
+    data: dict | None
+    why_not: str = ""
+    threads: int = 1
+
+
+def load_training(data_dir, wanted, jobs=1):
+    """Return `Training` with CIFAR-10 from `data_dir`, or without, and why. Nothing is downloaded.
+
+    Args:
+        wanted: False if the training checks are switched off.
+        jobs: submissions that are graded at once.
+    """
+    if not wanted:
+        return Training(None, "Switched off by --no_training.")
+    from cifar10_utils import DataError, get_cifar10
+
+    try:
+        if not Path(data_dir).is_dir():
+            raise DataError(f"CIFAR-10 is not in {data_dir}: train_mlp_numpy.py downloads it; or use --data_dir")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = get_cifar10(data_dir, seed=42, download=False)
+    except DataError as error:
+        return Training(None, f"{error}.")
+    return Training(data, threads=min(MAX_THREADS, max(1, (os.cpu_count() or 1) // jobs)))
+
+
+def parts(data, n_steps, batch_size):
+    """Yield images and labels of some steps after another, in the order in which the training scripts draw them."""
+    train = copy.copy(data["train"])  # other submissions draw at the same time
+    train.position = 0
+    for _ in range(0, n_steps, STEPS_PER_REQUEST):
+        index = np.concatenate([train.next_index(batch_size) for _ in range(STEPS_PER_REQUEST)])
+        yield {"images": train.pixels[index], "labels": train.classes[index], "mean_image": train.mean_image}
+
+
+@functools.cache
+def start_weights():
+    """Return the MLP's initial weights, from N(0, 0.0001²), the same for every submission."""
+    rng = np.random.default_rng(42)
+    sizes = [(N_HIDDEN, 3072), (10, N_HIDDEN)]
+    weights = {f"weight{l}": rng.normal(0, 1e-4, size).astype(np.float32) for l, size in enumerate(sizes)}
+    return weights | {f"bias{l}": np.zeros(n, np.float32) for l, (n, _) in enumerate(sizes)}
+
+
+def mlp_accuracy(weights, test):
+    """Return the test accuracy of an MLP with these weights."""
+    n_correct = 0
+    with np.errstate(all="ignore"):
+        for images, targets in test.batches(1000, test.num_examples):
+            hidden = images.reshape(len(images), -1) @ weights["weight0"].T + weights["bias0"]
+            hidden = np.where(hidden > 0, hidden, NEG_SLOPE * hidden)
+            logits = hidden @ weights["weight1"].T + weights["bias1"]
+            n_correct += int((logits.argmax(axis=1) == targets.argmax(axis=1)).sum())
+    return n_correct / test.num_examples
+
+
+def _mlp(target, experiment, figure):
+    def run(g):
+        from report.run_check import interval, read_runs
+
+        low, high, text = interval([run.metrics[-1]["test_accuracy"] for run in read_runs(experiment)], 0.99)
+        params = {"args": [3072, [N_HIDDEN], 10, NEG_SLOPE], "float32": True, "threads": g.training.threads}
+        params |= {"learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE}
+        called = f"MLP(3072, [{N_HIDDEN}], 10, {NEG_SLOPE}), {N_STEPS} steps of {BATCH_SIZE} images of CIFAR-10"
+        weights, left = start_weights(), SECONDS
+        shapes = {name: array.shape for name, array in weights.items()}
+        for arrays in parts(g.training.data, N_STEPS, BATCH_SIZE):
+            answer = g.send("train", target, params, arrays | weights, left)
+            weights, left = answer.arrays, left - answer.seconds
+            if answer.error or {n: a.shape for n, a in weights.items()} != shapes:
+                return failure(answer, called, "The weights have other shapes than at the start.")
+        accuracy = mlp_accuracy(weights, g.training.data["test"])
+        expected = f"expected {low:.3f} to {high:.3f} (figure {figure}: {text})"
+        return _judge(low <= accuracy <= high, called, accuracy, expected)
+
+    return run
+
+
+def _judge(is_right, called, accuracy, expected):
+    return Result("passed" if is_right else "failed", called, f"The test accuracy is {accuracy:.4f}, {expected}.")
+
+
+def convnet_interval():
+    """Return where the accuracy of one more ConvNet after `CONVNET_STEPS` is expected: lowest, highest, from what."""
+    from report.run_check import interval
+
+    return interval(json.loads(BUDGET.read_text())["test_accuracy"], 0.99)
+
+
+def _convnet(g):
+    target, test, left = "convnet_pytorch.ConvNet", g.training.data["test"], SECONDS
+    low, _, text = convnet_interval()
+    params = {"learning_rate": 1e-4, "batch_size": CONVNET_BATCH, "threads": g.training.threads, "seed": 42}
+    called = f"ConvNet(3, 10), {CONVNET_STEPS} steps of Adam with {CONVNET_BATCH} images of CIFAR-10"
+    for i, arrays in enumerate(parts(g.training.data, CONVNET_STEPS, CONVNET_BATCH)):
+        answer = g.send("convnet_train", target, params | {"is_first": i == 0}, arrays, left)
+        left -= answer.seconds
+        if answer.error:
+            return failure(answer, called)
+    n = CONVNET_TEST_IMAGES
+    answer = g.send("convnet_predict", target, {}, {"images": test.pixels[:n], "mean_image": test.mean_image}, left)
+    logits = answer.arrays.get("out")
+    if logits is None or logits.shape != (n, 10) or not np.isfinite(logits).all():
+        return failure(answer, called, f"The output has not the shape ({n}, 10), or is not finite.")
+    accuracy = float((logits.argmax(axis=1) == test.classes[:n]).mean())
+    return _judge(accuracy >= low, called, accuracy, f"expected at least {low:.3f} on {n} images ({text})")
+
+
+CHECKS = [
+    Check("mlp_numpy.training", "1.2", 0.75, f"figure 1's accuracy after {N_STEPS} steps",
+          ("mlp_numpy.py", "modules.py"), _mlp("mlp_numpy.MLP", "fig01_mlp_numpy", 1)),
+    Check("mlp_pytorch.training", "2", 2, f"figure 3's accuracy after {N_STEPS} steps", ("mlp_pytorch.py",),
+          if_plain(_mlp("mlp_pytorch.MLP", "fig03_mlp_pytorch", 3), ONE)),
+    Check("convnet.training", "4", 3, "a stated accuracy within a short budget", ("convnet_pytorch.py",), _convnet),
+]  # fmt: skip

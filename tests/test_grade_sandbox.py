@@ -1,0 +1,374 @@
+"""The grader's sandbox: what a submission can and cannot do, with bubblewrap and under limits only."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graded import grade, points
+
+from grading import sandbox as sandbox_module
+from grading.sandbox import Sandbox, SandboxError, editable_directories, marked_processes
+from grading.scheme import ROOT
+from grading.worker import frames, old_names
+
+CANARY = Path(tempfile.gettempdir(), f"grade-canary-{os.getpid()}")
+SLEEP = "import time; time.sleep(1000)"
+# {name: (modules.py, what its import answers)}
+ATTACKS = {
+    "exits": ("import os; os._exit(0)", r"^Its process ended with exit status 0\.$"),
+    "raises SystemExit": ("raise SystemExit(0)", "^SystemExit: 0$"),
+    "crashes": ("import ctypes; ctypes.string_at(0)", r"^Its process ended with signal SIGSEGV\.$"),
+    "prints without end": ("while True: print('x' * 100000)", r"^It did not finish within 1 s and was stopped\.$"),
+    "ignores signals": (
+        "import signal\nfor s in set(range(1, 32)) - {9, 19}: signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
+        "did not finish",
+    ),
+    "writes into the connection": ("import os; os.write(3, b'x' * 5000)", "broke the grader's protocol"),
+    "sends an answer byte by byte": (
+        "import os, time\nos.write(3, b'\\0\\0\\1\\0')\nwhile True: os.write(3, b'x'); time.sleep(0.05)",
+        "did not finish",
+    ),
+    "answers ahead": (
+        "import json, os, struct\ntext = json.dumps({'id': '0', 'error': None, 'arrays': []}).encode()\n"
+        "os.write(3, struct.pack('!I', len(text)) + text)",
+        "an answer to another request",
+    ),
+    "closes the connection": (f"import os; os.closerange(0, 99); {SLEEP}", "closed its connection|did not finish"),
+    "fills the disk": ("open('full', 'wb').write(bytes(1 << 27))", "File too large"),
+    "leaves a daemon": (
+        f"import os\nif os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0: {SLEEP}\n  os._exit(0)",
+        "^$",
+    ),
+}
+# These would damage the machine that runs the tests if only limits protected it.
+SANDBOX_ATTACKS = {
+    "forks without end": ("import os\nwhile True:\n  try: os.fork()\n  except OSError: pass", "did not finish"),
+    "eats memory": ("import numpy as np\nx = []\nwhile True: x.append(np.ones(1 << 22))", "MemoryError|did not finish"),
+    "writes many files": ("n = 0\nwhile True: n += 1; open(str(n), 'w').write('x')", "did not finish|No space left"),
+    "kills all processes": (
+        "import os, signal\nfor p in range(2, 100000):\n  try: os.kill(p, signal.SIGKILL)\n  except OSError: pass",
+        "signal SIGKILL",
+    ),
+    "reads the project": (f"open({str(ROOT / 'modules.py')!r})", "No such file"),
+    "writes outside": (f"open({str(CANARY)!r}, 'w')", "^$"),  # its own /tmp
+    "uses the network": ("import socket; socket.create_connection(('1.1.1.1', 53), 1)", "unreachable"),
+    "creates a namespace": (
+        "import os, ctypes\nif ctypes.CDLL(None, use_errno=True).unshare(0x10020000): os._exit(ctypes.get_errno())",
+        "exit status (1|28)",
+    ),
+}
+# Layers that return zeros, or what an attack makes of them.
+STUBS = """
+import os, time
+import numpy as np
+
+
+class LinearModule:
+    def __init__(self, *sizes):
+        n, m = sizes if len(sizes) == 2 else (0, 0)
+        self.params, self.grads = ({"weight": np.zeros((m, n)), "bias": np.zeros(m)} for _ in range(2))
+
+    def forward(self, x, *y):
+        return attack(np.zeros((len(x), len(self.params["bias"]) or x.shape[1])))
+
+    def backward(self, dout, *y):
+        return attack(np.zeros((len(dout), self.params["weight"].shape[1] or dout.shape[1])))
+
+
+class Liar:
+    shape, dtype, size = (5, 6), np.dtype(float), 30
+    __eq__ = lambda self, other: True
+    __float__ = lambda self: 0.0
+    __array__ = lambda self, *args, **kwargs: self
+    __reduce__ = lambda self: (os.system, ("touch CANARY",))
+
+
+LeakyReLUModule = SoftMaxModule = CrossEntropyModule = LinearModule
+def attack(zeros):
+"""
+GRADED_ATTACKS = {
+    "prints a perfect score": "print('{\"score\": 59}', flush=True); return zeros",
+    "exits": "os._exit(0)",
+    "hangs": "time.sleep(1000)",
+    "returns NaN": "return zeros + np.nan",
+    "returns gigantic arrays": "return np.broadcast_to(np.float32(0), (1 << 20, 1 << 12))",
+    "makes NumPy agree": "np.allclose = np.array_equal = lambda *args, **kwargs: True; np.abs = abs; return zeros",
+    "returns objects that claim to be equal": "return Liar()",
+}
+
+
+@pytest.fixture(scope="module")
+def behind_bubblewrap(shared_sandbox):
+    if not shared_sandbox.has_bubblewrap:
+        pytest.skip(f"no bubblewrap here: {shared_sandbox.why_not}")
+    return shared_sandbox
+
+
+@pytest.fixture(scope="module")
+def under_limits():
+    try:
+        with Sandbox(limits_only=True) as sandbox:
+            yield sandbox
+    except SandboxError as error:  # user nobody cannot read this Python
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["behind_bubblewrap", "under_limits"])
+def sandbox(request):
+    return request.getfixturevalue(request.param)
+
+
+def worker_of(sandbox, lenient=False, **modules):
+    return sandbox.worker({f"{name}.py": code.encode() for name, code in modules.items()}, ["."], lenient)
+
+
+def import_modules(sandbox, code, seconds=None, **others):
+    with worker_of(sandbox, modules=code, **others) as worker:
+        return worker.ask("import", "modules", {}, {}, seconds)
+
+
+def assert_nothing_is_left():
+    assert not CANARY.exists()
+    assert (ROOT / "modules.py").exists()
+    deadline = time.monotonic() + 30
+    while left := marked_processes(f"{os.getpid()}-"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def assert_attack_fails(sandbox, code, expected):
+    began = time.monotonic()
+    answer = import_modules(sandbox, code, seconds=1)
+    assert re.search(expected, answer.error)
+    assert answer.arrays == {}
+    assert time.monotonic() - began < 10
+    assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attack_fails_and_leaves_nothing(sandbox, attack):
+    assert_attack_fails(sandbox, *ATTACKS[attack])
+
+
+@pytest.mark.parametrize("attack", SANDBOX_ATTACKS)
+def test_bubblewrap_stops_attack(behind_bubblewrap, attack):
+    if attack == "creates a namespace" and not sandbox_module.can_disable_namespaces():
+        pytest.skip("this bubblewrap cannot forbid it")
+    assert_attack_fails(behind_bubblewrap, *SANDBOX_ATTACKS[attack])
+
+
+@pytest.mark.parametrize("attack", GRADED_ATTACKS)
+def test_hostile_submission_gets_no_points(sandbox, attack, monkeypatch):
+    monkeypatch.setattr(sandbox_module, "CHECK_SECONDS", 2)
+    monkeypatch.setattr(sandbox_module, "SECONDS_AFTER_TIMEOUT", 0.5)
+    code = f"{STUBS.replace('CANARY', str(CANARY))}    {GRADED_ATTACKS[attack]}\n"
+    results = grade(sandbox, {"modules.py": code})
+    assert points(results) == 0, [name for name, result in results.items() if result.passed]
+    assert_nothing_is_left()
+
+
+def test_timeout_is_paid_once(shared_sandbox, monkeypatch):
+    monkeypatch.setattr(sandbox_module, "CHECK_SECONDS", 1)
+    monkeypatch.setattr(sandbox_module, "SECONDS_AFTER_TIMEOUT", 0.2)
+    began = time.monotonic()
+    with worker_of(shared_sandbox, modules=SLEEP, mlp_numpy=SLEEP, fine="") as worker:
+        errors = [worker.ask("import", name, {}, {}).error for name in ("modules", "modules", "mlp_numpy", "fine")]
+        assert worker.ask("layer", "modules.LinearModule", {}, {}).kind == "timeout"
+        assert worker.was_cut_off
+    assert errors == [
+        "It did not finish within 1 s and was stopped.",
+        "An earlier call of modules did not finish, so it was not called again.",
+        "It did not finish within 0.2 s and was stopped.",
+        "",
+    ]
+    assert time.monotonic() - began < 10
+
+
+def test_target_that_ends_its_process_is_asked_twice(shared_sandbox):
+    with worker_of(shared_sandbox, modules="import os; os._exit(3)", fine="") as worker:
+        answers = [worker.ask("import", "modules", {}, {}) for _ in range(3)]
+        assert worker.ask("import", "fine", {}, {}).error == ""
+    assert [answer.kind for answer in answers] == ["died"] * 3
+    ended = "Its process ended with exit status 3."
+    last = "An earlier call of modules ended its process, so it was not called again."
+    assert [answer.error for answer in answers] == [ended, ended, last]
+
+
+def test_worker_is_stopped_if_memory_is_low(shared_sandbox, monkeypatch):
+    with worker_of(shared_sandbox, modules=SLEEP) as worker:
+        worker.start()
+        monkeypatch.setattr(sandbox_module, "free_mb", lambda: 499)
+        answer = worker.ask("import", "modules", {}, {})
+    assert answer.error == "It was stopped because this machine had less than 500 MB of memory left."
+
+
+def test_stop_ends_workers_of_other_threads(shared_sandbox):
+    sandbox = Sandbox(limits_only=not shared_sandbox.has_bubblewrap)
+    with sandbox, worker_of(sandbox, modules=SLEEP) as worker:
+        timer = threading.Timer(0.5, sandbox.stop)
+        timer.start()
+        with pytest.raises(SandboxError, match="the grader was stopped"):
+            worker.ask("import", "modules", {}, {})
+        timer.join()
+    assert_nothing_is_left()
+
+
+def test_right_code_runs_as_on_any_machine(sandbox):
+    code = """
+import multiprocessing, os, sys, torch
+torch.set_num_threads(24)
+torch.ones(500, 500) @ torch.ones(500, 500)
+loader = torch.utils.data.DataLoader(torch.arange(4.0), num_workers=2)
+assert sum(batch.item() for batch in loader) == 6
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map(abs, [-1, -2]) == [1, 2]
+open(os.path.expanduser("~/file"), "w").write("x")
+assert torch.compile(lambda x: x + 1)(torch.ones(1)).item() == 2
+"""
+    assert import_modules(sandbox, code).error == ""
+
+
+def test_pytorch_is_imported_only_if_mentioned(shared_sandbox):
+    assert import_modules(shared_sandbox, "import sys; assert 't' + 'orch' not in sys.modules").error == ""
+
+
+@pytest.mark.parametrize("name", ["child", "worker", "main", "frames", "load", "operations", "grading"])
+def test_module_may_have_a_name_of_the_graders(shared_sandbox, name):
+    assert import_modules(shared_sandbox, f"from {name} import own", **{name: "own = 1"}).error == ""
+
+
+def test_package_may_have_a_dot_in_its_name(shared_sandbox):
+    files = {"hw 1.2/modules.py": b"from .helper import own", "hw 1.2/helper.py": b"own = 1"}
+    with shared_sandbox.worker(files, ["hw 1.2"]) as worker:
+        assert worker.ask("import", "modules", {}, {}).error == ""
+
+
+def test_course_files_can_be_imported_but_no_answer(shared_sandbox):
+    error = import_modules(shared_sandbox, "import cifar10_utils, training.flags\nimport mlp_numpy").error
+    assert error == "ModuleNotFoundError: No module named 'mlp_numpy'"
+
+
+def test_hidden_paths_are_not_visible(behind_bubblewrap, tmp_path, monkeypatch):
+    tmp_path.chmod(0o755)
+    results = tmp_path / "results"
+    results.mkdir()
+    for path in (tmp_path / "package.py", results / "others.py"):
+        path.touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    code = f"import package, os\nassert not os.listdir({str(results)!r})\nopen({str(tmp_path / 'x')!r}, 'w')"
+    with Sandbox([results]) as sandbox:
+        assert "Read-only file system" in import_modules(sandbox, code).error
+
+
+def test_root_needs_bubblewrap_unless_limits_are_enough(monkeypatch):
+    monkeypatch.setattr(sandbox_module, "BWRAP", None)
+    if os.geteuid() == 0:
+        with pytest.raises(SandboxError, match=r"bubblewrap is not installed.*apt-get install bubblewrap"):
+            Sandbox()
+    else:
+        with Sandbox() as sandbox:
+            assert "without a sandbox, under limits only (bubblewrap is not installed)" in sandbox.protection
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["pth", "PYTHONPATH"])
+def test_packages_of_another_environment_are_visible(tmp_path, way):
+    packages = [path for path in sys.path if any(Path(path).glob("*-info"))]
+    venv.create(tmp_path / "venv")
+    (site_packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    if way == "pth":
+        (site_packages / "others.pth").write_text("\n".join(packages))
+    code = (
+        "from grading.sandbox import Sandbox\n"
+        "with Sandbox() as sandbox, sandbox.worker({'modules.py': b'import torch'}, ['.']) as worker:\n"
+        "    print(worker.ask('import', 'modules', {}, {}).error or 'imported')"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(packages if way == "PYTHONPATH" else [])}
+    command = [tmp_path / "venv" / "bin" / "python", "-c", code]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "imported\n", done.stderr
+
+
+def test_editable_directories_are_read_from_metadata(tmp_path):
+    (tmp_path / "p-1.dist-info").mkdir()
+    (tmp_path / "p-1.dist-info" / "METADATA").write_text("Name: p\nVersion: 1\n")
+    text = '{"url": "file:///src/my%20package", "dir_info": {"editable": true}}'
+    (tmp_path / "p-1.dist-info" / "direct_url.json").write_text(text)
+    assert editable_directories([str(tmp_path)]) == ["/src/my package"]
+
+
+def test_lenient_restores_old_names_and_records_them(shared_sandbox):
+    code = "import numpy as np\nfrom collections import Iterable\nassert np.asscalar(np.PINF) == np.math.inf"
+    with worker_of(shared_sandbox, modules=code, lenient=True) as worker:
+        assert worker.ask("import", "modules", {}, {}).error == ""
+        assert worker.old_names == {"collections.Iterable", "numpy.asscalar", "numpy.PINF", "numpy.math"}
+    assert old_names.restores(import_modules(shared_sandbox, code).error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "AttributeError: module 'numpy' has no attribute 'float'.\n`np.float` was a deprecated alias",
+        "AttributeError: `np.float_` was removed in the NumPy 2.0 release. Use `np.float64` instead.",
+        "ImportError: cannot import name 'Iterable' from 'collections' (/usr/lib/python3/collections.py)",
+    ],
+)
+def test_lenient_is_advised_if_it_helps(error):
+    assert old_names.restores(error)
+    assert not old_names.restores(error.replace("loat", "laot").replace("Iter", "Itar"))
+
+
+@pytest.mark.parametrize(
+    "error", ["`ptp` was removed from the ndarray class", "Missing parentheses in call to 'print'"]
+)
+def test_lenient_is_not_advised_otherwise(error):
+    assert not old_names.restores(error)
+
+
+def decoded(message, max_bytes=1000):
+    data = b"".join(message)
+
+    def read(n_bytes):
+        nonlocal data
+        part, data = data[:n_bytes], data[n_bytes:]
+        return bytearray(part)
+
+    return frames.decode(read, max_bytes)
+
+
+@pytest.mark.parametrize("dtype", [">f8", "<f8", ">i4", "f4", "?"])
+def test_frames_keep_values_in_any_byte_order(dtype):
+    sent = np.array([[0, 1], [2, 3]], dtype).T
+    header, arrays = decoded(frames.encode({"id": 1}, {"x": sent, "empty": sent[:0], "scalar": sent[1, 1]}))
+    assert header == {"id": 1}
+    assert arrays["x"].dtype == sent.dtype.newbyteorder("=")
+    assert np.array_equal(arrays["x"], sent)
+    assert arrays["empty"].shape == (0, 2)
+    assert arrays["scalar"].shape == ()
+
+
+@pytest.mark.parametrize("dtype", ["O", "U3", "c16", "datetime64[s]"])
+def test_frames_refuse_other_dtypes(dtype):
+    with pytest.raises(TypeError, match="x has dtype"):
+        frames.encode({}, {"x": np.zeros(2, dtype)})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "no JSON", "[]", "{}", '{"arrays": 5}', '{"arrays": [["x", "O", [1]]]}', '{"arrays": [["x", ">f8", [1]]]}',
+        '{"arrays": [["x", "float64", [-1]]]}', '{"arrays": [["x", "float64", [1e3]]]}', '{"arrays": [["x", [], [1]]]}',
+        '{"arrays": [["x", "float64", [126]]]}', "[" * 100000, "x" * (1 << 19),
+    ],
+)  # fmt: skip
+def test_frames_refuse_a_malformed_header(header):
+    with pytest.raises(frames.FrameError):
+        decoded([frames.LENGTH.pack(len(header)), header.encode()])
