@@ -301,15 +301,15 @@ class Worker(contextlib.AbstractContextManager):
             if time.monotonic() > self._deadline:
                 text = f"It did not finish within {self._seconds:.3g} s and was stopped."
                 raise CutOff(Answer(error=text, kind="timeout"))
-            # Not while it starts: then it is another submission that uses the memory.
-            if self._is_started and free_mb() < MIN_FREE_MB:
-                text = f"It was stopped because this machine had less than {MIN_FREE_MB} MB of memory left."
-                raise CutOff(Answer(error=text, kind="died"))
             try:
                 return transfer(buffer)
             except TimeoutError:
                 if self._process.poll() is not None:
                     raise EOFError from None
+            # Not while it starts: then it is another submission that uses the memory.
+            if self._is_started and free_mb() < MIN_FREE_MB:
+                text = f"It was stopped because this machine had less than {MIN_FREE_MB} MB of memory left."
+                raise CutOff(Answer(error=text, kind="died"))
 
     def close(self, grace=0):
         """End the process and all that it started, and return how it ended by itself within `grace` seconds."""

@@ -351,23 +351,21 @@ def convnet(load, target, p, a, out):
 
 
 def convnet_slopes(load, target, p, a, out):
-    """In float64, along directions of the input, of convolutions, norms and linear layer: slopes of Σ y · wave by the
-    backward pass, and y on either side of the weights, `p["h"]` away."""
+    """In float64, along a direction of input and weights: the slope of Σ y · wave by the backward pass, and y on either
+    side, `p["h"]` away."""
     model = convnet_of(load, target, p).double()
     x = torch.from_numpy(a["x"].copy()).double().requires_grad_()
-    kinds, results = by_kind(model), []
-    norms = [q for m in kinds["norm"] for q in (m.weight, m.bias)]
-    groups = [[(q, wave(q.shape)) for q in group] for group in ([x], kinds["conv"], norms, kinds["linear"])]
     with Traced(model):
         y = model(x.clone())
-    backward(y, wave(y.shape))
-    out["slopes"] = np.array([sum(0.0 if q.grad is None else float((q.grad * d).sum()) for q, d in g) for g in groups])
-    with torch.no_grad(), Traced(model):
-        for group in groups:
-            for step, is_kept in ((p["h"], True), (-2 * p["h"], True), (p["h"], False)):
-                for q, direction in group:
+        backward(y, wave(y.shape))
+        tensors = [(q, wave(q.shape)) for q in (x, *model.parameters())]
+        out["slope"] = np.array(sum(float((q.grad * d).sum()) for q, d in tensors if q.grad is not None))
+        results = []
+        with torch.no_grad():
+            for step in (p["h"], -2 * p["h"]):
+                for q, direction in tensors:
                     q += step * direction
-                results += [numbers(model(x))] * is_kept
+                results.append(numbers(model(x)))
     out["out"] = np.array(results)
 
 
