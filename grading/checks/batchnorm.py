@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from grading.checks.case import Case, constant, first_failed, float32, forward, gradient, same, second_batch
 from grading.checks.check import PASSED, Check, Result, failure, is_close, is_varied
 from grading.checks.inputs import norm_input
-from grading.checks.mistakes import name_mistake
 
 EPS, EPSILONS = 1e-5, (0.1, 0.3, 1.0)
 WRONG_SHAPES = [[6, 5], [6, 1]]  # a wrong number of neurons; other shapes may be accepted
@@ -79,13 +78,9 @@ def manual(*args):
 def _forward(case_of):
     def run(g):
         case = case_of(g)
-        return first_failed(check(g, case) for check in (_batch, _evaluation))
+        return first_failed(check(g, case) for check in (forward, _evaluation))
 
     return run
-
-
-def _batch(g, case):
-    return forward(g, case, name_mistake)
 
 
 def _evaluation(g, case):
@@ -148,7 +143,7 @@ def _eps(case_of):
 def _gradients(case_of):
     def run(g):
         case = case_of(g)
-        results = {name: gradient(g, case, name, name_mistake) for name in ("dx", "dgamma", "dbeta")}
+        results = {name: gradient(g, case, name) for name in ("dx", "dgamma", "dbeta")}
         own = case.own(g) if results["dx"].passed else {}
         unused = [name for name in own if abs(own[name]).max() < 1e-6]  # `forward` has cost that it is not used
         return first_failed(result for name, result in results.items() if name not in unused)
@@ -182,7 +177,7 @@ def _second_batch(g):
 
 
 def _gradient(name):
-    return lambda g: gradient(g, function(g), name, name_mistake)
+    return lambda g: gradient(g, function(g), name)
 
 
 def _gamma_of_zero(g):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from grading.checks.check import PASSED, TOLERANCE, Result, difference, failure, is_close, is_varied
+from grading.checks.mistakes import name_mistake
 
 # Central differences of step H, also of a layer that computes in float32: rounding gives some 1e-4 of the largest.
 H, DIFFERENCES_TOLERANCE = 1e-3, 2e-3
@@ -26,6 +27,7 @@ class Case:
         function: the same by PyTorch, of tensors by the names of `arrays`.
         bounds: `{name: how much more than rounding a result may be off}`.
         deserves: takes Grading and Case; whether a forward pass may be compared with itself: a constant may not.
+        name_mistake: takes Case, name of a result and what came back; returns a sentence, or an empty one.
         also_right: takes Case and its own results; returns further gradients that count as right.
     """
 
@@ -36,6 +38,7 @@ class Case:
     function: Callable
     bounds: dict = dataclasses.field(default_factory=dict)
     deserves: Callable = lambda g, case: is_varied(case.got(g, "out"))
+    name_mistake: Callable = name_mistake
     also_right: Callable = lambda case, own: {}
 
     def but(self, arrays=None, **params):
@@ -142,20 +145,20 @@ def first_failed(results):
     return next((result for result in results if not result.passed), PASSED)
 
 
-def forward(g, case, name_mistake=lambda *_: ""):
+def forward(g, case):
     found = case.wrong(g, "out")
     if found is None:
         return PASSED
-    note = name_mistake(case, "out", case.got(g, "out"))
+    note = case.name_mistake(case, "out", case.got(g, "out"))
     return failure(case.ask(g, backward=False), case.called(backward=False), found, note)
 
 
-def gradient(g, case, name, name_mistake=lambda *_: "", scales=(1.0,)):
+def gradient(g, case, name, scales=(1.0,)):
     """Return the `Result` of one gradient."""
     if case.scale(g, name, scales) is not None:
         return PASSED
     found = case.wrong(g, name) or "It belongs to another output than this one's."
-    return failure(case.ask(g), case.called(), found, name_mistake(case, name, case.got(g, name)))
+    return failure(case.ask(g), case.called(), found, case.name_mistake(case, name, case.got(g, name)))
 
 
 def same(g, case, expected, why, tolerance=TOLERANCE, backward=True):

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from grading.checks.case import BATCHED, Case, first_failed, float32, forward, gradient, second_batch
 from grading.checks.check import EPS32, PASSED, Check, Result, difference, failure, is_close, is_varied
 from grading.checks.inputs import activation_input, entropy_input, large_input, linear_input
-from grading.checks.mistakes import name_mistake
 
 LOG_CONSTANT = 1e-5  # the largest inside a logarithm that costs nothing
 SHORT_BATCH, LONG_BATCH = 8, 64
@@ -32,13 +31,8 @@ def _depends_on_targets(g, case):
 
 def linear(n, n_in=5, n_out=3, seed=11, **more):
     arrays, made = linear_input(n, n_in, n_out, seed), f"LinearModule({n_in}, {n_out})"
-    return Case(
-        "modules.LinearModule",
-        made,
-        {"args": [n_in, n_out]} | more,
-        arrays,
-        lambda x, weight0, bias0: F.linear(x, weight0, bias0),
-    )
+    return Case("modules.LinearModule", made, {"args": [n_in, n_out]} | more, arrays,
+                lambda x, weight0, bias0: F.linear(x, weight0, bias0))  # fmt: skip
 
 
 def leaky_relu(n, slope=0.25, seed=8):
@@ -104,7 +98,7 @@ def _parameter_gradient(name):
         found = {n: LINEAR.scale(g, n, scales(LINEAR, n)) for n in (name, other)}
         wanted = 1 if loss_divisions(g) else 1 / len(LINEAR.arrays["x"])
         if found[name] is None:
-            return gradient(g, LINEAR, name, name_mistake)
+            return gradient(g, LINEAR, name)
         if found[other] not in (None, found[name]) and found[name] != wanted:
             problem = LINEAR.wrong(g, name) or f"The {LINEAR.label(name)} is a sum over the batch."
             note = f"Unlike that of the {other[1:-1]}, it is {'not ' * (wanted != 1)}divided by the size of the batch"
@@ -146,7 +140,7 @@ def _large_logits(g):
     for name in ("out", "dx"):
         found, own = SOFTMAX_LARGE.wrong(g, name, tolerance=tolerance), shifted.got(g, name)
         if found and not (is_varied(own) and SOFTMAX_LARGE.wrong(g, name, own, tolerance) is None):
-            note = name_mistake(SOFTMAX_LARGE, f"large {name}", SOFTMAX_LARGE.got(g, name))
+            note = SOFTMAX_LARGE.name_mistake(SOFTMAX_LARGE, f"large {name}", SOFTMAX_LARGE.got(g, name))
             return failure(SOFTMAX_LARGE.ask(g), f"{SOFTMAX_LARGE.called()}, with logits of some 1000", found, note)
     return PASSED
 
@@ -248,11 +242,11 @@ def _check(name, points, title, run):
 
 
 def _forward(*cases):
-    return lambda g: first_failed(forward(g, case, name_mistake) for case in cases)
+    return lambda g: first_failed(forward(g, case) for case in cases)
 
 
 def _backward(case):
-    return lambda g: gradient(g, case, "dx", name_mistake, scales(case, "dx"))
+    return lambda g: gradient(g, case, "dx", scales(case, "dx"))
 
 
 CHECKS = [

@@ -38,6 +38,7 @@ def binary(x, y):
     return -(y * np.log(x) + (1 - y) * np.log(1 - x))
 
 
+# fmt: off
 LINEAR = {
     "out": [
         ("The bias is not added", lambda c: c.out - c.bias0),
@@ -76,10 +77,7 @@ LEAKY_RELU = {
 SOFTMAX = {
     "out": [
         ("The probabilities are normalised over the batch; normalise each row", lambda c: softmax(c.x, axis=0)),
-        (
-            "The probabilities are normalised over the whole batch; normalise each row",
-            lambda c: np.exp(c.x) / np.exp(c.x).sum(),
-        ),
+        ("The probabilities are normalised over the whole batch; normalise each row", lambda c: np.exp(c.x) / np.exp(c.x).sum()),
         ("The exponentials are not normalised", lambda c: np.exp(c.x)),
     ],
     "dx": [
@@ -89,14 +87,8 @@ SOFTMAX = {
         ("dout is returned as it is", lambda c: c.dout),
     ],
     "large out": [
-        (
-            "exp overflows: subtract the row's maximum from the logits first",
-            lambda c: np.exp(c.x) / np.exp(c.x).sum(axis=1, keepdims=True),
-        ),
-        (
-            "The maximum of the whole batch is subtracted, and other rows underflow: subtract that of each row",
-            lambda c: np.exp(c.x - c.x.max()) / np.exp(c.x - c.x.max()).sum(axis=1, keepdims=True),
-        ),
+        ("exp overflows: subtract the row's maximum from the logits first", lambda c: np.exp(c.x) / np.exp(c.x).sum(axis=1, keepdims=True)),
+        ("The maximum of the whole batch is subtracted, and other rows underflow: subtract that of each row", lambda c: np.exp(c.x - c.x.max()) / np.exp(c.x - c.x.max()).sum(axis=1, keepdims=True)),
     ],
 }
 CROSS_ENTROPY = {
@@ -105,10 +97,7 @@ CROSS_ENTROPY = {
         ("The loss is divided by the number of classes, too", lambda c: c.out / c.x.shape[1]),
         ("The loss has the wrong sign", lambda c: -c.out),
         ("The logarithm is to base 2", lambda c: c.out / np.log(2)),
-        (
-            "The loss is a binary cross-entropy of each class: omit (1 − t) log(1 − x)",
-            lambda c: binary(c.x, c.y).sum() / c.n,
-        ),
+        ("The loss is a binary cross-entropy of each class: omit (1 − t) log(1 − x)", lambda c: binary(c.x, c.y).sum() / c.n),
     ],
     "dx": [
         ("The gradient has the wrong sign", lambda c: -c.dx),
@@ -120,33 +109,18 @@ CROSS_ENTROPY = {
 }
 BATCH_NORM = {
     "out": [
-        (
-            "The variance has Bessel's correction, n − 1; divide by n",
-            lambda c: c.gamma * normalised(c, ddof=1) + c.beta,
-        ),
-        (
-            "Mean and variance are taken over the neurons (dim 1); take them over the batch (dim 0)",
-            lambda c: c.gamma * normalised(c, 1) + c.beta,
-        ),
-        (
-            "Mean and variance are taken over everything; take them for each neuron",
-            lambda c: c.gamma * normalised(c, None) + c.beta,
-        ),
+        ("The variance has Bessel's correction, n − 1; divide by n", lambda c: c.gamma * normalised(c, ddof=1) + c.beta),
+        ("Mean and variance are taken over the neurons (dim 1); take them over the batch (dim 0)", lambda c: c.gamma * normalised(c, 1) + c.beta),
+        ("Mean and variance are taken over everything; take them for each neuron", lambda c: c.gamma * normalised(c, None) + c.beta),
         ("gamma is not used", lambda c: normalised(c) + c.beta),
         ("beta is not used", lambda c: c.out - c.beta),
-        (
-            "The deviation is divided by the variance, not by its root",
-            lambda c: (c.out - c.beta) / np.sqrt(c.x.var(axis=0) + c.eps) + c.beta,
-        ),
+        ("The deviation is divided by the variance, not by its root", lambda c: (c.out - c.beta) / np.sqrt(c.x.var(axis=0) + c.eps) + c.beta),
         ("The eps of the module is not passed on: 1e-5 is used", lambda c: c.gamma * normalised(c, eps=1e-5) + c.beta),
     ],
     "dx": [
         ("The mean depends on x, too: its term is missing", lambda c: with_constants(c, mean=True)),
         ("The variance depends on x, too: its term is missing", lambda c: with_constants(c, variance=True)),
-        (
-            "Mean and variance depend on x, too: their terms are missing",
-            lambda c: with_constants(c, mean=True, variance=True),
-        ),
+        ("Mean and variance depend on x, too: their terms are missing", lambda c: with_constants(c, mean=True, variance=True)),
         ("The term of the variance has the wrong sign", lambda c: 2 * with_constants(c, variance=True) - c.dx),
         ("gamma is missing", lambda c: c.dx / c.gamma),
         ("1/√(variance + eps) is missing", lambda c: c.dx * np.sqrt(c.x.var(axis=0) + c.eps)),
@@ -160,9 +134,14 @@ BATCH_NORM = {
         ("beta's gradient is gamma's", lambda c: c.dgamma),
     ],
 }
+# fmt: on
 OF_CLASS = {
-    "LinearModule": LINEAR, "LeakyReLUModule": LEAKY_RELU, "SoftMaxModule": SOFTMAX, "CrossEntropyModule": CROSS_ENTROPY,
-}  # fmt: skip
+    "LinearModule": LINEAR,
+    "LeakyReLUModule": LEAKY_RELU,
+    "SoftMaxModule": SOFTMAX,
+    "CrossEntropyModule": CROSS_ENTROPY,
+    **{f"CustomBatchNorm{name}": BATCH_NORM for name in ("Autograd", "ManualFunction", "ManualModule")},
+}
 
 
 def name_mistake(case, name, got):
@@ -179,7 +158,7 @@ def name_mistake(case, name, got):
     more = {"eps": case.params.get("eps", 1e-5), "slope": args[0] if args else None, "n": len(case.arrays["x"])}
     c = SimpleNamespace(**case.arrays, **case.expected, **more)
     with np.errstate(all="ignore"):
-        for sentence, compute in OF_CLASS.get(case.target.split(".")[1], BATCH_NORM).get(name, ()):
+        for sentence, compute in OF_CLASS.get(case.target.split(".")[1], {}).get(name, ()):
             if _is_same(got, np.asarray(compute(c))):
                 return sentence
     return ""

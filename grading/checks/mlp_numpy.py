@@ -37,10 +37,26 @@ def plain(x, **weights):
     return F.softmax(linears(x, weights, F.linear, lambda x: F.leaky_relu(x, SLOPE)), dim=1)
 
 
+def name_mistake(case, name, got):
+    """Return the common mistake that gives an output of substitutes; of gradients, what has to be done."""
+    if name != "out":
+        return "backward has to go through all layers, the last one first, each with what it has seen forward"
+    known = {f"The activations have slope {s}: neg_slope is not passed on": {"slope": s} for s in (0, 0.01, 0.02, 0.1)}
+    known["neg_slope is passed on with the wrong sign"] = {"slope": -SLOPE}
+    known["The softmax after the last layer is missing"] = {"last": lambda x: x}
+    known["There is an activation before the softmax"] = {"last": lambda x: (0.5 * x.sin() + SLOPE * x).tanh()}
+    for sentence, change in known.items():
+        right = dataclasses.replace(case, function=lambda change=change, **tensors: substitutes(**tensors, **change))
+        if got is not None and "substitutes" in case.params and np.allclose(got, right.expected["out"]):
+            return sentence
+    return ""
+
+
 def networks(n_hidden, n_steps=None):
     """Return the case with substitutes, and that with the submission's own layers."""
     made, params = f"MLP(6, {list(n_hidden)}, 4, {SLOPE})", {"args": [6, list(n_hidden), 4, SLOPE]}
-    case = Case("mlp_numpy.MLP", made, params, mlp_input(n_hidden, 14 + len(n_hidden), n_steps), substitutes)
+    case = Case("mlp_numpy.MLP", made, params, mlp_input(n_hidden, 14 + len(n_hidden), n_steps), substitutes,
+                name_mistake=name_mistake)  # fmt: skip
     return case.but(substitutes="modules."), dataclasses.replace(case, function=plain)
 
 
@@ -66,25 +82,10 @@ def _one_of(results):
     return last if last.passed else dataclasses.replace(last, note=first.note or last.note)
 
 
-def name_mistake(case, name, got):
-    """Return the common mistake that gives an output of substitutes; of gradients, what has to be done."""
-    if name != "out":
-        return "backward has to go through all layers, the last one first, each with what it has seen forward"
-    known = {f"The activations have slope {s}: neg_slope is not passed on": {"slope": s} for s in (0, 0.01, 0.02, 0.1)}
-    known["neg_slope is passed on with the wrong sign"] = {"slope": -SLOPE}
-    known["The softmax after the last layer is missing"] = {"last": lambda x: x}
-    known["There is an activation before the softmax"] = {"last": lambda x: (0.5 * x.sin() + SLOPE * x).tanh()}
-    for sentence, change in known.items():
-        right = dataclasses.replace(case, function=lambda change=change, **tensors: substitutes(**tensors, **change))
-        if got is not None and "substitutes" in case.params and np.allclose(got, right.expected["out"]):
-            return sentence
-    return ""
-
-
 def _gradients(g, case):
     scales = (1, 1 / len(case.arrays["x"]))  # it may divide by the batch
     names = [f"d{name}" for name in case.arrays if name.startswith(("weight", "bias"))]
-    return first_failed(gradient(g, case, name, name_mistake, scales) for name in names)
+    return first_failed(gradient(g, case, name, scales) for name in names)
 
 
 def divides(g):
@@ -112,7 +113,7 @@ def _check(name, points, title, run):
 
 CHECKS = [
     _check("mlp_numpy.forward", 0.5, "probabilities with one and three hidden layers",
-           with_either(lambda g, case: forward(g, case, name_mistake), (5,), (9, 7, 5))),
+           with_either(forward, (5,), (9, 7, 5))),
     _check("mlp_numpy.backward", 0.5, "gradients of all layers", with_either(_gradients, (5,), (9, 7, 5))),
     _check("mlp_numpy.no_hidden", 0.25, "an empty list of hidden layers", with_either(_gradients, ())),
     _check("mlp_numpy.float32", 0.25, "forward and backward in float32, as in training", _float32),
