@@ -77,11 +77,8 @@ class TorchUnit:
             self.made = functools.partial(self._apply, found)
         else:
             self.made = found(*copy.deepcopy(p["args"]), **p.get("named", {})).train(not p.get("evaluation"))
-            if "gamma" in a:
-                self.params = dict(zip(("gamma", "beta"), gamma_beta(self.made), strict=True))
-            else:
-                self.params = self._layers(a)
-                self.made.to(self.dtype)
+            self.params = self._gamma_beta() if "gamma" in a else self._layers(a)
+            self.made.to(self.dtype)
         self.set_weights(a)
 
     @torch.no_grad()
@@ -96,6 +93,9 @@ class TorchUnit:
             value = torch.diag(value) if q.ndim == 2 and value.ndim == 1 else value  # a matrix for gamma
             q.data = (value if value.shape == q.shape else value.T).clone()
             q.requires_grad_()
+
+    def _gamma_beta(self):
+        return dict(zip(("gamma", "beta"), gamma_beta(self.made), strict=True))
 
     def _layers(self, a):
         found = find_parameters(self.made)
