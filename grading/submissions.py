@@ -2,26 +2,23 @@
 
 import concurrent.futures
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import sys
 import time
-from pathlib import Path
 
 from tqdm import tqdm
 
 from grading import output
-from grading.archives import SubmissionError
 from grading.checks import ALL_CHECKS
 from grading.checks.check import Grading, Result
 from grading.checks.training import load_training
 from grading.sandbox import Sandbox, SandboxError
 from grading.scheme import FILES, ROOT
-from grading.submission import read_submission
+from grading.submission import SubmissionError, read_submission
 from grading.worker.old_names import restores
-from training.files import write_text
+from training.files import write_json, write_text
 
 UNFINISHED = "Grading has not ended: this is not a grade yet."
 WAITING = Result("not run")
@@ -32,48 +29,40 @@ def grade_all(trees, folders, args, out_dir=None):
     """Grade submissions and return whether all could be graded. One that could not gets 0 points and a reason.
 
     Args:
-        trees: `{path: (archives.Tree, names for Tree.below)}`.
+        trees: `{path: archives.Tree}`.
         folders: `{path: directory for its results}`.
         args: flags of grade.py.
         out_dir: directory of grades.csv; None for a single submission.
     """
-    began, todo, results, errors = time.monotonic(), {}, {}, {}
+    began, todo, results = time.monotonic(), {}, {}
     names = {path: folders[path].name if out_dir else output.file_name(path) for path in trees}
-    for path, (tree, inner) in trees.items():
+    for path, tree in trees.items():
         try:
-            submission = read_submission(tree.below(*inner))
+            submission = read_submission(tree)
             key = _key(submission, args)
-            if args.regrade or not (found := _finished(folders[path], key, args)):
+            if args.regrade or not (found := _reusable(folders[path], key)):
                 todo[path] = names[path], submission, folders[path], key
             else:
                 results[path] = found
         except Exception as error:
-            errors[path] = error
-    if results:
-        print(f"{len(results)} of {len(trees)} already have results (--regrade grades them again)")
-    total, unit = (len(todo), "submission") if out_dir else (len(ALL_CHECKS), "check")
-    progress = tqdm(total=total, unit=unit, disable=None if todo else True, leave=False)
+            results[path] = error
+    if n_reused := sum(isinstance(result, dict) for result in results.values()):
+        print(f"{n_reused} of {len(trees)} already have results (--regrade grades them again)")
     try:
-        with progress, contextlib.closing(_grade(todo, folders, args, None if out_dir else progress)) as ended:
-            for n, (path, future) in enumerate(ended, 1):
-                try:
-                    results[path], seconds = future.result()
-                    said = f"{results[path]['score']:g} points, {seconds:.1f} s"
-                except Exception as error:
-                    errors[path], said = error, "could not be graded"
-                if out_dir:
-                    tqdm.write(f"{n}/{len(todo)} {names[path]}: {said}")
-                    progress.update()
+        results |= _grade(todo, folders, args) if todo else {}
     except SandboxError as error:
         print(f"grade.py: error: {output.printable(error)}", file=sys.stderr)
         return False
-    graded = [results[path] for path in trees if path in results]
-    results |= {path: _give_up(path, folders[path], error, args) for path, error in errors.items()}
+    errors = {path: error for path, error in results.items() if isinstance(error, Exception)}
+    graded = [results[path] for path in trees if path not in errors]
+    for path, error in errors.items():
+        is_expected = isinstance(error, (SubmissionError, SandboxError, OSError))
+        why = output.printable(error if is_expected else f"{type(error).__name__}: {error}")
+        print(f"grade.py: error: {output.printable(path)} could not be graded: {why}", file=sys.stderr)
+        results[path] = _write_note(folders[path], f"Could not be graded: {why}", args)
     if out_dir:
         write_text(out_dir / "grades.csv", output.grades_csv({names[path]: results[path] for path in trees}))
         print(output.summary(graded, time.monotonic() - began))
-        if errors:
-            print(f"could not be graded: {', '.join(names[path] for path in errors)}")
         print(f"results: {out_dir / 'grades.csv'}, and a directory for each submission next to it")
     elif graded:
         (folder,) = folders.values()
@@ -82,30 +71,38 @@ def grade_all(trees, folders, args, out_dir=None):
     return not errors
 
 
-def _grade(todo, folders, args, progress):
-    """Yield path and future of each submission in `todo`, the arguments of `grade_one`, when it has been graded."""
-    if not todo:
-        return
-    training = load_training(args.data_dir, not args.no_training, args.jobs)
+def _grade(todo, folders, args):
+    """Grade submissions in parallel and return `{path: content of results.json, or the exception that prevented it}`.
+
+    Args:
+        todo: `{path: the arguments of grade_one that are the submission's own}`.
+    """
+    training, outcomes = load_training(args.data_dir, not args.no_training, args.jobs), {}
     with Sandbox((*args.paths, *folders.values()), args.limits_only) as sandbox:
         if not sandbox.has_bubblewrap:
             print(f"grade.py: warning: {sandbox.protection}", file=sys.stderr)
         if any(os.path.realpath(path) != str(ROOT) for path in todo):
             check_project(sandbox)
         for path in todo:
-            _begin(folders[path], _no_results(UNFINISHED, args))
+            _write_note(folders[path], UNFINISHED, args)
+        total = len(todo) * len(ALL_CHECKS)
         pool = concurrent.futures.ThreadPoolExecutor(args.jobs)
-        try:
-            grade = functools.partial(grade_one, sandbox, training, args, progress)
-            waiting = {pool.submit(grade, *what): path for path, what in todo.items()}
-            while waiting:  # with a timeout, so that Ctrl-C is noticed
-                for future in concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED).done:
-                    yield waiting.pop(future), future
-        except BaseException:
-            sandbox.stop()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with tqdm(total=total, unit="check", disable=None, leave=False) as progress:
+            try:
+                shared = sandbox, training, args, progress
+                futures = {pool.submit(grade_one, *shared, *own): path for path, own in todo.items()}
+                for n, future in enumerate(concurrent.futures.as_completed(futures), 1):
+                    path, error = futures[future], future.exception()
+                    outcomes[path] = error or future.result()
+                    if len(todo) > 1:
+                        said = "could not be graded" if error else output.in_short(outcomes[path])
+                        tqdm.write(f"{n}/{len(todo)} {folders[path].name}: {said}")
+            except BaseException:
+                sandbox.stop()
+                raise
+            finally:
+                pool.shutdown(cancel_futures=True)
+    return outcomes
 
 
 def check_project(sandbox):
@@ -126,11 +123,11 @@ def check_project(sandbox):
 
 
 def grade_one(sandbox, training, args, progress, name, submission, folder, key):
-    """Run all checks on a submission and write its results. Return the content of results.json, and seconds.
+    """Run all checks on a submission, write its results and return the content of results.json.
 
-    results.json is also written after each check: if a platform ends the grader, what has passed so far counts.
+    This is also written after each check: if a platform ends the grader, what has passed so far counts.
     """
-    began, results = time.monotonic(), dict.fromkeys(ALL_CHECKS, WAITING)
+    results = dict.fromkeys(ALL_CHECKS, WAITING)
     with sandbox.worker(submission.files, submission.folders, args.lenient) as worker:
         grading = Grading(worker.ask, submission.found, training)
         for check in ALL_CHECKS:
@@ -140,19 +137,20 @@ def grade_one(sandbox, training, args, progress, name, submission, folder, key):
                 raise
             except Exception as error:  # a submission that makes the grader fail loses this check, not the others
                 results[check] = Result("failed", check.title, f"The grader failed: {type(error).__name__}: {error}")
-            is_finished = check is ALL_CHECKS[-1]
-            extra = {"finished": is_finished, "key": key, "was_cut_off": worker.was_cut_off}
             notes = [*submission.notes, *_notes_on_old_code(grading, worker), sandbox.protection]
-            notes = [output.printable(note) for note in [UNFINISHED] * (not is_finished) + notes]
-            rows = [*results.items()]
-            if is_finished:
+            notes, rows, extra = [*map(output.printable, notes)], [*results.items()], {}
+            if check is not ALL_CHECKS[-1]:
+                notes.insert(0, UNFINISHED)
+            else:
                 write_text(folder / "table.txt", output.table(name, rows, notes) + "\n")
                 write_text(folder / "report.html", output.page(name, rows, notes, folder, args.equations))
-            text = output.results_json(rows, notes, extra, args.visibility, args.equations)
-            write_text(folder / "results.json", text)
-            if progress is not None:
-                progress.update()
-    return json.loads(text), time.monotonic() - began
+                # If a check was cut off, or training images were missing, another grading may give more points.
+                is_open = not args.no_training and any(result.status == "not run" for result in results.values())
+                extra = {} if worker.was_cut_off or is_open else {"digest": key}
+            content = output.results_json(rows, notes, args.visibility, args.equations, **extra)
+            write_json(folder / "results.json", content)
+            progress.update()
+    return content
 
 
 def _notes_on_old_code(grading, worker):
@@ -162,48 +160,28 @@ def _notes_on_old_code(grading, worker):
     return [f"old code, which --lenient can run: {error}" for error in old]
 
 
-def _no_results(note, args, **extra):
-    """Return results.json without results, as text."""
-    extra |= {"finished": False}
-    return output.results_json([(check, WAITING) for check in ALL_CHECKS], [note], extra, args.visibility)
-
-
-def _begin(folder, text):
-    """Write results.json, and remove what an earlier grading has written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "results.json", text)
-    for name in ("table.txt", "report.html"):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _give_up(path, folder, error, args):
-    """Report that a submission could not be graded, and write and return its results, which have 0 points."""
-    is_expected = isinstance(error, (SubmissionError, SandboxError, OSError))
-    why = output.printable(error if is_expected else f"{type(error).__name__}: {error}")
-    print(f"grade.py: error: {output.printable(path)} could not be graded: {why}", file=sys.stderr)
-    text = _no_results(f"Could not be graded: {why}", args, error=why)
+def _write_note(folder, note, args):
+    """Write results.json without results, and remove what an earlier grading has written. Return its content."""
+    content = output.results_json([(check, WAITING) for check in ALL_CHECKS], [note], args.visibility)
     with contextlib.suppress(OSError):
-        _begin(folder, text)
-    return json.loads(text)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "results.json", content)
+        for name in ("table.txt", "report.html"):
+            (folder / name).unlink(missing_ok=True)
+    return content
 
 
 def _key(submission, args):
     """Return a digest of what results depend on: the submission's files and the flags."""
     flags = sorted((name, str(value)) for name, value in vars(args).items() if name not in FREE_FLAGS)
-    files = sorted((name, hashlib.sha256(raw).hexdigest()) for name, raw in submission.files.items())
-    return hashlib.sha256(repr((flags, submission.folders, files)).encode(errors="backslashreplace")).hexdigest()
+    content = repr((flags, submission.folders, sorted(submission.files.items())))
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _finished(folder, key, args):
-    """Return the results in a directory if they are complete and have this key, else None.
-
-    If a check was cut off, or training images were missing, another grading may give more points.
-    """
+def _reusable(folder, key):
+    """Return the content of results.json if it is final and of the same files and flags, else None."""
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        extra = results["extra_data"]
-        is_open = not args.no_training and any(check["status"] == "not run" for check in extra["checks"])
-        is_whole = extra["finished"] and all(Path(folder, name).is_file() for name in ("table.txt", "report.html"))
-        return results if is_whole and extra["key"] == key and not extra["was_cut_off"] and not is_open else None
+        return results if results["extra_data"]["digest"] == key else None
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from jinja2 import Template
+
+from grading.output import printable
 from grading.scheme import FILES
 from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measures, prediction_interval
 from report.records import whole_runs
@@ -23,8 +26,6 @@ FREE_FLAGS = {
 }  # fmt: skip
 # Flags that are newer than the recorded runs, with the values that have no effect.
 NEW_FLAGS = {"whiten": 0, "shift": 4, "alternate": False}
-RUN_FILES = ("config.json", "metrics.jsonl")
-MAX_FILE_BYTES = 4 << 20  # 500 evaluations take 0.1 MB
 
 
 class Row(NamedTuple):
@@ -52,8 +53,8 @@ class Row(NamedTuple):
 
 def is_run(path):
     """Return whether `path` is a run directory. A directory with one of the course's files is a submission."""
-    has_run = all(os.path.isfile(os.path.join(path, name)) for name in RUN_FILES)
-    return has_run and not any(os.path.lexists(os.path.join(path, name)) for name in FILES)
+    names = ["config.json", "metrics.jsonl"]
+    return [name for name in (*names, *FILES) if os.path.isfile(os.path.join(path, name))] == names
 
 
 def compare_run(path, out_dir):
@@ -68,7 +69,7 @@ def compare_run(path, out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
         write_text(out_dir / "report.html", page(path, experiment, metrics, rows))
     except (RunError, OSError) as error:
-        print(f"grade.py: error: {_printable(error)[:500]}", file=sys.stderr)
+        print(f"grade.py: error: {printable(error)}", file=sys.stderr)
         return False
     print(f"curves: {out_dir / 'report.html'}\n")
     return True
@@ -107,15 +108,17 @@ def check_run(path):
     Raises:
         RunError: the run is on synthetic images, incomplete, damaged, or has the flags of no experiment.
     """
-    path = Path(path)
     try:
-        flags, metrics = _read_run(path)
+        config, metrics = json.loads((path / "config.json").read_text()), read_metrics(path)
+        if config["dataset"]["is_synthetic"]:
+            raise RunError(f"{path} was trained on synthetic images, expected CIFAR-10: train with --dataset cifar10")
+        flags = config["flags"]
         experiment = find_experiment(path, flags)
         if not metrics or metrics[-1]["step"] != flags["max_steps"]:
             at = f"is at step {metrics[-1]['step'] if metrics else 0} of {flags['max_steps']}"
             raise RunError(f"{path} {at}: resume it with {flags['script']}.py --resume {path}")
-        compared = _at_recorded_steps(metrics, experiment)
-        values, recorded = measures(compared), [measures(run.metrics) for run in read_runs(experiment)]
+        values = measures(_at_recorded_steps(metrics, experiment))
+        recorded = [measures(run.metrics) for run in read_runs(experiment)]
         return experiment, metrics, [make_row(claim, values[claim.quantity], recorded) for claim in CLAIMS[experiment]]
     except RunError:
         raise
@@ -123,30 +126,18 @@ def check_run(path):
         raise RunError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): train again") from error
 
 
-def _read_run(path):
-    """Return flags and evaluations of a run on CIFAR-10."""
-    for name in RUN_FILES:
-        if (size := (path / name).stat().st_size) > MAX_FILE_BYTES:
-            raise ValueError(f"{name} has {size:,} bytes, expected at most {MAX_FILE_BYTES:,}")
-    config = json.loads((path / "config.json").read_text())
-    metrics = read_metrics(path)
-    for m in metrics:
-        for name in {"train_accuracy", "test_accuracy", "train_loss", "test_loss"} & m.keys():
-            if type(m[name]) not in (int, float) or not math.isfinite(m[name]):
-                raise ValueError(f"{name} at step {m['step']} is {m[name]!r}, expected a finite number")
-    if config["dataset"]["is_synthetic"]:
-        raise RunError(f"{path} was trained on synthetic images, expected CIFAR-10: train with --dataset cifar10")
-    return config["flags"], metrics
-
-
 def _at_recorded_steps(metrics, experiment):
     """Return the evaluations at the recorded runs' steps.
 
     Additional evaluations do not count: the best of more is better, and more of them are dips.
     """
+    for m in metrics:
+        for name in ("train_accuracy", "test_accuracy", "train_loss", "test_loss"):
+            if not math.isfinite(m[name]):
+                raise ValueError(f"{name} at step {m['step']} is {m[name]}, expected a finite number")
     steps = [m["step"] for m in read_runs(experiment)[0].metrics]
     compared = [m for m in metrics if m["step"] in steps]
-    if [m["step"] for m in compared] != steps or not all(0 <= m["step"] <= steps[-1] for m in metrics):
+    if [m["step"] for m in compared] != steps:
         raise ValueError(f"expected evaluations at the recorded runs' steps, {steps[0]}, {steps[1]}, …, {steps[-1]}")
     return compared
 
@@ -157,24 +148,21 @@ def find_experiment(path, flags):
     Raises:
         RunError: there is none; the message names the nearest and what differs.
     """
-    nearest = None
+    candidates = []
     for experiment in CLAIMS:
-        recorded = read_runs(experiment)
-        if not recorded or recorded[0].config["flags"]["script"] != flags.get("script"):
-            continue
-        theirs = NEW_FLAGS | recorded[0].config["flags"]
+        theirs = NEW_FLAGS | read_runs(experiment)[0].config["flags"]
         differing = [k for k in theirs if k in flags and k not in FREE_FLAGS and flags[k] != theirs[k]]
         if "eval_freq" in differing and theirs["eval_freq"] % flags["eval_freq"] == 0:
             differing.remove("eval_freq")  # it was evaluated at their steps, and at others
-        if not differing:
-            return experiment
-        if nearest is None or len(differing) < len(nearest[1]):
-            nearest = experiment, differing, theirs
-    if nearest is None:
-        raise RunError(f"{path} is a run of {flags.get('script')}.py, and the report has no figure of such a run")
-    experiment, differing, theirs = nearest
-    difference = ", ".join(f"--{k} {flags[k]} instead of {theirs[k]}" for k in differing)
-    raise RunError(f"{path} has the flags of no figure; the nearest is {experiment}, but this run has {difference}")
+        if theirs["script"] == flags["script"]:
+            difference = ", ".join(f"--{k} {flags[k]} instead of {theirs[k]}" for k in differing)
+            candidates.append((len(differing), experiment, difference))
+    if not candidates:
+        raise RunError(f"{path} is a run of {flags['script']}.py, and the report has no figure of such a run")
+    n_differing, experiment, difference = min(candidates)
+    if n_differing:
+        raise RunError(f"{path} has the flags of no figure; the nearest is {experiment}, but this run has {difference}")
+    return experiment
 
 
 def make_row(claim, value, recorded):
@@ -204,7 +192,7 @@ def make_row(claim, value, recorded):
 
 def table(path, experiment, rows):
     """Return a run's verdicts as text for the terminal."""
-    lines = [f"{_printable(path)}: {experiment}, {_summary(rows)}", ""]
+    lines = [f"{printable(path)}: {experiment}, {_summary(rows)}", ""]
     for row in rows:
         mark, verdict = {"pass": (" ", "pass"), "fail": ("✗", "FAIL"), "undecided": ("-", "undecided")}[row.verdict]
         numbers = f"{row.value_text:>8}  {row.expected:<18}"
@@ -215,18 +203,12 @@ def table(path, experiment, rows):
 
 def page(path, experiment, metrics, rows):
     """Return report.html: verdicts, and the run's curves over those of the recorded runs."""
-    from jinja2 import Template
-
-    pictures = {
-        f"{quantity.capitalize()} over the recorded runs": base64.b64encode(curves(experiment, quantity, metrics))
-        for quantity in ("accuracy", "loss")
-    }
     text = Path(__file__).with_name("run_page.html").read_text(encoding="utf-8")
     return Template(text, autoescape=True, trim_blocks=True, keep_trailing_newline=True).render(
-        title=f"{_printable(Path(path).name)} compared with {experiment}",
+        title=f"{printable(path.name)} compared with {experiment}",
         summary=_summary(rows),
         rows=rows,
-        pictures={caption: png.decode() for caption, png in pictures.items()},
+        pictures={name: base64.b64encode(curves(experiment, name, metrics)).decode() for name in ("accuracy", "loss")},
     )
 
 
@@ -235,7 +217,7 @@ def curves(experiment, quantity, metrics):
 
     Args:
         quantity: 'accuracy' or 'loss'.
-        metrics: evaluations of the other run; one without `train_` values has no training curve.
+        metrics: evaluations of the other run.
     """
     from report import draw
 
@@ -247,11 +229,8 @@ def curves(experiment, quantity, metrics):
         axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0)
         dots = {"marker": "." if len(steps) < 20 else ""}  # nothing was measured between few evaluations
         axes.plot(steps, values.mean(axis=0), lw=0.9, label=f"{split}, recorded", **style | dots)
-        own = [(m["step"], m[key]) for m in metrics if key in m]
-        if own:
-            axes.plot(*zip(*own, strict=True), lw=1.8, ms=4, label=f"{split}, this run", **style)
-    if 3 * metrics[-1]["step"] < steps[-1]:  # a short run would be a dot at the edge
-        axes.set_xlim(0, 2 * metrics[-1]["step"])
+        own = [(m["step"], m[key]) for m in metrics]
+        axes.plot(*zip(*own, strict=True), lw=1.8, ms=4, label=f"{split}, this run", **style)
     draw.set_range(axes, quantity)
     title = f"{experiment}: mean and spread of {len(values)} recorded runs"
     draw.label(figure, title, "training step", draw.YLABELS[quantity])
@@ -263,8 +242,3 @@ def curves(experiment, quantity, metrics):
 def _summary(rows):
     n_passed, n_undecided = (sum(row.verdict == verdict for row in rows) for verdict in ("pass", "undecided"))
     return f"{n_passed} of {len(rows)} claims hold" + (f", {n_undecided} undecided" if n_undecided else "")
-
-
-def _printable(text):
-    """Return a text as one line, with a question mark for each character that could control a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))

@@ -1,5 +1,6 @@
 """Grades are fair: a mistake costs the checks of its own class, whatever else is wrong."""
 
+import collections
 import functools
 import itertools
 import random
@@ -7,14 +8,16 @@ import random
 import numpy as np
 import pytest
 from graded import CHECKS, Classes, grade_classes, lost, points
-from variants import MORE_MLPS, OTHER_MLPS, WRONG_CONVNETS, WRONG_MLPS
+from variants import MORE_MLPS, OTHER_MLPS, WRONG_CONVNETS, WRONG_MLPS, changed, remove_biases
 
 import custom_batchnorm
+import mlp_numpy
 import modules
 from grading.checks.check import Grading, difference
 from grading.checks.local import Local
 from grading.scheme import BY_HAND_POINTS, FILES, QUESTIONS
 from grading.worker.operations import numbers
+from mlp_pytorch import MLP
 from report.wrong_layers import WRONG_BATCH_NORMS, WRONG_LAYERS, layers_with
 
 LAYERS = ("LinearModule", "LeakyReLUModule", "SoftMaxModule", "CrossEntropyModule")
@@ -64,13 +67,13 @@ def test_wrong_class_costs_one_check(name):
 NAMED = {
     "bias_not_added": ("linear.forward", "The bias is not added"),
     "weight_gradient_transposed": ("linear.weight_gradient", "transposed"),
-    "bias_averaged": ("linear.bias_gradient", "divided by the size of the batch"),
+    "bias_averaged": ("linear.bias_gradient", "divided by the batch size"),
     "slope_ignored": ("leaky_relu.forward", "the slope is not used"),
     "cross_terms_missing": ("softmax.backward", "cross terms are missing"),
     "maximum_not_subtracted": ("softmax.large_logits", "overflows"),
     "loss_summed": ("cross_entropy.forward", "take the mean"),
     "loss_gradient_of_logits": ("cross_entropy.backward", "softmax and loss together"),
-    "slope_not_passed": ("mlp_numpy.forward", "neg_slope is not passed on"),
+    "slope_not_passed": ("mlp_numpy.forward", "neg_slope is not used"),
     "bessel": ("bn_autograd.forward", "Bessel"),
     "eps_missing": ("bn_autograd.eps", "is not used"),
     "mean_constant": ("bn_function.input_gradient", "The mean depends on x"),
@@ -195,6 +198,92 @@ def test_zeros_earn_nothing(name):
         check for check in OF_QUESTION["1.2"] if check.name.startswith(name[:4].lower()) and "start" not in check.name
     ]
     assert points(grade_classes({f"modules.{name}": zeros}, own)) == 0
+
+
+# ---- Unusual styles and mistakes of other kinds --------------------------------------------------
+
+
+SHARED_GRADS = {}
+
+
+class Shared(modules.LinearModule):
+    """Gradients of all instances are in one dict."""
+
+    def backward(self, dout, needs_input_grad=True):
+        dx = super().backward(dout)
+        SHARED_GRADS.update(self.grads)
+        self.grads = SHARED_GRADS
+        return dx
+
+
+def returning_list(self, x):
+    return modules.LinearModule.forward(self, x).tolist()
+
+
+class Deque(mlp_numpy.MLP):
+    """Layers are in a deque, and `params` is something else."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.modules, self.layers = collections.deque(self.modules), ()
+        self.params = {"neg_slope": args[3]}
+
+    def backward(self, dout):
+        for module in reversed(self.modules):
+            dout = module.backward(dout)
+
+
+class SameSizes(mlp_numpy.MLP):
+    """Layers of equal sizes are one layer."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        made = {}
+        for i, module in enumerate(self.modules):
+            if hasattr(module, "params"):
+                self.modules[i] = made.setdefault(module.params["weight"].shape, module)
+        self.layers = ()
+
+
+def without_eps_gradient(ctx, dout):
+    return custom_batchnorm.CustomBatchNormManualFunction.backward(ctx, dout)[:3]
+
+
+FUNCTION = custom_batchnorm.CustomBatchNormManualFunction
+UNUSUAL = {
+    "gradients shared between instances": ("modules.LinearModule", Shared, ["numpy.second_batch"]),
+    "a list as output": (
+        "modules.LinearModule", type("LinearModule", (modules.LinearModule,), {"forward": returning_list}),
+        ["linear.forward"],
+    ),
+    "layers in a deque": ("mlp_numpy.MLP", Deque, []),
+    "numpy layers of equal sizes shared": ("mlp_numpy.MLP", SameSizes, ["mlp_numpy.forward"]),
+    "a cast to float32": ("mlp_pytorch.MLP", changed(MLP, lambda self, right, x: right(x.float())), []),
+    "no biases": ("mlp_pytorch.MLP", changed(MLP, build=remove_biases), ["mlp_pytorch.parameters"]),
+    "no slope in the constructor": (
+        "mlp_pytorch.MLP", type("MLP", (MLP,), {"__init__": lambda self, n, h, m: MLP.__init__(self, n, h, m, 0.0)}),
+        ["mlp_pytorch.slope"],
+    ),
+    "no gradient for eps": (
+        "custom_batchnorm.CustomBatchNormManualFunction",
+        type("F", (FUNCTION,), {"backward": staticmethod(without_eps_gradient)}), ["bn_function.needs_input_grad"],
+    ),
+    "another default of eps": (
+        "custom_batchnorm.CustomBatchNormAutograd",
+        type("A", (custom_batchnorm.CustomBatchNormAutograd,),
+             {"__init__": lambda self, n, eps=1e-3: custom_batchnorm.CustomBatchNormAutograd.__init__(self, n, eps)}),
+        ["bn_autograd.eps"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_class_costs_what_is_wrong_in_it(name):
+    target, wrong, expected = UNUSUAL[name]
+    questions = {"modules": "1.2", "mlp_numpy": "1.2", "mlp_pytorch": "2", "custom_batchnorm": "3"}
+    question = questions[target.split(".")[0]]
+    results = grade_classes({target: wrong}, [check for check in CHECKS if check.question.startswith(question)])
+    assert lost(results) == expected, [results[check] for check in lost(results)]
 
 
 # ---- Messages ----------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from graded import MAX_POINTS, PROJECT, read_json, write
 
 from grading import gradescope
 from grading.checks import ALL_CHECKS
-from grading.sandbox import Sandbox, SandboxError
 
 # In place of apt-get and of a virtual environment: this Python, and a pip that records its arguments.
 STUBS = {
@@ -25,16 +24,6 @@ chmod +x "$3/bin/python" "$3/bin/pip"
 """,
 }
 HANGS = "\n\nclass ConvNet(ConvNet):\n    def forward(self, x):\n        while True:\n            pass\n"
-
-
-@pytest.fixture
-def limits_only():
-    """Skip a test if user nobody cannot run this Python, as on Gradescope."""
-    try:
-        with Sandbox(limits_only=True):
-            pass
-    except SandboxError as error:
-        pytest.skip(str(error))
 
 
 def laid_out(root, *flags, files=PROJECT):
@@ -75,7 +64,7 @@ def test_autograder_replaces_no_file(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_autograder_grades_as_the_platform_runs_it(tmp_path, limits_only):
+def test_autograder_grades_as_the_platform_runs_it(tmp_path, under_limits):
     place = laid_out(tmp_path, "--no_training", "--visibility", "after_due_date")
     torch, rest = (place / "source" / "pip.log").read_text().splitlines()
     assert torch == "install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -r torch.txt"
@@ -86,12 +75,11 @@ def test_autograder_grades_as_the_platform_runs_it(tmp_path, limits_only):
     assert results["score"] == sum(test["score"] for test in results["tests"]) == MAX_POINTS
     assert len(results["tests"]) == len(ALL_CHECKS) - 3
     assert {test["visibility"] for test in results["tests"]} == {"after_due_date"}
-    assert all(isinstance(test["output"], str) and test["output"] for test in results["tests"])
     assert (results["stdout_visibility"], results["output"].count("\n")) == ("hidden", 0)
 
 
 @pytest.mark.slow
-def test_autograder_out_of_time_keeps_what_has_passed(tmp_path, limits_only):
+def test_autograder_out_of_time_keeps_what_has_passed(tmp_path, under_limits):
     files = PROJECT | {"convnet_pytorch.py": PROJECT["convnet_pytorch.py"] + HANGS}  # all else is right
     place = laid_out(tmp_path, "--no_training", files=files)
     with (place / "source" / "settings.sh").open("a") as settings:
@@ -99,5 +87,4 @@ def test_autograder_out_of_time_keeps_what_has_passed(tmp_path, limits_only):
     run(place, place / "run_autograder")
     results = read_json(place / "results" / "results.json")
     assert 0 < results["score"] <= MAX_POINTS - 5
-    assert not results["extra_data"]["finished"]
     assert "Grading has not ended" in results["output"]

@@ -23,7 +23,6 @@ CANARY = Path(tempfile.gettempdir(), f"grade-canary-{os.getpid()}")
 SLEEP = "import time; time.sleep(1000)"
 # {name: (modules.py, what its import answers)}
 ATTACKS = {
-    "exits": ("import os; os._exit(0)", r"^Its process ended with exit status 0\.$"),
     "raises SystemExit": ("raise SystemExit(0)", "^SystemExit: 0$"),
     "crashes": ("import ctypes; ctypes.string_at(0)", r"^Its process ended with signal SIGSEGV\.$"),
     "prints without end": ("while True: print('x' * 100000)", r"^It did not finish within 1 s and was stopped\.$"),
@@ -110,15 +109,6 @@ def behind_bubblewrap(shared_sandbox):
     if not shared_sandbox.has_bubblewrap:
         pytest.skip(f"no bubblewrap here: {shared_sandbox.why_not}")
     return shared_sandbox
-
-
-@pytest.fixture(scope="module")
-def under_limits():
-    try:
-        with Sandbox(limits_only=True) as sandbox:
-            yield sandbox
-    except SandboxError as error:  # user nobody cannot read this Python
-        pytest.skip(str(error))
 
 
 @pytest.fixture(params=["behind_bubblewrap", "under_limits"])
@@ -240,15 +230,24 @@ def test_pytorch_is_imported_only_if_mentioned(shared_sandbox):
     assert import_modules(shared_sandbox, "import sys; assert 't' + 'orch' not in sys.modules").error == ""
 
 
-@pytest.mark.parametrize("name", ["child", "worker", "main", "frames", "load", "operations", "grading"])
-def test_module_may_have_a_name_of_the_graders(shared_sandbox, name):
-    assert import_modules(shared_sandbox, f"from {name} import own", **{name: "own = 1"}).error == ""
-
-
-def test_package_may_have_a_dot_in_its_name(shared_sandbox):
-    files = {"hw 1.2/modules.py": b"from .helper import own", "hw 1.2/helper.py": b"own = 1"}
-    with shared_sandbox.worker(files, ["hw 1.2"]) as worker:
-        assert worker.ask("import", "modules", {}, {}).error == ""
+@pytest.mark.parametrize(
+    ("line", "importing", "imported"),
+    [
+        ("import cifar10_utils; from modules", "mlp_numpy.py", "modules.py"),
+        ("from .modules", "mlp_numpy.py", "modules.py"),
+        ("from .modules", "hand_in/mlp_numpy.py", "hand_in/modules.py"),
+        ("from hand_in.modules", "hand_in/mlp_numpy.py", "hand_in/modules.py"),
+        ("from code.modules", "code/mlp_numpy.py", "code/modules.py"),  # Python has a module of this name
+        ("from ..lib.modules", "code/mlp_numpy.py", "lib/modules.py"),
+        ("from .helper", "hw 1.2/mlp_numpy.py", "hw 1.2/helper.py"),
+        *((f"from {name}", "mlp_numpy.py", f"{name}.py") for name in ("child", "main", "frames", "load", "grading")),
+    ],
+)
+def test_imports_of_any_layout_work(shared_sandbox, line, importing, imported):
+    files = {importing: f"{line} import own".encode(), imported: b"own = 1", "hand_in/__init__.py": b""}
+    folders = list(dict.fromkeys(str(Path(name).parent) for name in (importing, imported)))
+    with shared_sandbox.worker(files, folders) as worker:
+        assert worker.ask("import", "mlp_numpy", {}, {}).error == ""
 
 
 def test_course_files_can_be_imported_but_no_answer(shared_sandbox):
@@ -279,21 +278,18 @@ def test_root_needs_bubblewrap_unless_limits_are_enough(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["pth", "PYTHONPATH"])
-def test_packages_of_another_environment_are_visible(tmp_path, way):
+def test_packages_of_another_environment_are_visible(tmp_path):
     packages = [path for path in sys.path if any(Path(path).glob("*-info"))]
     venv.create(tmp_path / "venv")
     (site_packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
-    if way == "pth":
-        (site_packages / "others.pth").write_text("\n".join(packages))
+    (site_packages / "others.pth").write_text("\n".join(packages))
     code = (
         "from grading.sandbox import Sandbox\n"
         "with Sandbox() as sandbox, sandbox.worker({'modules.py': b'import torch'}, ['.']) as worker:\n"
         "    print(worker.ask('import', 'modules', {}, {}).error or 'imported')"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(packages if way == "PYTHONPATH" else [])}
     command = [tmp_path / "venv" / "bin" / "python", "-c", code]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "imported\n", done.stderr
 
 
@@ -314,23 +310,18 @@ def test_lenient_restores_old_names_and_records_them(shared_sandbox):
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "is_advised"),
     [
-        "AttributeError: module 'numpy' has no attribute 'float'.\n`np.float` was a deprecated alias",
-        "AttributeError: `np.float_` was removed in the NumPy 2.0 release. Use `np.float64` instead.",
-        "ImportError: cannot import name 'Iterable' from 'collections' (/usr/lib/python3/collections.py)",
+        ("AttributeError: module 'numpy' has no attribute 'float'.\n`np.float` was a deprecated alias", True),
+        ("AttributeError: `np.float_` was removed in the NumPy 2.0 release. Use `np.float64` instead.", True),
+        ("ImportError: cannot import name 'Iterable' from 'collections' (/usr/lib/python3/collections.py)", True),
+        ("AttributeError: module 'numpy' has no attribute 'laot'", False),
+        ("AttributeError: `ptp` was removed from the ndarray class", False),
+        ("SyntaxError: Missing parentheses in call to 'print'", False),
     ],
 )
-def test_lenient_is_advised_if_it_helps(error):
-    assert old_names.restores(error)
-    assert not old_names.restores(error.replace("loat", "laot").replace("Iter", "Itar"))
-
-
-@pytest.mark.parametrize(
-    "error", ["`ptp` was removed from the ndarray class", "Missing parentheses in call to 'print'"]
-)
-def test_lenient_is_not_advised_otherwise(error):
-    assert not old_names.restores(error)
+def test_lenient_is_advised_only_if_it_helps(error, is_advised):
+    assert old_names.restores(error) == is_advised
 
 
 def decoded(message, max_bytes=1000):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,21 +35,17 @@ def runs_with(values):
     return [{"test_accuracy": value, "best_train_accuracy": value} for value in values]
 
 
-def test_recorded_runs_pass_the_supported_claims():
-    rows = [row for experiment in CLAIMS for run in read_runs(experiment) for row in rows_of(experiment, run.metrics)]
-    decided = [row for row in rows if row.verdict != "undecided"]
-    assert len(decided) > 90
-    assert np.mean([row.verdict == "pass" for row in decided]) > 0.95  # some are outside of their 95% interval
+def flag(**flags):
+    return lambda config, metrics: config["flags"].update(flags)
 
 
 @pytest.mark.parametrize("experiment", CLAIMS)
 def test_run_verdicts_agree_with_table_of_report(tmp_path, experiment):
-    *_, rows = check_run(a_run(tmp_path / "run", experiment=experiment))
+    name, _, rows = check_run(a_run(tmp_path / "run", flag(**NEW_FLAGS), experiment))
     claims = dict(zip(tables.RUNS, tables.claims_table(), strict=True))[experiment][-1]
-    n = len(read_runs(experiment))
-    assert [(row.says, row.verdict != "undecided") for row in rows] == [
-        (says, verdict in ("holds", f"{n} of {n}")) for says, _, verdict in claims
-    ]
+    supported = ("holds", f"{len(read_runs(experiment))} of {len(read_runs(experiment))}")
+    assert name == experiment
+    assert {row.says: row.verdict != "undecided" for row in rows} == {says: v in supported for says, _, v in claims}
 
 
 # Claims that are true of a network that guesses, too.
@@ -95,7 +92,7 @@ def test_table_and_page_print_step_counts_as_integers(monkeypatch):
     monkeypatch.setattr(run_check, "curves", lambda *_: b"")
     row = make_row(CLAIMS["fig09_long"][1], 2000, [{"flat_from": 2500}])
     assert "  2000  at most 10000 " in run_check.table("run", "fig09_long", [row])
-    assert '<td class="n">2000</td>' in run_check.page("run", "fig09_long", [], [row])
+    assert '<td class="n">2000</td>' in run_check.page(Path("run"), "fig09_long", [], [row])
 
 
 def test_run_is_compared_at_the_recorded_steps_only(tmp_path):
@@ -104,9 +101,8 @@ def test_run_is_compared_at_the_recorded_steps_only(tmp_path):
         between = [m | {"step": m["step"] + 50, "test_accuracy": i % 2} for i, m in enumerate(metrics[:-1])]
         return sorted([*metrics, *between], key=lambda m: m["step"])
 
-    *_, plain = check_run(a_run(tmp_path / "plain", experiment="fig05_adam"))
     _, metrics, rows = check_run(a_run(tmp_path / "twice", twice_as_often, "fig05_adam"))
-    assert rows == plain
+    assert rows == rows_of("fig05_adam", read_runs("fig05_adam")[0].metrics)
     assert len(metrics) == 31  # the page shows all of them
 
 
@@ -122,32 +118,19 @@ def test_compare_run_prints_verdicts_and_writes_page(tmp_path, capsys):
     assert page.count("data:image/png") == 2
 
 
-def flag(**flags):
-    return lambda config, metrics: config["flags"].update(flags)
-
-
-def at_step_400(**values):
-    return lambda config, metrics: metrics[4].update(values)
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (lambda config, _: config["dataset"].update(is_synthetic=True), "synthetic images, expected CIFAR-10"),
         (flag(learning_rate=0.5), "nearest is fig01_mlp_numpy, but this run has --learning_rate 0.5 instead of 0.002"),
         (flag(eval_freq=150), "--eval_freq 150 instead of 100"),
-        (flag(train_eval_size=1), "--train_eval_size 1 instead of 10000"),
         (flag(whiten=300), "--whiten 300 instead of 0"),
         (flag(script="train_x"), "no figure of such a run"),
         (lambda _, metrics: metrics[:-3], "is at step 1200 of 1500: resume it with"),
         (lambda _, metrics: metrics[:5] + metrics[7:], "expected evaluations at the recorded runs' steps, 0, 100"),
-        (lambda _, metrics: [*metrics[:3], {**metrics[3], "step": 10**400}, *metrics[3:]], "recorded runs' steps"),
-        (lambda config, _: config.pop("flags"), "damaged"),
         (lambda config, _: config.update(flags=[]), "damaged"),
-        (at_step_400(test_accuracy=10**400), "damaged"),
-        (at_step_400(test_loss=float("nan")), "damaged.*test_loss at step 400 is nan"),
-        (at_step_400(train_loss=[[]]), "damaged.*train_loss at step 400"),
-        (lambda config, _: config.update(x="x" * (5 << 20)), "damaged.*expected at most 4,194,304"),
+        (lambda _, metrics: metrics[4].update(test_accuracy=10**400), "damaged"),
+        (lambda _, metrics: metrics[4].update(test_loss=float("nan")), "damaged.*test_loss at step 400 is nan"),
     ],
 )  # fmt: skip
 def test_compare_run_refuses_in_one_line_with_reason(tmp_path, capsys, change, reason):
@@ -156,19 +139,6 @@ def test_compare_run_refuses_in_one_line_with_reason(tmp_path, capsys, change, r
         check_run(run)
     assert not compare_run(run, tmp_path / "out")
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_nested_json_is_a_damaged_run(tmp_path):
-    run = a_run(tmp_path / "run")
-    (run / "config.json").write_text("[" * 100_000)
-    with pytest.raises(RunError, match="RecursionError"):
-        check_run(run)
-
-
-@pytest.mark.parametrize("name", NEW_FLAGS)
-def test_new_flag_without_effect_matches_recorded_runs(tmp_path, name):
-    run = a_run(tmp_path / "run", flag(**{name: NEW_FLAGS[name]}), "fig03_mlp_pytorch")
-    assert check_run(run)[0] == "fig03_mlp_pytorch"
 
 
 def test_is_run_is_false_for_submissions_and_unreadable_paths(tmp_path):
@@ -184,11 +154,8 @@ def test_is_run_is_false_for_submissions_and_unreadable_paths(tmp_path):
 def test_each_flag_of_a_script_is_compared_or_free(experiment):
     recorded = read_runs(experiment)[0].config["flags"]
     parser = importlib.import_module(recorded["script"]).make_flags()
-    flags = {action.dest for action in parser._actions} - {"help"}
-    assert flags <= recorded.keys() | FREE_FLAGS | NEW_FLAGS.keys()
-    new = NEW_FLAGS.keys() & flags
-    assert {name: NEW_FLAGS[name] for name in new} == {name: parser.get_default(name) for name in new}
-    assert not new & (recorded.keys() | FREE_FLAGS)
+    new = {action.dest for action in parser._actions} - {"help"} - FREE_FLAGS - recorded.keys()
+    assert {name: parser.get_default(name) for name in new}.items() <= NEW_FLAGS.items()
 
 
 @pytest.mark.parametrize(("confidence", "n"), [(0.95, 2), (0.95, 5), (0.99, 5), (0.99, 40)])

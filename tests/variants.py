@@ -49,6 +49,12 @@ def detached(self, right, x):
     return self.layers[-1](self.layers[:-1](x.flatten(1)).detach())
 
 
+def remove_biases(net):
+    for layer in net.layers:
+        if isinstance(layer, nn.Linear):
+            layer.bias = None
+
+
 def normalise(net):
     for i, layer in enumerate(net.layers[:-1]):
         if isinstance(layer, nn.Linear):
@@ -139,7 +145,8 @@ def always_training(self, right, x):
 
 WRONG_CONVNETS = {
     "2x2 pooling": (
-        "forward", "max_pool2d", changed(ConvNet, build=lambda net: each(net, nn.MaxPool2d, lambda m: nn.MaxPool2d(2)))
+        "forward", "pool of kernel 2",
+        changed(ConvNet, build=lambda net: each(net, nn.MaxPool2d, lambda m: nn.MaxPool2d(2))),
     ),
     "pooling first": ("forward", "conv", rearranged(pool_first)),
     "no last ReLUs": ("forward", "After convolution 1: norm, pool", rearranged(without_relu)),

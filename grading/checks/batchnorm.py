@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from grading.checks.case import Case, constant, first_failed, float32, forward, gradient, same, second_batch
+from grading.checks.case import Case, constant_output, first_failed, float32, forward, gradient, same, second_batch
 from grading.checks.check import PASSED, Check, Result, failure, is_close, is_varied
 from grading.checks.inputs import norm_input
 
@@ -59,7 +59,7 @@ def function(g, arrays=INPUT, eps=None, **more):
     params = {"args": [], "eps": eps or EPS, "passes_eps": True} | more
     case = Case(f"custom_batchnorm.{name}", f"{name}.apply(x, gamma, beta, {eps or EPS})", params, arrays,
                 batch_norm(eps or EPS), also_right=_own_deviation)  # fmt: skip
-    without = case.but(passes_eps=False)
+    without = case.replace(passes_eps=False)
     is_without = eps is None and "needs" not in more and case.ask(g).error and not without.ask(g).error
     return without if is_without else case
 
@@ -76,9 +76,15 @@ def manual(*args):
 
 
 def _forward(case_of):
+    """A default of eps that is wrong is a matter of `eps`."""
+
     def run(g):
         case = case_of(g)
-        return first_failed(check(g, case) for check in (forward, _evaluation))
+        with_eps = case.replace(named={"eps": case.params["eps"]}) if case.params["args"] else case
+        result = forward(g, case)
+        if not result.passed and forward(g, with_eps).passed:
+            case, result = with_eps, PASSED
+        return first_failed([result, _evaluation(g, case)])
 
     return run
 
@@ -87,9 +93,10 @@ def _evaluation(g, case):
     """In evaluation it normalises as in training, or with running statistics: each row then is by itself."""
     if not case.params["args"]:
         return PASSED
-    evaluated = dataclasses.replace(case.but(evaluation=True), made=f"evaluation, {case.made}")
+    evaluated = dataclasses.replace(case.replace(evaluation=True), expression=f"evaluation, {case.expression}")
     whole, half = (c.got(g, "out") for c in (evaluated, evaluated.rows(slice(3))))
-    if whole is not None and half is not None and is_close(half, whole[:3]):
+    is_by_row = whole is not None and half is not None and is_close(half, whole[:3])
+    if is_by_row and not is_close(whole, case.arrays["x"]):
         return PASSED
     return same(g, evaluated, {"out": case.got(g, "out")}, "it gives in training", backward=False)
 
@@ -97,7 +104,7 @@ def _evaluation(g, case):
 def _parameters(name):
     def run(g):
         case = module(name)
-        called, answer = f"{case.made}, its parameters", g.ask("norm_parameters", case.target, {"args": [4]})
+        called, answer = f"{case.expression}, its parameters", g.ask("norm_parameters", case.target, {"args": [4]})
         for parameter, value in (("gamma", 1), ("beta", 0)):
             got = answer.arrays.get(parameter)
             if got is None or got.shape != (4,) or (got != value).any():
@@ -115,11 +122,16 @@ def _eps(case_of):
     """1/x̂² is an affine function of eps, whatever the variance is, if eps is added to it."""
 
     def run(g):
+        default, same_eps = (case_of(g, SMALL | UNIT, eps) for eps in (None, EPS))
+        if default.params["args"] and is_varied(default.got(g, "out")) and is_varied(same_eps.got(g, "out")):
+            result = same(g, default, {"out": same_eps.got(g, "out")}, f"eps={EPS} gives", backward=False)
+            if not result.passed:
+                return result
         cases = [case_of(g, SMALL | UNIT, eps) for eps in EPSILONS]
         outs = [case.got(g, "out") for case in cases]
         for case, out in zip(cases, outs, strict=True):
             if not is_varied(out) or out.shape != (6, 4):
-                return constant(g, case)
+                return constant_output(g, case)
         largest = abs(outs[0]).argmax(axis=0), range(4)
         with np.errstate(all="ignore"):
             first, second, third = (1 / out[largest] ** 2 for out in outs)
@@ -155,7 +167,7 @@ def _wrong_shape(name):
     def run(g):
         case = module(name)
         answer = g.ask("refuses", case.target, case.params | {"shapes": WRONG_SHAPES}, case.arrays)
-        refused, called = answer.arrays.get("refused"), f"{case.made}(x)"
+        refused, called = answer.arrays.get("refused"), f"{case.expression}(x)"
         if refused is None:
             return failure(answer, called, "A right input is refused.")
         wrong = [tuple(shape) for shape, r in zip(WRONG_SHAPES, refused, strict=True) if r < 1]
@@ -181,10 +193,13 @@ def _gradient(name):
 
 
 def _gamma_of_zero(g):
-    """The gradient of x, or, if that is wrong in any case, at least a finite one."""
-    result, case = gradient(g, function(g, ZERO), "dx"), function(g, ZERO)
-    is_wrong_anyway = not gradient(g, function(g), "dx").passed
-    return PASSED if is_wrong_anyway and is_varied(case.got(g, "dx")) else result
+    """The gradient of x is 0 where gamma is 0; if it is wrong for any gamma, it need only be finite."""
+    case = function(g, ZERO)
+    dx, is_zero = case.got(g, "dx"), ZERO["gamma"] == 0
+    is_right = is_varied(dx) and dx.shape == ZERO["x"].shape and not dx[:, is_zero].any()
+    if is_right or (is_varied(dx) and not gradient(g, function(g), "dx").passed):
+        return PASSED
+    return failure(case.ask(g), case.called(), case.wrong(g, "dx") or "")
 
 
 def _function_eps(g):
@@ -198,10 +213,13 @@ def _needs_input_grad(g):
     whole, n_right = function(g).ask(g).arrays, 0
     for i, name in enumerate(("x", "gamma", "beta")):
         case = function(g, needs=[j == i for j in range(3)])
-        case = dataclasses.replace(case, made=f"only {name} requires a gradient, {case.made}")
-        returned = case.got(g, "returned")
+        case = dataclasses.replace(case, expression=f"only {name} requires a gradient, {case.expression}")
+        returned, n_arguments = case.got(g, "returned"), 3 + case.params["passes_eps"]
         if returned is None:
             return failure(case.ask(g), case.called(), "There is no gradient.")
+        if len(returned) < n_arguments:
+            problem = f"backward returns {len(returned)} values for {n_arguments} arguments, expected one for each."
+            return Result("failed", case.called(), problem, "Return None for eps, too")
         if np.delete(returned, i).any():
             problem = f"backward returns {int(returned.sum())} gradients, though only {name} requires one."
             return Result("failed", case.called(), problem, "Return None for the others (ctx.needs_input_grad)")
@@ -215,11 +233,11 @@ def _needs_input_grad(g):
 
 def _instance(g):
     case = function(g, needs=[True] * 3, is_instance=True)
-    case = dataclasses.replace(case, made=case.made.replace(".apply", "(4).apply"))
+    case = dataclasses.replace(case, expression=case.expression.replace(".apply", "(4).apply"))
     out = function(g).got(g, "out")
-    return (
-        same(g, case, {"out": out}, "apply on the class gives", backward=False) if is_varied(out) else constant(g, case)
-    )
+    if not is_varied(out):
+        return constant_output(g, case)
+    return same(g, case, {"out": out}, "apply on the class gives", backward=False)
 
 
 # ---- The module around it ----------------------------------------------------------------------
@@ -229,8 +247,8 @@ def by_any_function(check, *args):
     """Return a check of the module with a substitute for the function, or else with the submission's own."""
 
     def replaced(g):
-        case = module("ManualModule", *args)
-        return dataclasses.replace(case.but(substitutes="custom_batchnorm."), function=substitute(case.params["eps"]))
+        case = module("ManualModule", *args).replace(substitutes="custom_batchnorm.")
+        return dataclasses.replace(case, function=substitute(case.params["eps"]))
 
     def run(g):
         result = check(replaced)(g)
@@ -250,23 +268,23 @@ def _checks_of(question):
 q31, q32b, q32c = _checks_of("3.1"), _checks_of("3.2b"), _checks_of("3.2c")
 CHECKS = [
     q31("bn_autograd.parameters", 1.5, "gamma of 1, beta of 0, trainable", _parameters("Autograd")),
-    q31("bn_autograd.forward", 3, "the batch normalised", _forward(autograd())),
-    q31("bn_autograd.eps", 1, "eps inside the root, as asked for", _eps(lambda g, *args: module("Autograd", *args))),
-    q31("bn_autograd.gradients", 2.5, "gradients of x, gamma (0, too) and beta", _gradients(autograd(ZERO))),
-    q31("bn_autograd.second_batch", 0.75, "nothing is kept of the batch before", _second_batch),
+    q31("bn_autograd.forward", 3, "normalised output", _forward(autograd())),
+    q31("bn_autograd.eps", 1, "the given eps, added to the variance", _eps(lambda g, *args: module("Autograd", *args))),
+    q31("bn_autograd.gradients", 2.5, "gradients of x, gamma and beta, with gammas of 0", _gradients(autograd(ZERO))),
+    q31("bn_autograd.second_batch", 0.75, "independent of the batch before", _second_batch),
     q31("bn_autograd.wrong_shape", 0.75, "a wrong number of neurons is refused", _wrong_shape("Autograd")),
     q31("bn_autograd.float32", 0.5, "float32, as in training", _single(autograd())),
-    q32b("bn_function.forward", 0.25, "the batch normalised", _forward(function)),
+    q32b("bn_function.forward", 0.25, "normalised output", _forward(function)),
     q32b("bn_function.input_gradient", 0.5, "gradient of x", _gradient("dx")),
     q32b("bn_function.gamma_gradient", 0.5, "gradient of gamma", _gradient("dgamma")),
     q32b("bn_function.beta_gradient", 0.5, "gradient of beta", _gradient("dbeta")),
     q32b("bn_function.gamma_of_zero", 0.25, "gradient of x if gamma is 0", _gamma_of_zero),
-    q32b("bn_function.eps", 0.25, "eps inside the root, as asked for, forward and backward", _function_eps),
-    q32b("bn_function.needs_input_grad", 0.25, "None for gradients that nobody asks for", _needs_input_grad),
+    q32b("bn_function.eps", 0.25, "the given eps, added to the variance, forward and backward", _function_eps),
+    q32b("bn_function.needs_input_grad", 0.25, "None for gradients that are not needed", _needs_input_grad),
     q32b("bn_function.instance", 0.25, "apply on an instance", _instance),
     q32b("bn_function.float32", 0.25, "float32, as in training", _single(function)),
     q32c("bn_module.parameters", 0.125, "gamma of 1, beta of 0, trainable", _parameters("ManualModule")),
-    q32c("bn_module.forward", 0.25, "the batch normalised with its own eps", by_any_function(_forward, SMALL, 0.5)),
+    q32c("bn_module.forward", 0.25, "normalised output with its own eps", by_any_function(_forward, SMALL, 0.5)),
     q32c("bn_module.gradients", 0.25, "gradients of x, gamma and beta", by_any_function(_gradients)),
     q32c("bn_module.wrong_shape", 0.25, "a wrong number of neurons is refused", _wrong_shape("ManualModule")),
     q32c("bn_module.float32", 0.125, "float32, as in training", by_any_function(_single)),

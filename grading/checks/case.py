@@ -1,4 +1,4 @@
-"""A class of the submission with inputs for it, what PyTorch gives for them, and the comparisons that classes share."""
+"""Runs a class on fixed inputs and compares it with PyTorch, or with itself; `g` is the `Grading` throughout."""
 
 import dataclasses
 import functools
@@ -10,9 +10,10 @@ import torch
 from grading.checks.check import PASSED, TOLERANCE, Result, difference, failure, is_close, is_varied
 from grading.checks.mistakes import name_mistake
 
-# Central differences of step H, also of a layer that computes in float32: rounding gives some 1e-4 of the largest.
-H, DIFFERENCES_TOLERANCE = 1e-3, 2e-3
+# Central differences have a step that suits a layer that computes in float32: rounding gives some 1e-4 of the largest.
+STEP, DIFFERENCES_TOLERANCE = 1e-3, 2e-3
 BATCHED = ("x", "y", "dout")  # arrays whose first axis is the batch
+CONSTANT = "The output is constant, or contains NaN or infinity."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,39 +22,41 @@ class Case:
 
     Attributes:
         target: the class, as 'modules.LinearModule'.
-        made: how it is made, as 'LinearModule(5, 3)'.
+        expression: how it is made, as 'LinearModule(5, 3)'.
         params: what its operation takes: `args`, and more.
         arrays: x, weights, and dout or, for a loss, y.
         function: the same by PyTorch, of tensors by the names of `arrays`.
         bounds: `{name: how much more than rounding a result may be off}`.
-        deserves: takes Grading and Case; whether a forward pass may be compared with itself: a constant may not.
+        is_comparable: takes Grading and Case; whether the gradients may be those of its own output: not of a constant.
         name_mistake: takes Case, name of a result and what came back; returns a sentence, or an empty one.
+        step: of finite differences.
         also_right: takes Case and its own results; returns further gradients that count as right.
     """
 
     target: str
-    made: str
+    expression: str
     params: dict
     arrays: dict
     function: Callable
     bounds: dict = dataclasses.field(default_factory=dict)
-    deserves: Callable = lambda g, case: is_varied(case.got(g, "out"))
+    is_comparable: Callable = lambda g, case: is_varied(case.got(g, "out"))
     name_mistake: Callable = name_mistake
     also_right: Callable = lambda case, own: {}
+    step: float = STEP
 
-    def but(self, arrays=None, **params):
+    def replace(self, arrays=None, **params):
         """Return the case with other arrays or parameters."""
         return dataclasses.replace(self, arrays=self.arrays | (arrays or {}), params=self.params | params)
 
     def rows(self, index):
         """Return the case for some examples of its batch."""
-        return self.but({name: self.arrays[name][index] for name in BATCHED if name in self.arrays})
+        return self.replace({name: self.arrays[name][index] for name in BATCHED if name in self.arrays})
 
     def called(self, backward=True):
         n, is_loss = len(self.arrays["x"]), "y" in self.arrays
         what = "forward(x, y)" if is_loss else "forward(x)"
         what += (", backward(x, y)" if is_loss else ", backward(dout)") * backward
-        return f"{self.made}: {what}, for {f'a batch of {n}' if n > 1 else 'one example'}"
+        return f"{self.expression}: {what}, for {f'a batch of {n}' if n > 1 else 'one example'}"
 
     def label(self, name):
         """Return 'gradient of the weight of layer 1' for 'dweight0'."""
@@ -87,26 +90,21 @@ class Case:
 
     def own(self, g):
         """Return finite differences of its own forward pass, from one request, as `{'dx', …}`; {} if it fails."""
-        if id(self) not in g.differences:
-            g.differences[id(self)] = self._differences(g), self  # kept, so that its id stays its own
-        return g.differences[id(self)][0]
-
-    def _differences(self, g):
         names = [name for name in self.arrays if name not in ("y", "dout")]
         n_cases = 2 * sum(self.arrays[name].size for name in names)
         stacked = {n: np.repeat(a[None].astype(float), n_cases, axis=0) for n, a in self.arrays.items() if n != "dout"}
-        case = 0
+        row = 0
         for name in names:
             flat = stacked[name].reshape(n_cases, -1)
             for i in range(flat.shape[1]):
-                flat[case, i] += H
-                flat[case + 1, i] -= H
-                case += 2
+                flat[row, i] += self.step
+                flat[row + 1, i] -= self.step
+                row += 2
         values, dout = g.ask("cases", self.target, self.params, stacked).arrays.get("out"), self.arrays.get("dout", 1.0)
         if values is None or values.shape != (n_cases, *np.shape(dout)) or not np.isfinite(values).all():
             return {}
         sums = (values * dout).reshape(n_cases, -1).sum(axis=1)
-        slopes = (sums[::2] - sums[1::2]) / (2 * H)
+        slopes = (sums[::2] - sums[1::2]) / (2 * self.step)
         ends = np.cumsum([self.arrays[name].size for name in names])[:-1]
         return {
             f"d{name}": part.reshape(self.arrays[name].shape)
@@ -119,7 +117,9 @@ class Case:
         return difference(self.label(name), self.got(g, name), expected, self.bounds.get(name, 0.0), tolerance)
 
     def scale(self, g, name, scales=(1.0,)):
-        """Return which multiple of the right gradient it is, by PyTorch or by its own forward pass; None if of neither.
+        """Return the factor of `scales` by which a gradient differs from the right one, or None.
+
+        The right one is PyTorch's, or that of its own forward pass.
 
         Zeros are right by PyTorch only.
         """
@@ -130,7 +130,7 @@ class Case:
             if is_close(got, s * self.expected[name], s * self.bounds.get(name, 0.0)):
                 return s
         own = [(self.also_right(self, self.ask(g).arrays), 1e-4)]
-        own += [(self.own(g), DIFFERENCES_TOLERANCE)] if self.deserves(g, self) else []
+        own += [(self.own(g), DIFFERENCES_TOLERANCE)] if self.is_comparable(g, self) else []
         for gradients, tolerance in own:
             right = gradients.get(name)
             if right is None or abs(right).max() < 1e-6:
@@ -147,6 +147,8 @@ def first_failed(results):
 
 def forward(g, case):
     found = case.wrong(g, "out")
+    if found is None and case.got(g, "is_list"):
+        return Result("failed", case.called(False), "The output is a list or tuple, expected an array.")
     if found is None:
         return PASSED
     note = case.name_mistake(case, "out", case.got(g, "out"))
@@ -157,11 +159,11 @@ def gradient(g, case, name, scales=(1.0,)):
     """Return the `Result` of one gradient."""
     if case.scale(g, name, scales) is not None:
         return PASSED
-    found = case.wrong(g, name) or "It belongs to another output than this one's."
+    found = case.wrong(g, name) or "It is not the gradient of this output."
     return failure(case.ask(g), case.called(), found, case.name_mistake(case, name, case.got(g, name)))
 
 
-def same(g, case, expected, why, tolerance=TOLERANCE, backward=True):
+def same(g, case, expected, source, tolerance=TOLERANCE, backward=True):
     """Return the `Result` of a case that has to give what the submission itself has given otherwise."""
     answer = case.ask(g, backward)
     for name, array in expected.items():
@@ -170,30 +172,30 @@ def same(g, case, expected, why, tolerance=TOLERANCE, backward=True):
             continue
         found = difference(case.label(name), answer.arrays.get(name), array, tolerance=tolerance)
         if found:
-            return failure(answer, case.called(backward), found, f"Expected is what {why}")
+            return failure(answer, case.called(backward), found, f"It should equal what {source}")
     return PASSED
 
 
 def second_batch(g, case, before):
-    """A second batch, of another size, gives what it gives a new instance."""
+    """A second batch, of another size, gives the same results as with a new instance."""
     result = same(
-        g, case.but({f"before_{n}": a for n, a in before.items()}), case.ask(g).arrays, "a new instance gives"
+        g, case.replace({f"before_{n}": a for n, a in before.items()}), case.ask(g).arrays, "a new instance gives"
     )
     result = dataclasses.replace(result, called=result.called and f"{result.called}, after another one")
-    return result if is_varied(case.got(g, "out")) or "y" in case.arrays else constant(g, case)
+    return result if is_varied(case.got(g, "out")) or "y" in case.arrays else constant_output(g, case)
 
 
-def constant(g, case):
-    return failure(case.ask(g), case.called(), "The output is the same everywhere, or not finite.")
+def constant_output(g, case):
+    return failure(case.ask(g), case.called(), CONSTANT)
 
 
 def float32(g, case, needs_float32=True):
     """Inputs, and parameters in PyTorch, in float32 give what float64 gives."""
     arrays = {name: case.arrays[name].astype(np.float32) for name in BATCHED if name in case.arrays}
-    single = dataclasses.replace(case.but(arrays, float32=True), made=f"float32, {case.made}")
+    single = dataclasses.replace(case.replace(arrays, float32=True), expression=f"float32, {case.expression}")
     out = single.got(g, "out")
     if not is_varied(out) and "y" not in case.arrays:
-        return constant(g, single)
+        return constant_output(g, single)
     if needs_float32 and out.dtype != np.float32:
         return Result("failed", single.called(), f"The output is in {out.dtype}, expected float32.")
     return same(g, single, case.ask(g).arrays, "float64 gives")
@@ -204,14 +206,16 @@ def steps(g, case):
     one, fresh = (
         g.ask("steps", case.target, case.params | {"is_fresh": is_fresh}, case.arrays) for is_fresh in (False, True)
     )
-    called, moves = f"{case.made}, {len(case.arrays['x'])} steps of gradient descent from given weights", False
+    called, moves = f"{case.expression}, {len(case.arrays['x'])} steps of gradient descent from given weights", False
     for name in [name for name in case.arrays if name not in BATCHED]:
         got, expected = one.arrays.get(name), fresh.arrays.get(name)
+        if name.startswith("bias") and not one.error and got is None and expected is None:
+            continue  # a network without biases
         if got is None or expected is None or not np.isfinite(expected).all():
-            return failure(one if one.error else fresh, called, "The weights are missing or infinite.")
+            return failure(one if one.error else fresh, called, "Weights are missing or infinite.")
         label = case.label(f"d{name}").removeprefix("gradient of the ")
         found = difference(label, got, expected, tolerance=1e-4)
         if found:
-            return failure(one, called, found, "Expected is what a new network gives at each step")
+            return failure(one, called, found, "The weights should equal those of a new network at each step")
         moves |= not is_close(expected, case.arrays[name], tolerance=1e-6)
     return PASSED if moves else Result("failed", called, "No weight changes.")

@@ -1,4 +1,4 @@
-"""What a check is, what comes of it, and how a submission is asked for what a check compares."""
+"""Checks, their results, and how a submission is asked for what a check compares."""
 
 import dataclasses
 from collections.abc import Callable
@@ -85,15 +85,14 @@ class Grading:
 
     Attributes:
         errors: texts of all errors that the submission raised.
-        differences: finite differences that were taken, by case.
     """
 
     def __init__(self, ask, found, training=None):
         self.send, self.found, self.training = ask, set(found), training
-        self.errors, self.differences, self._answers = set(), {}, {}
+        self.errors, self._answers = set(), {}
 
     def ask(self, op, target, params=None, arrays=None, seconds=None):
-        """Return the `Answer` to an operation on the class `target`; the same question is put once."""
+        """Return the `Answer` to an operation on the class `target`; repeated requests are answered from a cache."""
         params, arrays = params or {}, arrays or {}
         content = tuple((name, array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items())
         key = op, target, repr(sorted(params.items())), hash(content)
@@ -133,7 +132,6 @@ def failure(answer, called, problem="", note=""):
 
 
 def sentence(text):
-    text = text[:1].upper() + text[1:] if text[:1].isalpha() and " " in text.split(":")[0] else text
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 

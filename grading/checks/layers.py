@@ -25,7 +25,7 @@ def _are_probabilities(g, case):
 
 
 def _depends_on_targets(g, case):
-    outs = [c.got(g, "out") for c in (case, case.but({"y": np.roll(case.arrays["y"], 1, axis=1)}))]
+    outs = [c.got(g, "out") for c in (case, case.replace({"y": np.roll(case.arrays["y"], 1, axis=1)}))]
     return all(out is not None and np.isfinite(out).all() for out in outs) and not np.array_equal(*outs)
 
 
@@ -37,12 +37,12 @@ def linear(n, n_in=5, n_out=3, seed=11, **more):
 
 def leaky_relu(n, slope=0.25, seed=8):
     return Case("modules.LeakyReLUModule", f"LeakyReLUModule({slope})", {"args": [slope]}, activation_input(n, seed),
-                lambda x: F.leaky_relu(x, slope), deserves=_slopes_differ)  # fmt: skip
+                lambda x: F.leaky_relu(x, slope), is_comparable=_slopes_differ)  # fmt: skip
 
 
 def softmax(arrays):
     return Case("modules.SoftMaxModule", "SoftMaxModule()", {"args": []}, arrays,
-                lambda x: F.softmax(x, dim=1), deserves=_are_probabilities)  # fmt: skip
+                lambda x: F.softmax(x, dim=1), is_comparable=_are_probabilities)  # fmt: skip
 
 
 def cross_entropy(n, seed=1):
@@ -52,7 +52,7 @@ def cross_entropy(n, seed=1):
     bounds = {"out": 1.5 * abs((y * (np.log(x + LOG_CONSTANT) - np.log(x))).sum() / n),
               "dx": 1.5 * abs(y / (x + LOG_CONSTANT) - y / x) / n}  # fmt: skip
     return Case("modules.CrossEntropyModule", "CrossEntropyModule()", {"args": []}, arrays,
-                lambda x, y: -(y * x.log()).sum(dim=1).mean(), bounds=bounds, deserves=_depends_on_targets)  # fmt: skip
+                lambda x, y: -(y * x.log()).sum(dim=1).mean(), bounds, _depends_on_targets)  # fmt: skip
 
 
 def layers(n, seed=0):
@@ -64,8 +64,8 @@ def layers(n, seed=0):
     ]
 
 
-LINEAR, LEAKY, SOFTMAX, ENTROPY = LAYERS = layers(5)
-LOSS_GRADIENT = ENTROPY.but(backward_only=True)
+LINEAR, LEAKY, SOFTMAX, ENTROPY = LAYERS = layers(7)  # a batch size that no layer has
+LOSS_GRADIENT = ENTROPY.replace(backward_only=True)  # its backward pass needs no forward pass before it
 SOFTMAX_LARGE = softmax(large_input(7))
 
 
@@ -77,11 +77,11 @@ def scales(case, name):
     return (1, 1 / n) if case.target == SOFTMAX.target or name != "dx" else (1,)
 
 
-def usable(g):
+def working_layers(g):
     """Return the layers whose results can be compared with themselves: forward and backward run on one batch."""
     return [
         case for case in LAYERS
-        if not case.ask(g).error and case.deserves(g, case)
+        if not case.ask(g).error and case.is_comparable(g, case)
         and all(np.shape(case.got(g, name)) == right.shape and np.isfinite(case.got(g, name)).all()
                 for name, right in case.expected.items())
     ]  # fmt: skip
@@ -95,19 +95,18 @@ def _parameter_gradient(name):
     other = {"dweight0": "dbias0", "dbias0": "dweight0"}[name]
 
     def run(g):
-        found = {n: LINEAR.scale(g, n, scales(LINEAR, n)) for n in (name, other)}
-        wanted = 1 if loss_divisions(g) else 1 / len(LINEAR.arrays["x"])
-        if found[name] is None:
+        factor, other_factor = (LINEAR.scale(g, n, scales(LINEAR, n)) for n in (name, other))
+        if factor is None:
             return gradient(g, LINEAR, name)
-        if found[other] not in (None, found[name]) and found[name] != wanted:
+        if other_factor not in (None, factor) and (factor == 1) != (loss_divisions(g) > 0):
             problem = LINEAR.wrong(g, name) or f"The {LINEAR.label(name)} is a sum over the batch."
-            note = f"Unlike that of the {other[1:-1]}, it is {'not ' * (wanted != 1)}divided by the size of the batch"
+            note = "Only one of the gradients of weight and bias is divided by the batch size: use the sum in both"
             return Result("failed", LINEAR.called(), problem, note)
+        # The shape of a square weight does not tell whether its gradient is transposed.
         square = linear(6, 4, 4, seed=18, is_out_in=bool(LINEAR.got(g, "is_out_in")[0]))
         if square.wrong(g, "out") or square.scale(g, name, scales(square, name)) is not None:
             return PASSED
-        note = "A square weight hides a wrong transpose: its shape is right either way"
-        return failure(square.ask(g), square.called(), square.wrong(g, name), note)
+        return gradient(g, square, name, scales(square, name))
 
     return run
 
@@ -136,12 +135,12 @@ def _linear_start(g):
 def _large_logits(g):
     """Right, or what the layer itself gives for logits from which each row's maximum is subtracted."""
     x, tolerance = SOFTMAX_LARGE.arrays["x"], 4 * EPS32 * np.abs(SOFTMAX_LARGE.arrays["x"]).max()
-    shifted = SOFTMAX_LARGE.but({"x": x - x.max(axis=1, keepdims=True)})
+    shifted = SOFTMAX_LARGE.replace({"x": x - x.max(axis=1, keepdims=True)})
     for name in ("out", "dx"):
         found, own = SOFTMAX_LARGE.wrong(g, name, tolerance=tolerance), shifted.got(g, name)
         if found and not (is_varied(own) and SOFTMAX_LARGE.wrong(g, name, own, tolerance) is None):
             note = SOFTMAX_LARGE.name_mistake(SOFTMAX_LARGE, f"large {name}", SOFTMAX_LARGE.got(g, name))
-            return failure(SOFTMAX_LARGE.ask(g), f"{SOFTMAX_LARGE.called()}, with logits of some 1000", found, note)
+            return failure(SOFTMAX_LARGE.ask(g), f"{SOFTMAX_LARGE.called()}, with logits of about 1000", found, note)
     return PASSED
 
 
@@ -156,20 +155,20 @@ def for_all(check):
     """
 
     def run(g):
-        cases = usable(g)
+        cases = working_layers(g)
         if not cases:
             answers = [case.ask(g) for case in LAYERS]
             answer = next((a for a in answers if a.kind != "missing"), answers[0])
-            return failure(answer, "all layers", "No layer gives results that can be compared.")
+            return failure(answer, "all layers", "No layer runs forward and backward: see the checks above.")
         return first_failed(check(g, case) for case in cases)
 
     return run
 
 
 def _second_batch(g, case):
-    later = next(c for c in layers(8, seed=20) if c.target == case.target)
+    later = layers(8, seed=20)[LAYERS.index(case)]
     if "weight0" in case.arrays:
-        later = later.but({name: case.arrays[name] for name in ("weight0", "bias0")})
+        later = later.replace({name: case.arrays[name] for name in ("weight0", "bias0")})
     return second_batch(g, later, {name: case.arrays[name] for name in BATCHED if name in case.arrays})
 
 
@@ -187,30 +186,32 @@ def _batch_of_one(g, case):
             got = np.concatenate(got) if is_row else sum(got)
             if not any(is_close(got, s * whole[name]) for s in (1, n)):
                 found = difference(case.label(name), got, whole[name])
-                return Result("failed", ones[0].called(), found, "Expected is what the same examples give in one batch")
+                return Result(
+                    "failed", ones[0].called(), found, "It should equal what the same examples give in one batch"
+                )
     return PASSED
 
 
 def _loops(g, case):
     """As many lines of Python run for a long batch as for a short one."""
-    long = next(c for c in layers(LONG_BATCH, seed=40) if c.target == case.target)
+    long = layers(LONG_BATCH, seed=40)[LAYERS.index(case)]
     answer = g.ask("lines", case.target, case.params | {"sizes": [SHORT_BATCH, LONG_BATCH]}, long.arrays)
-    called = f"{case.made}: forward and backward of {SHORT_BATCH} and of {LONG_BATCH} examples"
+    called = f"{case.expression}: forward and backward of {SHORT_BATCH} and of {LONG_BATCH} examples"
     if answer.error:
         return failure(answer, called)
     few, many = answer.arrays["counts"]
     if many - few < LONG_BATCH - SHORT_BATCH:
         return PASSED
     place = bytes(answer.arrays.get("place", np.zeros(0)).astype(np.uint8)).decode(errors="replace")
-    problem = f"{few:.0f} lines of Python run for {SHORT_BATCH} examples, and {many:.0f} for {LONG_BATCH}"
+    problem = f"{LONG_BATCH - SHORT_BATCH} more examples take {many - few:.0f} more lines of Python"
     problem += f", most of them in {place}." if place else "."
-    return Result("failed", called, problem, "This is a loop over the batch; a matrix product takes the whole batch")
+    return Result("failed", called, problem, "Use array operations on the whole batch, no loop over its examples")
 
 
-# ---- The mean over the batch -------------------------------------------------------------------
+# ---- Divisions by the size of the batch --------------------------------------------------------
 
 
-def doubled(g, case, name):
+def ratio_if_doubled(g, case, name):
     """Return by what a result is multiplied if each example is there twice: 0.5, 1 or 2; None for anything else."""
     one, two = (c.got(g, name) for c in (case, case.rows(np.tile(np.arange(len(case.arrays["x"])), 2))))
     if one is None or two is None or one.ndim != two.ndim:
@@ -221,20 +222,7 @@ def doubled(g, case, name):
 
 def loss_divisions(g):
     """Return how often loss and softmax divide the gradient by the batch; what is unclear does as usual."""
-    return (doubled(g, LOSS_GRADIENT, "dx") != 1) + (doubled(g, SOFTMAX, "dx") == 0.5)
-
-
-def _batch_mean(g):
-    from grading.checks.mlp_numpy import divides
-
-    called, loss_gradient = "the gradient of the loss, by all backward passes", LOSS_GRADIENT.got(g, "dx")
-    if loss_gradient is None or not loss_gradient.any():
-        return failure(LOSS_GRADIENT.ask(g), called, "The loss has no gradient.")
-    linear_divides = all(doubled(g, LINEAR, name) == 1 for name in ("dweight0", "dbias0"))
-    n, is_mean = loss_divisions(g) + linear_divides + divides(g), doubled(g, ENTROPY, "out") != 2
-    if n == 1 or n == int(is_mean):
-        return PASSED
-    return Result("failed", called, f"It is divided by the size of the batch {n} times, expected once.")
+    return (ratio_if_doubled(g, LOSS_GRADIENT, "dx") != 1) + (ratio_if_doubled(g, SOFTMAX, "dx") == 0.5)
 
 
 def _check(name, points, title, run):
@@ -250,22 +238,21 @@ def _backward(case):
 
 
 CHECKS = [
-    _check("cross_entropy.forward", 0.75, "the loss, the mean over the batch", _forward(ENTROPY)),
-    _check("cross_entropy.backward", 0.75, "the loss's gradient", _backward(LOSS_GRADIENT)),
-    _check("softmax.forward", 0.75, "probabilities", _forward(SOFTMAX)),
-    _check("softmax.backward", 1, "the whole Jacobian, cross terms too", _backward(SOFTMAX)),
-    _check("softmax.large_logits", 0.5, "logits of 1000 do not overflow, forward or backward", _large_logits),
-    _check("leaky_relu.forward", 0.75, "the activation, slopes of 0.25 and 0", _forward(LEAKY, leaky_relu(5, 0.0))),
-    _check("leaky_relu.backward", 0.75, "its gradient", _backward(LEAKY)),
     _check("linear.start", 0.5, "weights start from N(0, 0.0001²), biases at 0", _linear_start),
     _check("linear.forward", 1, "the affine map", _forward(LINEAR)),
     _check("linear.weight_gradient", 1, "gradient of the weight", _parameter_gradient("dweight0")),
     _check("linear.bias_gradient", 1, "gradient of the bias", _parameter_gradient("dbias0")),
     _check("linear.input_gradient", 1, "gradient of the input", _backward(LINEAR)),
-    _check("numpy.second_batch", 0.5, "nothing is kept of the batch before", for_all(_second_batch)),
+    _check("leaky_relu.forward", 0.75, "the activation, slopes of 0.25 and 0", _forward(LEAKY, leaky_relu(7, 0.0))),
+    _check("leaky_relu.backward", 0.75, "gradient of its input", _backward(LEAKY)),
+    _check("softmax.forward", 0.75, "probabilities", _forward(SOFTMAX)),
+    _check("softmax.backward", 1, "the whole Jacobian, cross terms too", _backward(SOFTMAX)),
+    _check("softmax.large_logits", 0.5, "logits of 1000 do not overflow, forward or backward", _large_logits),
+    _check("cross_entropy.forward", 0.75, "the loss, the mean over the batch", _forward(ENTROPY)),
+    _check("cross_entropy.backward", 0.75, "gradient of the loss", _backward(LOSS_GRADIENT)),
+    _check("numpy.second_batch", 0.5, "independent of the batch before", for_all(_second_batch)),
     _check("numpy.batch_of_one", 0.25, "a batch of one example", for_all(_batch_of_one)),
     _check("numpy.float32", 0.25, "inputs and gradients in float32, as in training",
            for_all(lambda g, case: float32(g, case, needs_float32=False))),
-    _check("numpy.speed", 0.5, "matrix products, no loops over the batch", for_all(_loops)),
-    _check("numpy.batch_mean", 0.5, "the mean over the batch is taken once", _batch_mean),
+    _check("numpy.speed", 0.5, "array operations, no loops over the batch", for_all(_loops)),
 ]  # fmt: skip

@@ -70,12 +70,13 @@ SOFTMAX = {
         ("The exponentials are not normalised", lambda c: np.exp(c.x)),
     ],
     "dx": [
-        ("The Jacobian has entries off its diagonal, too: the cross terms are missing", lambda c: c.out * c.dout),
+        ("The cross terms are missing: the Jacobian has entries off its diagonal", lambda c: c.out * c.dout),
+        ("Only the diagonal of the Jacobian, p (1 − p), is used: add its other entries", lambda c: c.out * (1 - c.out) * c.dout),
         ("The cross terms have the wrong sign", lambda c: 2 * c.out * c.dout - c.dx),
-        ("dout is returned as it is", lambda c: c.dout),
+        ("The result is dout itself", lambda c: c.dout),
     ],
     "large out": [
-        ("exp overflows: subtract the row's maximum from the logits first", lambda c: np.exp(c.x) / np.exp(c.x).sum(axis=1, keepdims=True)),
+        ("Subtract the row's maximum from the logits: exp overflows", lambda c: np.exp(c.x) / np.exp(c.x).sum(axis=1, keepdims=True)),
         ("The maximum of the whole batch is subtracted, and other rows underflow: subtract that of each row", lambda c: np.exp(c.x - c.x.max()) / np.exp(c.x - c.x.max()).sum(axis=1, keepdims=True)),
     ],
 }
@@ -96,22 +97,22 @@ BATCH_NORM = {
     "out": [
         ("The variance has Bessel's correction, n − 1; divide by n", lambda c: c.gamma * normalised(c, ddof=1) + c.beta),
         ("Mean and variance are taken over the neurons (dim 1); take them over the batch (dim 0)", lambda c: c.gamma * normalised(c, 1) + c.beta),
-        ("gamma is not used", lambda c: normalised(c) + c.beta),
-        ("beta is not used", lambda c: c.out - c.beta),
+        ("The output does not use gamma", lambda c: normalised(c) + c.beta),
+        ("The output does not use beta", lambda c: c.out - c.beta),
         ("The eps of the module is not passed on: 1e-5 is used", lambda c: c.gamma * normalised(c, eps=1e-5) + c.beta),
     ],
     "dx": [
         ("The mean depends on x, too: its term is missing", lambda c: with_constants(c, mean=True)),
         ("The variance depends on x, too: its term is missing", lambda c: with_constants(c, variance=True)),
         ("Mean and variance depend on x, too: their terms are missing", lambda c: with_constants(c, mean=True, variance=True)),
-        ("gamma is missing", lambda c: c.dx / c.gamma),
+        ("The factor gamma is missing", lambda c: c.dx / c.gamma),
     ],
     "dgamma": [
-        ("gamma's gradient is a mean over the batch; take the sum", lambda c: c.dgamma / c.n),
-        ("gamma's gradient is beta's: it lacks the normalised input", lambda c: c.dbeta),
+        ("The gradient is a mean over the batch; take the sum", lambda c: c.dgamma / c.n),
+        ("This is the gradient of beta: the factor x̂ is missing", lambda c: c.dbeta),
     ],
     "dbeta": [
-        ("beta's gradient is a mean over the batch; take the sum", lambda c: c.dbeta / c.n),
+        ("The gradient is a mean over the batch; take the sum", lambda c: c.dbeta / c.n),
     ],
 }
 # fmt: on

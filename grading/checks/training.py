@@ -48,7 +48,7 @@ def load_training(data_dir, wanted, jobs=1):
         jobs: submissions that are graded at once.
     """
     if not wanted:
-        return Training(None, "Switched off by --no_training.")
+        return Training(None, "Not part of this grading.")
     from cifar10_utils import DataError, get_cifar10
 
     try:
@@ -145,9 +145,9 @@ def _convnet(g):
 
 
 CHECKS = [
-    Check("mlp_numpy.training", "1.2", 0.75, f"figure 1's accuracy after {N_STEPS} steps",
+    Check("mlp_numpy.training", "1.2", 0.75, f"test accuracy after {N_STEPS} steps",
           ("mlp_numpy.py", "modules.py"), _mlp("mlp_numpy.MLP", "fig01_mlp_numpy", 1)),
-    Check("mlp_pytorch.training", "2", 2, f"figure 3's accuracy after {N_STEPS} steps", ("mlp_pytorch.py",),
+    Check("mlp_pytorch.training", "2", 2, f"test accuracy after {N_STEPS} steps", ("mlp_pytorch.py",),
           if_plain(_mlp("mlp_pytorch.MLP", "fig03_mlp_pytorch", 3), ONE)),
-    Check("convnet.training", "4", 3, "a stated accuracy within a short budget", ("convnet_pytorch.py",), _convnet),
+    Check("convnet.training", "4", 3, f"test accuracy after {CONVNET_STEPS} steps", ("convnet_pytorch.py",), _convnet),
 ]  # fmt: skip

@@ -44,7 +44,7 @@ class Loader:
         """Return the class `target`, as 'modules.LinearModule'.
 
         Raises:
-            NotImplementedError: the module has no such class; the message names one that is nearly so called.
+            NotImplementedError: the module has no such class; the message names one with a similar name.
         """
         module, name = target.split(".")
         imported = self.import_module(module)
@@ -152,4 +152,7 @@ def _describe(loader, error):
             own = [f for f in traceback.extract_tb(error.__traceback__) if loader.is_own(f.filename)]
             if own:
                 described["where"] = f"{Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name}"
+                callers = [f for f in own if f.filename != own[-1].filename]
+                if callers:
+                    described["where"] += f", called in {Path(callers[-1].filename).name}, line {callers[-1].lineno}"
     return described

@@ -6,8 +6,10 @@ are of, as 'dx' and 'dweight0'. Weights are always (out_features, in_features) h
 found from their shape.
 """
 
+import collections
 import contextlib
 import copy
+import inspect
 import sys
 import types
 
@@ -32,7 +34,7 @@ def numbers(value):
 
 
 def parts_of(value, is_wanted):
-    """Return those parts of an object that are wanted, in whichever attributes, lists or dicts it keeps them."""
+    """Return those parts of an object that are wanted: search attributes and containers recursively."""
     found, seen = [], set()
 
     def visit(value, depth):
@@ -41,11 +43,13 @@ def parts_of(value, is_wanted):
         seen.add(id(value))
         if is_wanted(value):
             found.append(value)
-        elif isinstance(value, dict | list | tuple):
+        elif isinstance(value, dict | list | tuple | set | collections.deque):
             for part in list(value.values() if isinstance(value, dict) else value):
                 visit(part, depth + 1)
-        elif hasattr(value, "__dict__") and not isinstance(value, type | types.ModuleType):
-            visit(vars(value), depth)
+        elif not isinstance(value, type | types.ModuleType):
+            slots = [name for c in type(value).__mro__ for name in getattr(c, "__slots__", ()) if hasattr(value, name)]
+            for part in (*(getattr(value, name) for name in slots), *getattr(value, "__dict__", {}).values()):
+                visit(part, depth + 1)
 
     visit(value, 0)
     return found
@@ -72,6 +76,23 @@ def weights_in(a):
     return [name for name in a if name.startswith("weight")]
 
 
+def is_linear(value):
+    params = getattr(value, "params", None)
+    return isinstance(params, dict) and {"weight", "bias"} <= set(params)
+
+
+def make(found, p):
+    """Return an instance; without the last argument, the slope, if the class does not take it."""
+    args, named = copy.deepcopy(p["args"]), p.get("named", {})
+    with contextlib.suppress(ValueError, TypeError):
+        inspect.signature(found).bind(*args[:-1], **named)
+        try:
+            inspect.signature(found).bind(*args, **named)
+        except TypeError:
+            args = args[:-1]
+    return found(*args, **named)
+
+
 class NumpyUnit:
     """A layer, or an MLP of layers, in NumPy, with the weights given.
 
@@ -83,10 +104,10 @@ class NumpyUnit:
     """
 
     def __init__(self, load, target, p, a):
-        self.made, wanted = load(target)(*copy.deepcopy(p["args"])), [a[name].shape for name in weights_in(a)]
-        found = parts_of(self.made, lambda value: isinstance(getattr(value, "params", None), dict)) if wanted else []
-        if any(not {"weight", "bias"} <= set(layer.params) for layer in found):
-            keys = ", ".join(repr(key) for layer in found for key in layer.params)
+        self.made, wanted = make(load(target), p), [a[name].shape for name in weights_in(a)]
+        found = parts_of(self.made, is_linear) if wanted else []
+        if wanted and target == "modules.LinearModule" and not found:
+            keys = ", ".join(map(repr, self.made.params))
             raise TypeError(f"LinearModule.params has the keys {keys}, expected 'weight' and 'bias'")
         shapes = [np.shape(layer.params["weight"]) for layer in found]
         places = match(shapes, wanted)
@@ -103,7 +124,8 @@ class NumpyUnit:
             layer.params["bias"][...] = bias.reshape(np.shape(layer.params["bias"]))
 
     def forward(self, a):
-        out = numbers(self.made.forward(*(a[name].copy() for name in ("x", "y") if name in a)))
+        out = self.made.forward(*(a[name].copy() for name in ("x", "y") if name in a))
+        self.is_list, out = isinstance(out, list | tuple), numbers(out)
         return out.reshape(()) if "y" in a and out.size == 1 else out
 
     def backward(self, a, out):
@@ -115,12 +137,12 @@ class NumpyUnit:
             dx = self.made.backward(*given)
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to report
-                self._note(out, before)
+                self.note(out, before)
             raise
-        self._note(out)
+        self.note(out)
         out["dx"] = np.zeros(0) if dx is None else numbers(dx)
 
-    def _note(self, out, before=None):
+    def note(self, out, before=None):
         for l, layer in enumerate(self.layers):
             for name in ("weight", "bias"):
                 grad = layer.grads.get(name)
@@ -154,7 +176,10 @@ def unit_of(load, target, p, a):
 
 
 def run(load, target, p, a, out):
-    """Output and gradients; after another batch, if there are arrays `before_x` and `before_dout` or `before_y`.
+    """Output and gradients.
+
+    If there are arrays `before_x` and `before_dout` or `before_y`, after another batch, and with another instance that
+    runs this batch between forward and backward pass.
 
     Layers, or the function, on which the class is built are replaced if `p` has `substitutes`, their prefix.
     """
@@ -162,11 +187,20 @@ def run(load, target, p, a, out):
         unit = unit_of(load, target, p, a)
         out["is_out_in"] = np.array(getattr(unit, "is_out_in", []), np.float64)
         before = {name.removeprefix("before_"): array for name, array in a.items() if name.startswith("before_")}
-        for batch, found in [(before, {})] * bool(before) + [(a, out)]:
-            if not p.get("backward_only"):
-                found["out"] = unit.forward(batch)
-            if p["backward"]:
-                unit.backward(batch, found)
+        if before:
+            unit.forward(before)
+            unit.backward(before, {})
+            twin = unit_of(load, target, p, {name: -a[name] if name in a else b for name, b in (a | before).items()})
+        if not p.get("backward_only"):
+            out["out"] = unit.forward(a)
+            out["is_list"] = np.array(float(getattr(unit, "is_list", False)))
+        if before:
+            twin.forward(before)
+        if p["backward"]:
+            unit.backward(a, out)
+        if before and isinstance(unit, NumpyUnit):
+            twin.backward(before, {})
+            unit.note(out)
 
 
 def cases(load, target, p, a, out):
