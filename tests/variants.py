@@ -149,7 +149,7 @@ WRONG_CONVNETS = {
         changed(ConvNet, build=lambda net: each(net, nn.MaxPool2d, lambda m: nn.MaxPool2d(2))),
     ),
     "pooling first": ("forward", "conv", rearranged(pool_first)),
-    "no last ReLUs": ("forward", "After convolution 1: norm, pool", rearranged(without_relu)),
+    "no last ReLUs": ("forward", "After convolutions 1, 2, 4, 6: norm, pool", rearranged(without_relu)),
     "leaky ReLUs": (
         "forward", "leaky_relu", changed(ConvNet, build=lambda net: each(net, nn.ReLU, lambda m: nn.LeakyReLU(0.02)))
     ),

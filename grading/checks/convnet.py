@@ -99,8 +99,9 @@ def in_words(kinds):
     for i, (got, expected) in enumerate(zip(*parts, strict=True)):
         if got != expected:
             text = f"{', '.join(got) or 'nothing'}; Table 1 has {', '.join(expected)}"
-            wrong.setdefault(text, []).append(f"convolution {i}" if i else "the images")
-    return ". ".join(f"After {', '.join(places)}: {text}" for text, places in wrong.items())
+            wrong.setdefault(text, []).append(str(i))
+    texts = {f"After convolution{'s' * (len(n) > 1)} {', '.join(n)}: {text}" for text, n in wrong.items()}
+    return ". ".join(sorted(texts)).replace("After convolution 0", "Before the first convolution")
 
 
 def _parts(kinds):
