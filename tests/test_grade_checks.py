@@ -189,6 +189,19 @@ def test_missing_class_costs_no_more_than_nonsense(name):
     assert {missing[check].status for check in lost(missing)} == {"not written"}
 
 
+@pytest.mark.parametrize("deviation", [0.01, 1.0])
+def test_wrong_initial_weights_are_described(deviation):
+    def start(self, *sizes):
+        modules.LinearModule.__init__(self, *sizes)
+        self.params["weight"] *= deviation / 1e-4
+
+    wrong = type("LinearModule", (modules.LinearModule,), {"__init__": start})
+    results = grade_classes({"modules.LinearModule": wrong}, OF_QUESTION["1.2"])
+    assert lost(results) == ["linear.start"]
+    assert "standard deviation" in results["linear.start"].problem
+    assert ("not the variance" in results["linear.start"].note) == (deviation == 0.01)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_zeros_earn_nothing(name):
     base = getattr(modules, name)

@@ -123,7 +123,7 @@ def _linear_start(g):
     if not abs(weight.mean()) < 5 * 1e-4 / np.sqrt(weight.size) or not abs(weight.std() / 1e-4 - 1) < 0.02:
         found = f"mean {weight.mean():.2g} and standard deviation {weight.std():.3g}"
         problem = f"The weights have {found}, expected 0 and 0.0001."
-        note = "0.0001 is the standard deviation, not the variance" * (abs(weight.std() - 0.01) < 1e-3)
+        note = "0.0001 is the standard deviation, not the variance" * bool(abs(weight.std() - 0.01) < 1e-3)
         return Result("failed", called, problem, note)
     return (
         PASSED

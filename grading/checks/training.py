@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grading.checks.check import Check, Result, failure
+from grading.checks.check import Check, Result, failure, sentence
 from grading.checks.mlp_pytorch import ONE, if_plain
 
 N_STEPS, BATCH_SIZE, LEARNING_RATE, N_HIDDEN, NEG_SLOPE = 1500, 200, 2e-3, 100, 0.02
@@ -58,7 +58,7 @@ def load_training(data_dir, wanted, jobs=1):
             warnings.simplefilter("ignore")
             data = get_cifar10(data_dir, seed=42, download=False)
     except DataError as error:
-        return Training(None, f"{error}.")
+        return Training(None, sentence(str(error)))
     return Training(data, threads=min(MAX_THREADS, max(1, (os.cpu_count() or 1) // jobs)))
 
 
