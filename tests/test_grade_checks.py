@@ -4,6 +4,7 @@ import collections
 import functools
 import itertools
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -31,7 +32,6 @@ ACCEPTED = {
 }  # fmt: skip
 # Mistakes that make other things impossible, by the number of checks that they cost.
 COST_MORE = {
-    "weight_not_transposed": 4,  # forward raises
     "backward_in_forward_order": 3, "first_layer_forgotten": 2,
     "normalized_over_batch": 2, "input_missing": 2, "not_scaled": 2, "gamma_left_out": 3,
 }  # fmt: skip
@@ -187,6 +187,52 @@ def test_missing_class_costs_no_more_than_nonsense(name):
     prefix = own.get(name, "cross_entropy")
     assert all(check.startswith((prefix, "numpy.batch_mean")) for check in lost(missing))
     assert {missing[check].status for check in lost(missing)} == {"not written"}
+
+
+class LastBias(MLP):
+    def forward(self, x):
+        return self.layers[-1].bias.expand(len(x), -1)
+
+
+class Affine(custom_batchnorm.CustomBatchNormAutograd):
+    def normalize(self, input):
+        return self.weight * input + self.bias
+
+
+class BiasOnly(modules.LinearModule):
+    def forward(self, x):
+        self.x = x
+        return np.tile(self.params["bias"], (len(x), 1))
+
+    def backward(self, dout, needs_input_grad=True):
+        self.grads = {"weight": 0 * self.params["weight"], "bias": dout.sum(axis=0)}
+        return 0 * self.x
+
+
+@pytest.mark.parametrize(
+    ("target", "wrong", "checks"),
+    [
+        ("mlp_pytorch.MLP", LastBias, ["forward", "slope", "depth", "gradients", "no_hidden", "float32", "steps"]),
+        ("custom_batchnorm.CustomBatchNormAutograd", Affine, ["forward", "eps", "gradients"]),
+        ("modules.LinearModule", BiasOnly, ["forward", "weight_gradient", "input_gradient"]),
+    ],
+)
+def test_output_that_ignores_the_input_earns_nothing(target, wrong, checks):
+    results = grade_classes({target: wrong})
+    prefix = {"modules": "linear", "custom_batchnorm": "bn_autograd"}.get(target.split(".")[0], target.split(".")[0])
+    assert {f"{prefix}.{name}" for name in checks} <= set(lost(results))
+
+
+def test_loop_behind_a_removed_trace_function_is_not_passed():
+    def forward(self, x):
+        sys.settrace(None)
+        out = np.array([modules.LinearModule.forward(self, row[None])[0] for row in x])
+        self.x = x
+        return out
+
+    wrong = type("LinearModule", (modules.LinearModule,), {"forward": forward})
+    checks = [check for check in CHECKS if check.name == "numpy.speed"]
+    assert lost(grade_classes({"modules.LinearModule": wrong}, checks)) == ["numpy.speed"]
 
 
 @pytest.mark.parametrize("deviation", [0.01, 1.0])

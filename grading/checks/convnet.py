@@ -108,7 +108,7 @@ def _parts(kinds):
     """Return the kinds that follow the images, and each convolution."""
     parts = [[]]
     for kind in kinds:
-        parts.append([]) if kind == "conv" else parts[-1].append(kind)
+        parts.append([]) if kind.startswith("conv") else parts[-1].append(kind)  # of another size, too
     return parts
 
 
@@ -123,10 +123,8 @@ def _shapes(g):
         return failure(answer, called)
     for name, right in expected.items():
         got = np.array(sorted(answer.arrays[name].tolist()))  # in whichever order they are registered
-        right, layers = (
-            np.array(sorted(right.tolist())),
-            {"norms": "batch norms", "linear": "linear layers"}.get(name, name),
-        )
+        right = np.array(sorted(right.tolist()))
+        layers = {"norms": "batch norms", "linear": "linear layers"}.get(name, name)
         if len(got) != len(right):
             note = "Table 1 has eight 3×3 convolutions, a batch norm after each, and one linear layer"
             return Result("failed", called, f"There are {len(got)} {layers}, expected {len(right)}.", note)
@@ -171,7 +169,12 @@ def _gradients(g):
         return failure(answer if answer.error else whole, called, "There are no gradients.")
     if answer.arrays["n_missing"]:
         problem = f"{answer.arrays['n_missing']:.0f} gradients are missing or not finite."
-        return Result("failed", called, problem, "No gradient passes through detach, .data or no_grad")
+        return Result(
+            "failed",
+            called,
+            problem,
+            "Some parameters are not used, or detach, .data or no_grad keeps the gradient from them",
+        )
     dout = np.cos(1.7 * np.arange(outs[0].size)).reshape(outs[0].shape)
     expected = ((outs[0] - outs[1]) * dout).sum() / (2 * STEP)
     found = difference("slope along a direction of images and weights", slope, expected, tolerance=SLOPE_TOLERANCE)

@@ -125,11 +125,9 @@ def _linear_start(g):
         problem = f"The weights have {found}, expected 0 and 0.0001."
         note = "0.0001 is the standard deviation, not the variance" * bool(abs(weight.std() - 0.01) < 1e-3)
         return Result("failed", called, problem, note)
-    return (
-        PASSED
-        if not bias.any()
-        else Result("failed", called, f"A bias starts at {bias[bias != 0][0]:.2g}, expected 0.")
-    )
+    if bias.any():
+        return Result("failed", called, f"A bias starts at {bias[bias != 0][0]:.2g}, expected 0.")
+    return PASSED
 
 
 def _large_logits(g):

@@ -40,7 +40,7 @@ def plain(x, **weights):
 def name_mlp_mistake(case, name, got):
     """Return the common mistake that gives an output of substitutes; of gradients, what has to be done."""
     if name != "out":
-        return "backward has to go through all layers, the last one first, each with what it has seen forward"
+        return "Call backward of all layers, the last one first"
     known = {
         f"The activations have slope {s}: the argument neg_slope is not used": {"slope": s}
         for s in (0, 0.01, 0.02, 0.1)
