@@ -14,6 +14,7 @@ from pathlib import Path
 from jinja2 import Template
 
 from grading.scheme import BY_HAND, BY_HAND_POINTS, EQUATIONS, QUESTIONS, ROOT
+from grading.worker.load import NOT_WRITTEN
 
 MARKS = {"passed": "✓", "failed": "✗", "not written": "✗", "not run": "-", "not decided": "?"}
 REMARKS = {"not written": "not written yet", "not run": "not run", "not decided": "has to be decided by hand"}
@@ -48,7 +49,7 @@ def result_folders(paths, out_dir):
 def sentences(result):
     """Return what a student should read about a result: what was called, the problem, a note."""
     is_called = result.status in ("failed", "not decided") and not result.called.startswith("import ")
-    is_remark = result.status == "not written" and result.problem == "This part is not written yet."
+    is_remark = result.status == "not written" and result.problem == f"{NOT_WRITTEN}."
     lines = [result.called * is_called, result.problem * (not is_remark), result.note]
     return [printable(line) for line in lines if line]
 

@@ -22,6 +22,7 @@ from grading.checks import ALL_CHECKS
 from grading.checks.check import Grading, Result
 from grading.sandbox import SandboxError
 from grading.scheme import EQUATIONS, ROOT
+from grading.worker.load import NOT_WRITTEN
 
 # Replaces a class of modules.py.
 WRONG = "\n\nclass LinearModule(LinearModule):\n    def forward(self, x):\n        return 2 * super().forward(x)\n"
@@ -241,9 +242,9 @@ def test_open_points_count_nowhere_but_are_not_lost(status, n_tests):
 
 def test_repeated_text_and_unwritten_parts_are_short():
     wrong = Result("failed", "f()", "It is wrong.")
-    table, page, _ = texts_of(rows_with(Result("not written", "f()", "NotImplementedError."), wrong, wrong))
+    table, page, _ = texts_of(rows_with(Result("not written", "f()", f"{NOT_WRITTEN}."), wrong, wrong))
     assert f"{FIRST.title} (not written yet)\n" in table
-    assert "NotImplementedError" not in table
+    assert NOT_WRITTEN not in table
     assert table.count("It is wrong.") == page.count("It is wrong.") == 1
     assert f"(as {ALL_CHECKS[1].name}, above)" in table
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from . import operations, substitutes
 
+NOT_WRITTEN = "This part is not written yet"  # for a NotImplementedError without a text
+
 
 class Loader:
     """The submission's classes, imported as they are asked for, and what an operation leaves for a later one.
@@ -142,7 +144,7 @@ def _describe(loader, error):
         is_missing = isinstance(error, NotImplementedError)
         text = str(error.msg if isinstance(error, SyntaxError) else error).strip().split("\n")[0][:500]
         if is_missing:
-            described |= {"kind": "missing", "message": text or "This part is not written yet"}
+            described |= {"kind": "missing", "message": text or NOT_WRITTEN}
         else:
             described["message"] = ": ".join(filter(None, (described["message"], text)))
     with contextlib.suppress(Exception):
