@@ -53,8 +53,8 @@ def test_handout_page_names_files_that_are_copied(copy):
     assert [name for pair in names for name in pair if name and not (copy / name).exists()] == []
 
 
-def run_checks(directory):
-    command = [sys.executable, "-m", "pytest", "-q", "tests/test_assignment.py"]
+def run_checks(directory):  # -rN: with CI set, the summary repeats each message
+    command = [sys.executable, "-m", "pytest", "-q", "-rN", "tests/test_assignment.py"]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True).stdout
 
 
