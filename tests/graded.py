@@ -25,7 +25,7 @@ class Classes:
     """
 
     def __init__(self, classes):
-        self.classes, self.kept = classes, {}
+        self.classes, self.kept, self.failed = classes, {}, {}
 
     def __call__(self, target):
         module, name = target.split(".")

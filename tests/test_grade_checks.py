@@ -1,6 +1,5 @@
 """Grades are fair: a mistake costs the checks of its own class, whatever else is wrong."""
 
-import collections
 import functools
 import itertools
 import random
@@ -8,17 +7,16 @@ import sys
 
 import numpy as np
 import pytest
-from graded import CHECKS, Classes, grade_classes, lost, points
-from variants import MORE_MLPS, OTHER_MLPS, WRONG_CONVNETS, WRONG_MLPS, changed, remove_biases
+import variants
+from graded import CHECKS, PROJECT, Classes, grade, grade_classes, lost, points
 
 import custom_batchnorm
-import mlp_numpy
 import modules
+from convnet_pytorch import ConvNet
 from grading.checks.check import Grading, difference
 from grading.checks.local import Local
 from grading.scheme import BY_HAND_POINTS, FILES, QUESTIONS
 from grading.worker.operations import numbers
-from mlp_pytorch import MLP
 from report.wrong_layers import WRONG_BATCH_NORMS, WRONG_LAYERS, layers_with
 
 LAYERS = ("LinearModule", "LeakyReLUModule", "SoftMaxModule", "CrossEntropyModule")
@@ -64,58 +62,79 @@ def test_wrong_class_costs_one_check(name):
     assert all(results[check].called and results[check].problem for check in lost(results))
 
 
-NAMED = {
-    "bias_not_added": ("linear.forward", "The bias is not added"),
-    "weight_gradient_transposed": ("linear.weight_gradient", "transposed"),
-    "bias_averaged": ("linear.bias_gradient", "divided by the batch size"),
-    "slope_ignored": ("leaky_relu.forward", "the slope is not used"),
-    "cross_terms_missing": ("softmax.backward", "cross terms are missing"),
-    "maximum_not_subtracted": ("softmax.large_logits", "overflows"),
-    "loss_summed": ("cross_entropy.forward", "take the mean"),
-    "loss_gradient_of_logits": ("cross_entropy.backward", "softmax and loss together"),
-    "slope_not_passed": ("mlp_numpy.forward", "neg_slope is not used"),
-    "bessel": ("bn_autograd.forward", "Bessel"),
-    "eps_missing": ("bn_autograd.eps", "is not used"),
-    "mean_constant": ("bn_function.input_gradient", "The mean depends on x"),
-    "gamma_averaged": ("bn_function.gamma_gradient", "take the sum"),
-}
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_common_mistake_is_named(name):
-    check, says = NAMED[name]
+@pytest.mark.parametrize(
+    ("name", "check", "says"),
+    [
+        ("weight_gradient_transposed", "linear.weight_gradient", "transposed"),
+        ("bias_averaged", "linear.bias_gradient", "divided by the batch size"),
+        ("slope_ignored", "leaky_relu.forward", "the slope is not used"),
+        ("cross_terms_missing", "softmax.backward", "cross terms are missing"),
+        ("maximum_not_subtracted", "softmax.large_logits", "overflows"),
+        ("loss_gradient_of_logits", "cross_entropy.backward", "softmax and loss together"),
+        ("slope_not_passed", "mlp_numpy.forward", "neg_slope is not used"),
+        ("bessel", "bn_autograd.forward", "Bessel"),
+        ("eps_missing", "bn_autograd.eps", "is not used"),
+        ("mean_constant", "bn_function.input_gradient", "The mean depends on x"),
+    ],
+)
+def test_common_mistake_is_named(name, check, says):
     checks = [c for c in CHECKS if c.name == check]
     assert says in grade_classes(classes_of((WRONG_LAYERS | WRONG_BATCH_NORMS)[name]), checks)[check].note
 
 
-@pytest.mark.parametrize("name", WRONG_MLPS)
-def test_wrong_pytorch_mlp_costs_one_check(name):
-    check, wrong = WRONG_MLPS[name]
+def target_of(wrong):
+    """Return the target of a variant, a subclass of the class in its place."""
+    base = next(c for c in wrong.__mro__ if f"{c.__module__}.py" in FILES)
+    return f"{base.__module__}.{base.__name__}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "checks", "words"),
+    [
+        pytest.param(wrong, checks, words, id=name, marks=[pytest.mark.slow] * issubclass(wrong, ConvNet))
+        for name, (wrong, checks, words) in variants.VARIANTS.items()
+    ],
+)
+def test_variant_costs_what_is_wrong_in_it(wrong, checks, words):
+    target = target_of(wrong)
+    file = f"{target.split('.')[0]}.py"
+    results = grade_classes({target: wrong}, [check for check in CHECKS if file in check.files])
+    assert lost(results) == checks, [results[check] for check in lost(results)]
+    texts = [(results[check].called, results[check].problem, results[check].note) for check in checks]
+    assert words in str(texts)
+
+
+@pytest.mark.parametrize("function", variants.OTHER_MLPS)
+def test_network_of_another_kind_is_not_decided(function):
+    wrong, checks = variants.OTHER_MLPS[function]
     results = grade_classes({"mlp_pytorch.MLP": wrong}, OF_QUESTION["2"])
-    assert lost(results) == [f"mlp_pytorch.{check}"], [results[c] for c in lost(results)]
-
-
-@pytest.mark.parametrize("kind", OTHER_MLPS)
-def test_network_of_another_kind_is_not_decided(kind):
-    results = grade_classes({"mlp_pytorch.MLP": OTHER_MLPS[kind]}, OF_QUESTION["2"])
     undecided = {name: result for name, result in results.items() if result.status == "not decided"}
-    assert list(undecided) == lost(results) != []
-    assert set(undecided) <= {"mlp_pytorch.forward", "mlp_pytorch.slope", "mlp_pytorch.depth"}
-    assert all(kind in result.note for result in undecided.values())
+    assert list(undecided) == lost(results) == [f"mlp_pytorch.{check}" for check in checks]
+    assert all(f"uses {function}" in result.note for result in undecided.values())
 
 
-@pytest.mark.parametrize("kind", MORE_MLPS)
-def test_dropout_and_batch_norm_cost_nothing(kind):
-    assert lost(grade_classes({"mlp_pytorch.MLP": MORE_MLPS[kind]}, OF_QUESTION["2"])) == []
+@pytest.mark.parametrize(
+    ("imports", "end", "note"),
+    [
+        ("import absent\n", "", "modules.py, line 1: ModuleNotFoundError: No module named 'absent'"),
+        ("", "\nprint(open('absent'))\n", "No such file"),
+        ("", "\nexit()\n", "SystemExit"),
+    ],
+)
+def test_statement_that_fails_costs_nothing(shared_sandbox, imports, end, note):
+    files = PROJECT | {"modules.py": imports + PROJECT["modules.py"] + end}
+    results = grade(shared_sandbox, files, [check for check in OF_QUESTION["1.2"] if check.name != "numpy.training"])
+    assert lost(results) == []
+    noted = [result.note for result in results.values() if result.note]
+    assert [note in text and "the rest of the file was run" in text for text in noted] == [True]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", WRONG_CONVNETS)
-def test_wrong_convnet_costs_one_check(name):
-    check, says, wrong = WRONG_CONVNETS[name]
-    results = grade_classes({"convnet_pytorch.ConvNet": wrong}, OF_QUESTION["4"])
-    assert lost(results) == [f"convnet.{check}"], [results[c] for c in lost(results)]
-    assert says in results[f"convnet.{check}"].note
+def test_class_is_missing_because_of_an_import(shared_sandbox):
+    files = {
+        "modules.py": "import absent\n\n\nclass LinearModule(absent.Module):\n    pass\n\n\nclass Other:\n    pass\n"
+    }
+    results = grade(shared_sandbox, files, [check for check in CHECKS if check.name == "linear.forward"])
+    assert "No module named 'absent'" in results["linear.forward"].problem
 
 
 # ---- Independence ------------------------------------------------------------------------------
@@ -189,38 +208,12 @@ def test_missing_class_costs_no_more_than_nonsense(name):
     assert {missing[check].status for check in lost(missing)} == {"not written"}
 
 
-class LastBias(MLP):
-    def forward(self, x):
-        return self.layers[-1].bias.expand(len(x), -1)
-
-
-class Affine(custom_batchnorm.CustomBatchNormAutograd):
-    def normalize(self, input):
-        return self.weight * input + self.bias
-
-
-class BiasOnly(modules.LinearModule):
-    def forward(self, x):
-        self.x = x
-        return np.tile(self.params["bias"], (len(x), 1))
-
-    def backward(self, dout, needs_input_grad=True):
-        self.grads = {"weight": 0 * self.params["weight"], "bias": dout.sum(axis=0)}
-        return 0 * self.x
-
-
-@pytest.mark.parametrize(
-    ("target", "wrong", "checks"),
-    [
-        ("mlp_pytorch.MLP", LastBias, ["forward", "slope", "depth", "gradients", "no_hidden", "float32", "steps"]),
-        ("custom_batchnorm.CustomBatchNormAutograd", Affine, ["forward", "eps", "gradients"]),
-        ("modules.LinearModule", BiasOnly, ["forward", "weight_gradient", "input_gradient"]),
-    ],
-)
-def test_output_that_ignores_the_input_earns_nothing(target, wrong, checks):
-    results = grade_classes({target: wrong})
-    prefix = {"modules": "linear", "custom_batchnorm": "bn_autograd"}.get(target.split(".")[0], target.split(".")[0])
-    assert {f"{prefix}.{name}" for name in checks} <= set(lost(results))
+@pytest.mark.parametrize("wrong", [variants.LastBias, variants.Affine, variants.InnerProduct, variants.OneLinear])
+def test_nonsense_earns_its_start_only(wrong):
+    prefix, *earned = wrong.EARNED
+    target = target_of(wrong)
+    results = grade_classes({target: wrong}, [check for check in CHECKS if check.name.startswith(prefix)])
+    assert [check for check in results if results[check].passed] == [prefix + check for check in earned]
 
 
 def test_loop_behind_a_removed_trace_function_is_not_passed():
@@ -257,92 +250,6 @@ def test_zeros_earn_nothing(name):
         check for check in OF_QUESTION["1.2"] if check.name.startswith(name[:4].lower()) and "start" not in check.name
     ]
     assert points(grade_classes({f"modules.{name}": zeros}, own)) == 0
-
-
-# ---- Unusual styles and mistakes of other kinds --------------------------------------------------
-
-
-SHARED_GRADS = {}
-
-
-class Shared(modules.LinearModule):
-    """Gradients of all instances are in one dict."""
-
-    def backward(self, dout, needs_input_grad=True):
-        dx = super().backward(dout)
-        SHARED_GRADS.update(self.grads)
-        self.grads = SHARED_GRADS
-        return dx
-
-
-def returning_list(self, x):
-    return modules.LinearModule.forward(self, x).tolist()
-
-
-class Deque(mlp_numpy.MLP):
-    """Layers are in a deque, and `params` is something else."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.modules, self.layers = collections.deque(self.modules), ()
-        self.params = {"neg_slope": args[3]}
-
-    def backward(self, dout):
-        for module in reversed(self.modules):
-            dout = module.backward(dout)
-
-
-class SameSizes(mlp_numpy.MLP):
-    """Layers of equal sizes are one layer."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        made = {}
-        for i, module in enumerate(self.modules):
-            if hasattr(module, "params"):
-                self.modules[i] = made.setdefault(module.params["weight"].shape, module)
-        self.layers = ()
-
-
-def without_eps_gradient(ctx, dout):
-    return custom_batchnorm.CustomBatchNormManualFunction.backward(ctx, dout)[:3]
-
-
-FUNCTION = custom_batchnorm.CustomBatchNormManualFunction
-UNUSUAL = {
-    "gradients shared between instances": ("modules.LinearModule", Shared, ["numpy.second_batch"]),
-    "a list as output": (
-        "modules.LinearModule", type("LinearModule", (modules.LinearModule,), {"forward": returning_list}),
-        ["linear.forward"],
-    ),
-    "layers in a deque": ("mlp_numpy.MLP", Deque, []),
-    "numpy layers of equal sizes shared": ("mlp_numpy.MLP", SameSizes, ["mlp_numpy.forward"]),
-    "a cast to float32": ("mlp_pytorch.MLP", changed(MLP, lambda self, right, x: right(x.float())), []),
-    "no biases": ("mlp_pytorch.MLP", changed(MLP, build=remove_biases), ["mlp_pytorch.parameters"]),
-    "no slope in the constructor": (
-        "mlp_pytorch.MLP", type("MLP", (MLP,), {"__init__": lambda self, n, h, m: MLP.__init__(self, n, h, m, 0.0)}),
-        ["mlp_pytorch.slope"],
-    ),
-    "no gradient for eps": (
-        "custom_batchnorm.CustomBatchNormManualFunction",
-        type("F", (FUNCTION,), {"backward": staticmethod(without_eps_gradient)}), ["bn_function.needs_input_grad"],
-    ),
-    "another default of eps": (
-        "custom_batchnorm.CustomBatchNormAutograd",
-        type("A", (custom_batchnorm.CustomBatchNormAutograd,),
-             {"__init__": lambda self, n, eps=1e-3: custom_batchnorm.CustomBatchNormAutograd.__init__(self, n, eps)}),
-        ["bn_autograd.eps"],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", UNUSUAL)
-def test_unusual_class_costs_what_is_wrong_in_it(name):
-    target, wrong, expected = UNUSUAL[name]
-    questions = {"modules": "1.2", "mlp_numpy": "1.2", "mlp_pytorch": "2", "custom_batchnorm": "3"}
-    question = questions[target.split(".")[0]]
-    results = grade_classes({target: wrong}, [check for check in CHECKS if check.question.startswith(question)])
-    assert lost(results) == expected, [results[check] for check in lost(results)]
 
 
 # ---- Messages ----------------------------------------------------------------------------------

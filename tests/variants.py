@@ -1,13 +1,19 @@
-"""Wrong and unusual networks in PyTorch: each a small change of the project's own, for tests of the grader."""
+"""Wrong and unusual classes: each a small change of the project's own, with what it costs, for tests of the grader."""
 
+import collections
+
+import numpy as np
 import torch.nn.functional as F
 from torch import nn
 
+import mlp_numpy
 from convnet_pytorch import ConvNet
+from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualFunction
 from mlp_pytorch import MLP
+from modules import CrossEntropyModule, LeakyReLUModule, LinearModule
 
 
-def changed(base, forward=None, build=None):
+def changed(base, forward=None, build=None, **methods):
     """Return a subclass: `build(self)` changes what has been made, `forward(self, right, x)` the output."""
 
     class Changed(base):
@@ -17,27 +23,85 @@ def changed(base, forward=None, build=None):
             if build:
                 build(self)
 
-        def forward(self, x):
-            return forward(self, super().forward, x) if forward else super().forward(x)
+        def forward(self, *args):
+            return forward(self, super().forward, *args) if forward else super().forward(*args)
 
-    return Changed
+    return type(base.__name__, (Changed,), methods)
 
 
-def each(net, kind, new):
-    """Replace each layer of a kind in a network by `new(layer)`."""
-    layers = net.layers if hasattr(net, "layers") else net.features
-    for i, layer in enumerate(layers):
-        if isinstance(layer, kind):
-            layers[i] = new(layer)
+def each(kind, new):
+    """Return a function that replaces each layer of a kind in a network by `new(layer)`."""
+
+    def build(net):
+        layers = net.layers if hasattr(net, "layers") else net.features
+        for i, layer in enumerate(layers):
+            if isinstance(layer, kind):
+                layers[i] = new(layer)
+
+    return build
 
 
 def with_slope(slope):
     return type("MLP", (MLP,), {"__init__": lambda self, *args: MLP.__init__(self, *args[:3], slope(args[3]))})
 
 
-def by_activation(activation):
-    """Return an MLP with another activation, or with several layers in its place."""
-    return changed(MLP, build=lambda net: each(net, nn.LeakyReLU, activation))
+# ---- In NumPy ----------------------------------------------------------------------------------
+
+SHARED_GRADS = {}
+
+
+def shared_grads(self, dout, needs_input_grad=True):
+    dx = LinearModule.backward(self, dout)
+    SHARED_GRADS.update(self.grads)
+    self.grads = SHARED_GRADS
+    return dx
+
+
+class OtherKeys(LinearModule):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.params = {key[0].upper(): value for key, value in self.params.items()}
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.params["W"].T + self.params.get("B", 0)
+
+    def backward(self, dout, needs_input_grad=True):
+        self.grads = {"W": dout.T @ self.x, "B": dout.sum(axis=0)}
+        return dout @ self.params["W"]
+
+
+class NoBias(OtherKeys):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        del self.params["B"]
+
+
+def threshold_at_slope(self, x):
+    self.x = x
+    return np.where(x > self.neg_slope, x, self.neg_slope * x)
+
+
+def layers_in_deque(net):
+    """Also, `params` is something else."""
+    net.modules, net.layers, net.params = collections.deque(net.modules), (), {"neg_slope": net.made_with[3]}
+
+
+def backward_in_deque(self, dout):
+    for module in reversed(self.modules):
+        dout = module.backward(dout)
+
+
+def share_numpy(net):
+    """Let all linear layers of equal sizes be one."""
+    made = {}
+    for i, module in enumerate(net.modules):
+        if hasattr(module, "params"):
+            net.modules[i] = made.setdefault(module.params["weight"].shape, module)
+    net.layers = ()
+
+
+# ---- In PyTorch --------------------------------------------------------------------------------
 
 
 def plain_list(net):
@@ -55,54 +119,34 @@ def remove_biases(net):
             layer.bias = None
 
 
-def normalise(net):
-    for i, layer in enumerate(net.layers[:-1]):
-        if isinstance(layer, nn.Linear):
-            net.layers[i] = nn.Sequential(layer, nn.BatchNorm1d(layer.out_features))
-
-
 def share(net):
     """Let all linear layers of equal sizes be one."""
     made = {}
-    for i, layer in enumerate(net.layers):
-        if isinstance(layer, nn.Linear):
-            net.layers[i] = made.setdefault((layer.in_features, layer.out_features), layer)
+    each(nn.Linear, lambda layer: made.setdefault((layer.in_features, layer.out_features), layer))(net)
 
 
-MORE_MLPS = {  # which in evaluation, and before training, are the plain one
-    "dropout": by_activation(lambda layer: nn.Sequential(layer, nn.Dropout(0.5))),
-    "batch norm": changed(MLP, build=normalise),
-}
-# The check that is lost, and the network.
-WRONG_MLPS = {
-    "slope fixed": ("slope", with_slope(lambda a: 0.01)),
-    "plain ReLUs": ("slope", with_slope(lambda a: 0.0)),
-    "slope negated": ("slope", with_slope(lambda a: -a)),
-    "probabilities": ("forward", changed(MLP, lambda self, right, x: right(x).softmax(dim=1))),
-    "activation last": ("forward", changed(MLP, lambda self, right, x: F.leaky_relu(right(x), self.made_with[3]))),
-    "deep layers skipped": (
-        "depth",
-        changed(MLP, lambda self, right, x: right(x) if len(self.layers) < 5 else 2 * right(x)),
-    ),
-    "frozen": ("parameters", changed(MLP, build=lambda net: net.layers[0].requires_grad_(False))),
-    "zero weights": (
-        "parameters",
-        changed(MLP, build=lambda net: [nn.init.zeros_(q) for q in net.parameters()]),
-    ),
-    "plain list": (
-        "parameters",
-        changed(MLP, lambda self, right, x: nn.Sequential(*self.hidden)(x.flatten(1)), plain_list),
-    ),
-    "layer besides": ("parameters", changed(MLP, build=lambda net: setattr(net, "more", nn.Linear(3, 2)))),
-    "layers shared": ("parameters", changed(MLP, build=share)),
-    "detached": ("gradients", changed(MLP, detached)),
-    "in float64": ("float32", changed(MLP, lambda self, right, x: right(x).double())),
-}
-# The kind that is named, and the network.
-OTHER_MLPS = {
-    "another activation": by_activation(lambda layer: nn.ELU()),
-    "log-probabilities": changed(MLP, lambda self, right, x: right(x).log_softmax(dim=1)),
-}
+def normed(layer):
+    return nn.Sequential(layer, nn.BatchNorm1d(layer.out_features))
+
+
+def end_lazily(net):
+    if isinstance(net, ConvNet):
+        net.classifier = nn.LazyLinear(net.made_with[1])
+    else:
+        net.layers[-1] = nn.LazyLinear(net.made_with[2])
+
+
+def activated_first(self, right, x):
+    return right(F.leaky_relu(x.flatten(1), self.made_with[3]))
+
+
+def all_means(self, right, x):
+    """All layers are used, as numbers: nonsense with a right gradient."""
+    linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+    return linears[-1].bias + sum(layer.weight.mean() * x.mean(1, keepdim=True) for layer in linears)
+
+
+# ---- ConvNets ----------------------------------------------------------------------------------
 
 
 def rearranged(block):
@@ -135,6 +179,21 @@ def without_relu(layers):
     return [*layers, pool]
 
 
+def conv_used_twice(self, right, x):
+    convolutions = [layer for layer in self.features if isinstance(layer, nn.Conv2d)]
+    for layer in self.features:
+        x = (convolutions[-2] if layer is convolutions[-1] else layer)(x)
+    return self.classifier(x.flatten(1))
+
+
+def two_linear_layers(net):
+    net.classifier = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), net.classifier)
+
+
+def first_of_5x5(net):
+    net.features[0] = nn.Conv2d(net.made_with[0], 64, 5, padding=2)
+
+
 def always_training(self, right, x):
     is_training = self.training
     out = self.train()
@@ -143,30 +202,135 @@ def always_training(self, right, x):
     return out
 
 
-WRONG_CONVNETS = {
+# ---- What each costs, and words of the explanation ----------------------------------------------
+
+VARIANTS = {
+    # Layers and MLPs in NumPy.
+    "gradients shared between instances": (
+        changed(LinearModule, backward=shared_grads), ["numpy.second_batch"], "a second instance"),
+    "a list as output": (
+        changed(LinearModule, lambda self, right, x: right(x).tolist()), ["linear.forward"], "list or tuple"),
+    "two arrays as output": (
+        changed(LinearModule, lambda self, right, x: (right(x), x)), ["linear.forward"],
+        "got a tuple (ndarray of shape (7, 3), ndarray of shape (7, 5)), expected an array"),
+    "other keys": (OtherKeys, ["linear.forward"], "has the keys 'W', 'B', expected 'weight' and 'bias'"),
+    "no biases in NumPy": (NoBias, ["linear.start", "linear.forward", "linear.bias_gradient"], "no bias"),
+    "a threshold at the slope": (
+        type("LeakyReLUModule", (LeakyReLUModule,), {"forward": threshold_at_slope,
+             "backward": lambda self, dout: np.where(self.x > self.neg_slope, dout, self.neg_slope * dout)}),
+        ["leaky_relu.forward"], "wrong in"),
+    "layers in a deque": (changed(mlp_numpy.MLP, build=layers_in_deque, backward=backward_in_deque), [], ""),
+    "numpy layers of equal sizes shared": (
+        changed(mlp_numpy.MLP, build=share_numpy), ["mlp_numpy.forward"], "found layers"),
+    # MLPs in PyTorch.
+    "slope negated": (with_slope(lambda a: -a), ["mlp_pytorch.slope"], "The slope is -0.25"),
+    "no slope in the constructor": (
+        type("MLP", (MLP,), {"__init__": lambda self, n, h, m: MLP.__init__(self, n, h, m, 0.0)}),
+        ["mlp_pytorch.slope"], "The slope is 0"),
+    "probabilities": (
+        changed(MLP, lambda self, right, x: right(x).softmax(1)), ["mlp_pytorch.forward"], "returns probabilities"),
+    "activation last": (
+        changed(MLP, lambda self, right, x: F.leaky_relu(right(x), self.made_with[3])), ["mlp_pytorch.forward"],
+        "after the last"),
+    "activation first": (changed(MLP, activated_first), ["mlp_pytorch.forward"], "wrong in"),
+    "logits in a tuple": (changed(MLP, lambda self, right, x: (right(x), x)), ["mlp_pytorch.forward"], "is a tuple"),
+    "foward": (
+        type("MLP", (MLP,), {"forward": nn.Module.forward, "foward": MLP.forward}), ["mlp_pytorch.forward"],
+        "There is no method forward; found foward"),
+    "deep layers skipped": (
+        changed(MLP, lambda self, right, x: (1 + (len(self.layers) > 4)) * right(x)), ["mlp_pytorch.depth"], "2 times"),
+    "frozen": (
+        changed(MLP, build=lambda net: net.layers[0].requires_grad_(False)), ["mlp_pytorch.parameters"], "Frozen"),
+    "zero weights": (
+        changed(MLP, build=lambda net: [nn.init.zeros_(q) for q in net.parameters()]), ["mlp_pytorch.parameters"],
+        "at random"),
+    "plain list": (
+        changed(MLP, lambda self, right, x: nn.Sequential(*self.hidden)(x.flatten(1)), plain_list),
+        ["mlp_pytorch.parameters"], "nn.ModuleList"),
+    "layers shared": (changed(MLP, build=share), ["mlp_pytorch.parameters"], ""),
+    "no biases": (changed(MLP, build=remove_biases), ["mlp_pytorch.parameters"], ""),
+    "detached": (changed(MLP, detached), ["mlp_pytorch.gradients"], "no gradient"),
+    "in float64": (changed(MLP, lambda self, right, x: right(x).double()), ["mlp_pytorch.float32"], "float64"),
+    "a cast to float32": (changed(MLP, lambda self, right, x: right(x.float())), [], ""),
+    "a lazy layer": (changed(MLP, build=end_lazily), [], ""),
+    "dropout": (changed(MLP, build=each(nn.LeakyReLU, lambda m: nn.Sequential(m, nn.Dropout(0.5)))), [], ""),
+    "batch norm": (changed(MLP, build=each(nn.Linear, normed)), [], ""),
+    "nonsense": (
+        changed(MLP, all_means),
+        [f"mlp_pytorch.{n}" for n in ("forward", "slope", "depth", "gradients", "no_hidden", "float32", "steps")],
+        "same function of the input"),
+    # Batch norms.
+    "no gradient for eps": (
+        type("F", (CustomBatchNormManualFunction,),
+             {"backward": staticmethod(lambda ctx, dout: CustomBatchNormManualFunction.backward(ctx, dout)[:3])}),
+        ["bn_function.needs_input_grad"], "3 values for 4 arguments"),
+    "another default of eps": (
+        type("A", (CustomBatchNormAutograd,),
+             {"__init__": lambda self, n, eps=1e-3: CustomBatchNormAutograd.__init__(self, n, eps)}),
+        ["bn_autograd.eps"], "eps=1e-05 gives"),
+    # ConvNets.
     "2x2 pooling": (
-        "forward", "pool of kernel 2",
-        changed(ConvNet, build=lambda net: each(net, nn.MaxPool2d, lambda m: nn.MaxPool2d(2))),
-    ),
-    "pooling first": ("forward", "conv", rearranged(pool_first)),
-    "no last ReLUs": ("forward", "After convolutions 1, 2, 4, 6: norm, pool", rearranged(without_relu)),
+        changed(ConvNet, build=each(nn.MaxPool2d, lambda m: nn.MaxPool2d(2))), ["convnet.forward"], "pool of kernel 2"),
+    "no last ReLUs": (rearranged(without_relu), ["convnet.forward"], "After convolutions 1, 2, 4, 6: norm, pool"),
     "leaky ReLUs": (
-        "forward", "leaky_relu", changed(ConvNet, build=lambda net: each(net, nn.ReLU, lambda m: nn.LeakyReLU(0.02)))
-    ),
-    "dropout": (
-        "forward", "dropout", changed(ConvNet, lambda self, right, x: F.dropout(right(x), training=self.training))
-    ),
-    "probabilities": ("forward", "softmax", changed(ConvNet, lambda self, right, x: right(x).softmax(dim=1))),
-    "five norms": ("shapes", "a batch norm after each", rearranged(last_norm_only)),
+        changed(ConvNet, build=each(nn.ReLU, lambda m: nn.LeakyReLU(0.02))), ["convnet.forward"], "leaky_relu"),
+    "dropout in a ConvNet": (
+        changed(ConvNet, lambda self, right, x: F.dropout(right(x), training=self.training)), ["convnet.forward"],
+        "dropout"),
+    "a convolution used twice": (changed(ConvNet, conv_used_twice), ["convnet.forward"], ""),
     "five norms, pooling first": (
-        "shapes", "a batch norm after each", rearranged(lambda layers: pool_first(last_norm_only(layers)))
-    ),
-    "detached": (
-        "gradients", "detach",
+        rearranged(lambda layers: pool_first(last_norm_only(layers))), ["convnet.shapes"], "There are 5 batch norms"),
+    "a 5x5 convolution": (changed(ConvNet, build=first_of_5x5), ["convnet.shapes"], "(64, 3, 5, 5)"),
+    "two linear layers": (changed(ConvNet, build=two_linear_layers), ["convnet.shapes"], "There are 2 linear layers"),
+    "features detached": (
         changed(ConvNet, lambda self, right, x: self.classifier(self.features(x).flatten(1).detach())),
-    ),
-    "batch statistics": ("evaluation", "running statistics", changed(ConvNet, always_training)),
+        ["convnet.gradients"], "detach"),
+    "batch statistics": (changed(ConvNet, always_training), ["convnet.evaluation"], "running statistics"),
     "ten classes": (
-        "sizes", "", type("ConvNet", (ConvNet,), {"__init__": lambda self, n, _: ConvNet.__init__(self, n, 10)})
-    ),
+        type("ConvNet", (ConvNet,), {"__init__": lambda self, n, _: ConvNet.__init__(self, n, 10)}),
+        ["convnet.sizes"], "expected (2, 7)"),
+    "a lazy layer in a ConvNet": (changed(ConvNet, build=end_lazily), [], ""),
 }  # fmt: skip
+# In these, what is lost is decided by hand.
+OTHER_MLPS = {
+    "elu": (changed(MLP, build=each(nn.LeakyReLU, lambda m: nn.ELU())), ["forward", "slope"]),
+    "log_softmax": (changed(MLP, lambda self, right, x: right(x).log_softmax(dim=1)), ["forward"]),
+}
+
+
+# ---- Nonsense, and which checks it passes -------------------------------------------------------
+
+
+class LastBias(MLP):
+    EARNED = "mlp_pytorch.", "parameters"
+
+    def forward(self, x):
+        return self.layers[-1].bias.expand(len(x), -1)
+
+
+class Affine(CustomBatchNormAutograd):
+    EARNED = "bn_autograd.", "parameters", "wrong_shape"
+
+    def normalize(self, input):
+        return self.weight * input + self.bias
+
+
+class InnerProduct(CrossEntropyModule):
+    EARNED = ("cross_entropy.",)
+
+    def forward(self, x, y):
+        return (x * y).sum()
+
+    def backward(self, x, y):
+        return y
+
+
+class OneLinear(ConvNet):
+    EARNED = ("convnet.",)
+
+    def __init__(self, n_channels, n_classes):
+        nn.Module.__init__(self)
+        self.norm, self.linear = nn.BatchNorm2d(n_channels), nn.Linear(n_channels, n_classes)
+
+    def forward(self, x):
+        return self.linear(self.norm(x).mean((2, 3)))

@@ -40,10 +40,10 @@ def _own_deviation(case, own):
     return dataclasses.replace(case, function=normalised).expected
 
 
-def _is_norm(g, case):
+def _is_norm(grading, case):
     """Return whether an output is normalised, right or wrong: it depends on other rows, or not on the scale of x."""
-    x, whole = case.arrays["x"], case.got(g, "out")
-    half, scaled = case.rows(slice(3)).got(g, "out"), case.replace({"x": 4 * x}).got(g, "out")
+    x, whole = case.arrays["x"], case.got(grading, "out")
+    half, scaled = case.rows(slice(3)).got(grading, "out"), case.replace({"x": 4 * x}).got(grading, "out")
     if not is_varied(whole) or half is None or scaled is None:
         return False
     return not is_close(half, whole[:3]) or is_close(scaled, whole, tolerance=1e-3)
@@ -56,23 +56,23 @@ def module(name, arrays=INPUT, eps=None):
                 batch_norm(eps or EPS), is_comparable=_is_norm, also_right=_own_deviation)  # fmt: skip
 
 
-def function(g, arrays=INPUT, eps=None, **more):
+def function(grading, arrays=INPUT, eps=None, **more):
     """Return the case of the function; one that works with three arguments alone, without eps, loses just eps."""
     name = "CustomBatchNormManualFunction"
     params = {"args": [], "eps": eps or EPS, "passes_eps": True} | more
     case = Case(f"custom_batchnorm.{name}", f"{name}.apply(x, gamma, beta, {eps or EPS})", params, arrays,
                 batch_norm(eps or EPS), is_comparable=_is_norm, also_right=_own_deviation)  # fmt: skip
     without = case.replace(passes_eps=False)
-    is_without = eps is None and "needs" not in more and case.ask(g).error and not without.ask(g).error
+    is_without = eps is None and "needs" not in more and case.ask(grading).error and not without.ask(grading).error
     return without if is_without else case
 
 
 def autograd(*args):
-    return lambda g: module("Autograd", *args)
+    return lambda grading: module("Autograd", *args)
 
 
 def manual(*args):
-    return lambda g: module("ManualModule", *args)
+    return lambda grading: module("ManualModule", *args)
 
 
 # ---- Checks of any of the three; `case_of` takes Grading and returns a case --------------------
@@ -81,39 +81,35 @@ def manual(*args):
 def _forward(case_of):
     """A default of eps that is wrong is a matter of `eps`."""
 
-    def run(g):
-        case = case_of(g)
+    def run(grading):
+        case = case_of(grading)
         with_eps = case.replace(named={"eps": case.params["eps"]}) if case.params["args"] else case
-        result = forward(g, case)
-        if not result.passed and forward(g, with_eps).passed:
+        result = forward(grading, case)
+        if not result.passed and forward(grading, with_eps).passed:
             case, result = with_eps, PASSED
-        return _evaluation(g, case) if result.passed else result
+        return _evaluation(grading, case) if result.passed else result
 
     return run
 
 
-def _evaluation(g, case):
+def _evaluation(grading, case):
     """In evaluation it normalises as in training, or with running statistics: each row then is by itself."""
     if not case.params["args"]:
         return PASSED
     evaluated = dataclasses.replace(case.replace(evaluation=True), expression=f"evaluation, {case.expression}")
-    whole, half = (c.got(g, "out") for c in (evaluated, evaluated.rows(slice(3))))
+    whole, half = (c.got(grading, "out") for c in (evaluated, evaluated.rows(slice(3))))
     is_by_row = whole is not None and half is not None and is_close(half, whole[:3])
     if is_by_row and not is_close(whole, case.arrays["x"]):
         return PASSED
-    return same(
-        g,
-        evaluated,
-        {"out": case.got(g, "out")},
-        "it gives in training, or what running statistics give",
-        backward=False,
-    )
+    source = "it gives in training, or what running statistics give"
+    return same(grading, evaluated, {"out": case.got(grading, "out")}, source, backward=False)
 
 
 def _parameters(name):
-    def run(g):
+    def run(grading):
         case = module(name)
-        called, answer = f"{case.expression}, its parameters", g.ask("norm_parameters", case.target, {"args": [4]})
+        called = f"{case.expression}, its parameters"
+        answer = grading.ask("norm_parameters", case.target, {"args": [4]})
         for parameter, value in (("gamma", 1), ("beta", 0)):
             got = answer.arrays.get(parameter)
             if got is None or got.shape != (4,) or (got != value).any():
@@ -130,17 +126,18 @@ def _parameters(name):
 def _eps(case_of):
     """1/x̂² is an affine function of eps, whatever the variance is, if eps is added to it."""
 
-    def run(g):
-        default, same_eps = (case_of(g, SMALL | UNIT, eps) for eps in (None, EPS))
-        if default.params["args"] and is_varied(default.got(g, "out")) and is_varied(same_eps.got(g, "out")):
-            result = same(g, default, {"out": same_eps.got(g, "out")}, f"eps={EPS} gives", backward=False)
+    def run(grading):
+        default, same_eps = (case_of(grading, SMALL | UNIT, eps) for eps in (None, EPS))
+        expected = same_eps.got(grading, "out")
+        if default.params["args"] and is_varied(expected):
+            result = same(grading, default, {"out": expected}, f"eps={EPS} gives", backward=False)
             if not result.passed:
                 return result
-        cases = [case_of(g, SMALL | UNIT, eps) for eps in EPSILONS]
-        outs = [case.got(g, "out") for case in cases]
+        cases = [case_of(grading, SMALL | UNIT, eps) for eps in EPSILONS]
+        outs = [case.got(grading, "out") for case in cases]
         for case, out in zip(cases, outs, strict=True):
             if not is_varied(out) or out.shape != (6, 4):
-                return constant_output(g, case)
+                return constant_output(grading, case)
         largest = abs(outs[0]).argmax(axis=0), range(4)
         with np.errstate(all="ignore"):
             first, second, third = (1 / out[largest] ** 2 for out in outs)
@@ -158,10 +155,10 @@ def _eps(case_of):
 
 
 def _gradients(case_of):
-    def run(g):
-        case = case_of(g)
-        results = {name: gradient(g, case, name) for name in ("dx", "dgamma", "dbeta")}
-        own = case.own(g) if results["dx"].passed else {}
+    def run(grading):
+        case = case_of(grading)
+        results = {name: gradient(grading, case, name) for name in ("dx", "dgamma", "dbeta")}
+        own = case.own(grading) if results["dx"].passed else {}
         unused = [name for name in own if abs(own[name]).max() < 1e-6]  # `forward` has cost that it is not used
         return first_failed(result for name, result in results.items() if name not in unused)
 
@@ -169,9 +166,9 @@ def _gradients(case_of):
 
 
 def _wrong_shape(name):
-    def run(g):
+    def run(grading):
         case = module(name)
-        answer = g.ask("refuses", case.target, case.params | {"shapes": WRONG_SHAPES}, case.arrays)
+        answer = grading.ask("refuses", case.target, case.params | {"shapes": WRONG_SHAPES}, case.arrays)
         refused, called = answer.arrays.get("refused"), f"{case.expression}(x)"
         if refused is None:
             return failure(answer, called, "A right input is refused.")
@@ -185,43 +182,43 @@ def _wrong_shape(name):
     return run
 
 
-def _second_batch(g):
+def _second_batch(grading):
     case = module("Autograd", SECOND | {name: INPUT[name] for name in UNIT})
-    return second_batch(g, case, {name: INPUT[name] for name in ("x", "dout")})
+    return second_batch(grading, case, {name: INPUT[name] for name in ("x", "dout")})
 
 
 # ---- The function ------------------------------------------------------------------------------
 
 
 def _gradient(name):
-    return lambda g: gradient(g, function(g), name)
+    return lambda grading: gradient(grading, function(grading), name)
 
 
-def _gamma_of_zero(g):
+def _gamma_of_zero(grading):
     """The gradient of x is 0 where gamma is 0; if it is wrong for any gamma, it need only be finite."""
-    case = function(g, ZERO)
-    dx, is_zero = case.got(g, "dx"), ZERO["gamma"] == 0
+    case = function(grading, ZERO)
+    dx, is_zero = case.got(grading, "dx"), ZERO["gamma"] == 0
     is_right = is_varied(dx) and dx.shape == ZERO["x"].shape and not dx[:, is_zero].any()
-    if is_right or (is_varied(dx) and not gradient(g, function(g), "dx").passed):
+    if is_right or (is_varied(dx) and not gradient(grading, function(grading), "dx").passed):
         return PASSED
-    return failure(case.ask(g), case.called(), case.wrong(g, "dx") or "")
+    return failure(case.ask(grading), case.called(), case.wrong(grading, "dx") or "")
 
 
-def _function_eps(g):
+def _function_eps(grading):
     """Forward, and backward if that is right with the default."""
-    result, case = _eps(function)(g), function(g, SMALL, 0.5)
-    names = [name for name in ("dx", "dgamma") if gradient(g, function(g), name).passed]
-    return first_failed([result, *(gradient(g, case, name) for name in names)])
+    result, case = _eps(function)(grading), function(grading, SMALL, 0.5)
+    names = [name for name in ("dx", "dgamma") if gradient(grading, function(grading), name).passed]
+    return first_failed([result, *(gradient(grading, case, name) for name in names)])
 
 
-def _needs_input_grad(g):
-    whole, n_right = function(g).ask(g).arrays, 0
+def _needs_input_grad(grading):
+    whole, n_right = function(grading).ask(grading).arrays, 0
     for i, name in enumerate(("x", "gamma", "beta")):
-        case = function(g, needs=[j == i for j in range(3)])
+        case = function(grading, needs=[j == i for j in range(3)])
         case = dataclasses.replace(case, expression=f"only {name} requires a gradient, {case.expression}")
-        returned, n_arguments = case.got(g, "returned"), 3 + case.params["passes_eps"]
+        returned, n_arguments = case.got(grading, "returned"), 3 + case.params["passes_eps"]
         if returned is None:
-            return failure(case.ask(g), case.called(), "There is no gradient.")
+            return failure(case.ask(grading), case.called(), "There is no gradient.")
         if len(returned) < n_arguments:
             problem = f"backward returns {len(returned)} values for {n_arguments} arguments, expected one for each."
             return Result("failed", case.called(), problem, "Return None for eps, too")
@@ -229,20 +226,20 @@ def _needs_input_grad(g):
             problem = f"backward returns {int(returned.sum())} gradients, though only {name} requires one."
             return Result("failed", case.called(), problem, "Return None for the others (ctx.needs_input_grad)")
         expected = {f"d{name}": whole[f"d{name}"]} if f"d{name}" in whole else {}
-        result = same(g, case, expected, "backward returns if all three require a gradient")
+        result = same(grading, case, expected, "backward returns if all three require a gradient")
         if not result.passed:
             return result
         n_right += returned.any()
-    return PASSED if n_right else failure(case.ask(g), case.called(), "There is no gradient.")
+    return PASSED if n_right else failure(case.ask(grading), case.called(), "There is no gradient.")
 
 
-def _instance(g):
-    case = function(g, needs=[True] * 3, is_instance=True)
+def _instance(grading):
+    case = function(grading, needs=[True] * 3, is_instance=True)
     case = dataclasses.replace(case, expression=case.expression.replace(".apply", "(4).apply"))
-    out = function(g).got(g, "out")
+    out = function(grading).got(grading, "out")
     if not is_varied(out):
-        return constant_output(g, case)
-    return same(g, case, {"out": out}, "apply on the class gives", backward=False)
+        return constant_output(grading, case)
+    return same(grading, case, {"out": out}, "apply on the class gives", backward=False)
 
 
 # ---- The module around it ----------------------------------------------------------------------
@@ -251,19 +248,19 @@ def _instance(g):
 def by_any_function(check, *args):
     """Return a check of the module with a substitute for the function, or else with the submission's own."""
 
-    def replaced(g):
+    def replaced(grading):
         case = module("ManualModule", *args).replace(substitutes="custom_batchnorm.")
-        return dataclasses.replace(case, function=substitute(case.params["eps"]))
+        return dataclasses.replace(case, function=substitute(case.params["eps"]), is_comparable=Case.is_comparable)
 
-    def run(g):
-        result = check(replaced)(g)
-        return result if result.passed else check(manual(*args))(g)
+    def run(grading):
+        result = check(replaced)(grading)
+        return result if result.passed else check(manual(*args))(grading)
 
     return run
 
 
 def _single(case_of):
-    return lambda g: float32(g, case_of(g))
+    return lambda grading: float32(grading, case_of(grading))
 
 
 def _checks_of(question):
@@ -274,7 +271,7 @@ q31, q32b, q32c = _checks_of("3.1"), _checks_of("3.2b"), _checks_of("3.2c")
 CHECKS = [
     q31("bn_autograd.parameters", 1.5, "gamma of 1, beta of 0, trainable", _parameters("Autograd")),
     q31("bn_autograd.forward", 3, "normalised output", _forward(autograd())),
-    q31("bn_autograd.eps", 1, "the given eps, added to the variance", _eps(lambda g, *args: module("Autograd", *args))),
+    q31("bn_autograd.eps", 1, "the given eps, added to the variance", _eps(lambda _, *args: module("Autograd", *args))),
     q31("bn_autograd.gradients", 2.5, "gradients of x, gamma and beta, with gammas of 0", _gradients(autograd(ZERO))),
     q31("bn_autograd.second_batch", 0.75, "independent of the batch before", _second_batch),
     q31("bn_autograd.wrong_shape", 0.75, "a wrong number of neurons is refused", _wrong_shape("Autograd")),

@@ -1,4 +1,4 @@
-"""Runs a class on fixed inputs and compares it with PyTorch, or with itself; `g` is the `Grading` throughout."""
+"""Runs a class on fixed inputs and compares it with PyTorch, or with itself."""
 
 import dataclasses
 import functools
@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from grading.checks.check import PASSED, TOLERANCE, Result, difference, failure, is_close, is_varied
+from grading.checks.check import PASSED, TOLERANCE, Result, difference, failure, is_close, is_varied, sentence
 from grading.checks.mistakes import name_mistake
 
 # Central differences have a step that suits a layer that computes in float32: rounding gives some 1e-4 of the largest.
 STEP, DIFFERENCES_TOLERANCE = 1e-3, 2e-3
 BATCHED = ("x", "y", "dout")  # arrays whose first axis is the batch
-CONSTANT = "The output is the same for all inputs, or contains NaN or infinity."
+CONSTANT = "The output is the same for all inputs, not finite, or nothing that this class should return."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Case:
         arrays: x, weights, and dout or, for a loss, y.
         function: the same by PyTorch, of tensors by the names of `arrays`.
         bounds: `{name: how much more than rounding a result may be off}`.
-        is_comparable: takes Grading and Case; whether the gradients may be those of its own output: not of a constant.
+        is_comparable: takes Grading and Case; whether it may be compared with itself: a constant may not.
         name_mistake: takes Case, name of a result and what came back; returns a sentence, or an empty one.
         step: of finite differences.
         also_right: takes Case and its own results; returns further gradients that count as right.
@@ -39,7 +39,7 @@ class Case:
     arrays: dict
     function: Callable
     bounds: dict = dataclasses.field(default_factory=dict)
-    is_comparable: Callable = lambda g, case: is_varied(case.got(g, "out"))
+    is_comparable: Callable = lambda grading, case: is_varied(case.got(grading, "out"))
     name_mistake: Callable = name_mistake
     also_right: Callable = lambda case, own: {}
     step: float = STEP
@@ -67,11 +67,11 @@ class Case:
         layer = f" of layer {int(name[-1]) + 1}" if "weight1" in self.arrays and name[-1].isdigit() else ""
         return f"gradient of {'the ' * (kind not in ('gamma', 'beta'))}{kind}{layer}"
 
-    def ask(self, g, backward=True):
-        return g.ask("run", self.target, self.params | {"backward": backward}, self.arrays)
+    def ask(self, grading, backward=True):
+        return grading.ask("run", self.target, self.params | {"backward": backward}, self.arrays)
 
-    def got(self, g, name):
-        return self.ask(g, backward=name != "out").arrays.get(name)
+    def got(self, grading, name):
+        return self.ask(grading, backward=name != "out").arrays.get(name)
 
     @functools.cached_property
     def expected(self):
@@ -88,7 +88,7 @@ class Case:
         found = {f"d{name}": grad for name, grad in zip(names, grads, strict=True) if grad is not None}
         return {name: value.detach().numpy() for name, value in {"out": out, **found}.items()}
 
-    def own(self, g):
+    def own(self, grading):
         """Return finite differences of its own forward pass, from one request, as `{'dx', …}`; {} if it fails."""
         names = [name for name in self.arrays if name not in ("y", "dout")]
         n_cases = 2 * sum(self.arrays[name].size for name in names)
@@ -100,7 +100,8 @@ class Case:
                 flat[row, i] += self.step
                 flat[row + 1, i] -= self.step
                 row += 2
-        values, dout = g.ask("cases", self.target, self.params, stacked).arrays.get("out"), self.arrays.get("dout", 1.0)
+        values = grading.ask("cases", self.target, self.params, stacked).arrays.get("out")
+        dout = self.arrays.get("dout", 1.0)
         if values is None or values.shape != (n_cases, *np.shape(dout)) or not np.isfinite(values).all():
             return {}
         sums = (values * dout).reshape(n_cases, -1).sum(axis=1)
@@ -111,24 +112,24 @@ class Case:
             for name, part in zip(names, np.split(slopes, ends), strict=True)
         }
 
-    def wrong(self, g, name, expected=None, tolerance=TOLERANCE):
+    def wrong(self, grading, name, expected=None, tolerance=TOLERANCE):
         """Return a sentence on how a result differs from PyTorch's, or from `expected`; None if it does not."""
         expected = self.expected[name] if expected is None else expected
-        return difference(self.label(name), self.got(g, name), expected, self.bounds.get(name, 0.0), tolerance)
+        return difference(self.label(name), self.got(grading, name), expected, self.bounds.get(name, 0.0), tolerance)
 
-    def scale(self, g, name, scales=(1.0,)):
+    def scale(self, grading, name, scales=(1.0,)):
         """Return the factor of `scales` by which a gradient differs from the right one, or None.
 
         The right one is PyTorch's, or, unless it is zero, that of its own forward pass.
         """
-        got = self.got(g, name)
+        got = self.got(grading, name)
         if got is None:
             return None
         for s in scales:
             if is_close(got, s * self.expected[name], s * self.bounds.get(name, 0.0)):
                 return s
-        own = [(self.also_right(self, self.ask(g).arrays), 1e-4)]
-        own += [(self.own(g), DIFFERENCES_TOLERANCE)] if self.is_comparable(g, self) else []
+        own = [(self.also_right(self, self.ask(grading).arrays), 1e-4)]
+        own += [(self.own(grading), DIFFERENCES_TOLERANCE)] if self.is_comparable(grading, self) else []
         for gradients, tolerance in own:
             right = gradients.get(name)
             if right is None or abs(right).max() < 1e-6:
@@ -143,27 +144,26 @@ def first_failed(results):
     return next((result for result in results if not result.passed), PASSED)
 
 
-def forward(g, case):
-    found = case.wrong(g, "out")
-    if found is None and case.got(g, "is_list"):
-        return Result("failed", case.called(False), "The output is a list or tuple, expected an array.")
+def forward(grading, case):
+    answer, found = case.ask(grading, backward=False), case.wrong(grading, "out")
+    if problem := answer.text("problem"):
+        return Result("failed", case.called(False), sentence(problem))
     if found is None:
         return PASSED
-    note = case.name_mistake(case, "out", case.got(g, "out"))
-    return failure(case.ask(g, backward=False), case.called(backward=False), found, note)
+    return failure(answer, case.called(False), found, case.name_mistake(case, "out", case.got(grading, "out")))
 
 
-def gradient(g, case, name, scales=(1.0,)):
+def gradient(grading, case, name, scales=(1.0,)):
     """Return the `Result` of one gradient."""
-    if case.scale(g, name, scales) is not None:
+    if case.scale(grading, name, scales) is not None:
         return PASSED
-    found = case.wrong(g, name) or "It is not the gradient of this output."
-    return failure(case.ask(g), case.called(), found, case.name_mistake(case, name, case.got(g, name)))
+    found = case.wrong(grading, name) or "It is not the gradient of this output."
+    return failure(case.ask(grading), case.called(), found, case.name_mistake(case, name, case.got(grading, name)))
 
 
-def same(g, case, expected, source, tolerance=TOLERANCE, backward=True):
+def same(grading, case, expected, source, tolerance=TOLERANCE, backward=True):
     """Return the `Result` of a case that has to give what the submission itself has given otherwise."""
-    answer = case.ask(g, backward)
+    answer = case.ask(grading, backward)
     for name, array in expected.items():
         is_result = name == "out" or name.startswith("d")
         if not is_result or not array.size or not np.isfinite(array).all():
@@ -174,36 +174,39 @@ def same(g, case, expected, source, tolerance=TOLERANCE, backward=True):
     return PASSED
 
 
-def second_batch(g, case, before):
-    """A second batch, of another size, gives the same results as with a new instance."""
-    result = same(
-        g, case.replace({f"before_{n}": a for n, a in before.items()}), case.ask(g).arrays, "a new instance gives"
-    )
-    result = dataclasses.replace(result, called=result.called and f"{result.called}, after another one")
-    return result if is_varied(case.got(g, "out")) or "y" in case.arrays else constant_output(g, case)
+def second_batch(grading, case, before):
+    """Another batch, of another size, and another instance that runs it, change nothing."""
+    if not case.is_comparable(grading, case):
+        return constant_output(grading, case)
+    expected = case.ask(grading).arrays
+    after = case.replace({f"before_{name}": array for name, array in before.items()})
+    for is_twin, when in ((False, "after another batch"), (True, "a second instance runs before its backward")):
+        result = same(grading, after.replace(is_twin=is_twin), expected, "a new instance gives")
+        if not result.passed:
+            return dataclasses.replace(result, called=f"{result.called}; {when}")
+    return PASSED
 
 
-def constant_output(g, case):
-    return failure(case.ask(g), case.called(), CONSTANT)
+def constant_output(grading, case):
+    return failure(case.ask(grading), case.called(), CONSTANT)
 
 
-def float32(g, case, needs_float32=True):
+def float32(grading, case, needs_float32=True):
     """Inputs, and parameters in PyTorch, in float32 give what float64 gives."""
     arrays = {name: case.arrays[name].astype(np.float32) for name in BATCHED if name in case.arrays}
     single = dataclasses.replace(case.replace(arrays, float32=True), expression=f"float32, {case.expression}")
-    out = single.got(g, "out")
-    if not is_varied(out) and "y" not in case.arrays:
-        return constant_output(g, single)
+    out = single.got(grading, "out")
+    if out is None or not case.is_comparable(grading, case):
+        return constant_output(grading, single)
     if needs_float32 and out.dtype != np.float32:
         return Result("failed", single.called(), f"The output is in {out.dtype}, expected float32.")
-    return same(g, single, case.ask(g).arrays, "float64 gives")
+    return same(grading, single, case.ask(grading).arrays, "float64 gives")
 
 
-def steps(g, case):
+def steps(grading, case):
     """Training one network gives the weights that a new network at each step gives: nothing is kept between steps."""
-    one, fresh = (
-        g.ask("steps", case.target, case.params | {"is_fresh": is_fresh}, case.arrays) for is_fresh in (False, True)
-    )
+    cases = [case.replace(is_fresh=is_fresh) for is_fresh in (False, True)]
+    one, fresh = (grading.ask("steps", case.target, case.params, case.arrays) for case in cases)
     called, moves = f"{case.expression}, {len(case.arrays['x'])} steps of gradient descent from given weights", False
     for name in [name for name in case.arrays if name not in BATCHED]:
         got, expected = one.arrays.get(name), fresh.arrays.get(name)

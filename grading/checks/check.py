@@ -29,6 +29,10 @@ class Answer:
     where: str = ""
     seconds: float = 0.0
 
+    def text(self, name):
+        """Return the text that an operation has sent as an array."""
+        return bytes(self.arrays.get(name, np.zeros(0)).astype(np.uint8)).decode(errors="replace")
+
 
 @dataclass(frozen=True)
 class Check:
@@ -85,11 +89,12 @@ class Grading:
 
     Attributes:
         errors: texts of all errors that the submission raised.
+        notes: on statements that failed; the next result shows them.
     """
 
     def __init__(self, ask, found, training=None):
         self.send, self.found, self.training = ask, set(found), training
-        self.errors, self._answers = set(), {}
+        self.errors, self.notes, self._answers = set(), set(), {}
 
     def ask(self, op, target, params=None, arrays=None, seconds=None):
         """Return the `Answer` to an operation on the class `target`; repeated requests are answered from a cache."""
@@ -107,6 +112,9 @@ class Grading:
         if file not in self.found:
             return Result("not written", called, f"There is no {file}.")
         answer = self.ask("import", file.removesuffix(".py"), seconds=20)
+        failed = set(answer.text("failed").splitlines())
+        self.notes |= failed - self.errors
+        self.errors |= failed
         return failure(answer, called) if answer.error else None
 
     def run(self, check):
@@ -119,15 +127,17 @@ class Grading:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             problem = f"What came back could not be judged ({type(error).__name__}: {error})."
             return Result("failed", check.title, problem)
-        return dataclasses.replace(result, note=result.note and sentence(result.note))
+        notes = [sentence(note) for note in (result.note, *sorted(self.notes)) if note]
+        self.notes.clear()
+        return dataclasses.replace(result, note=" ".join(notes))
 
 
 def failure(answer, called, problem="", note=""):
-    """Return the `Result` of an answer that is not as expected: its error, if there is one and no better reason."""
+    """Return the `Result` of an answer that is not as expected: its error, if there is one, else problem and note."""
     if answer.kind == "missing":
         return Result("not written", called, sentence(answer.error))
     if answer.error:
-        problem = sentence(answer.error.rstrip(".") + (f" ({answer.where})" if answer.where else ""))
+        problem, note = sentence(answer.error.rstrip(".") + (f" ({answer.where})" if answer.where else "")), ""
     return Result("failed", called, problem, note)
 
 
@@ -171,12 +181,8 @@ def difference(label, got, expected, bound=0.0, tolerance=TOLERANCE):
     with np.errstate(all="ignore"):
         large = np.abs(expected) > 1e-3 * np.abs(expected).max()
         ratios = got[large] / expected[large]
-    if (
-        ratios.size
-        and np.isfinite(ratios).all()
-        and np.ptp(ratios) < 1e-4 * abs(ratios.mean())
-        and not wrong[~large].any()
-    ):
+    is_factor = ratios.size and np.isfinite(ratios).all() and np.ptp(ratios) < 1e-4 * abs(ratios.mean())
+    if is_factor and not wrong[~large].any():
         text += f" All entries are {ratios.mean():.4g} times what is expected."
     return text
 

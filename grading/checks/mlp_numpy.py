@@ -5,6 +5,7 @@ run with them, with the submission's own layers.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from grading.checks.case import Case, constant_output, first_failed, float32, forward, gradient, steps
 from grading.checks.check import PASSED, Check, Result, failure, is_varied
 from grading.checks.inputs import mlp_input
-from grading.checks.layers import ENTROPY, LINEAR, LOSS_GRADIENT, loss_divisions, ratio_if_doubled
+from grading.checks.layers import ENTROPY, LINEAR, LOSS_GRADIENT, loss_divisions, ratio_if_doubled, scales
 
 N_STEPS, LEARNING_RATE, SLOPE = 50, 0.05, 0.25
 
@@ -41,16 +42,13 @@ def name_mlp_mistake(case, name, got):
     """Return the common mistake that gives an output of substitutes; of gradients, what has to be done."""
     if name != "out":
         return "Call backward of all layers, the last one first"
-    known = {
-        f"The activations have slope {s}: the argument neg_slope is not used": {"slope": s}
-        for s in (0, 0.01, 0.02, 0.1)
-    }
-    known["The slope has the wrong sign"] = {"slope": -SLOPE}
+    slopes = {"is always 0": 0, "is always 0.01": 0.01, "is always 0.02": 0.02, "has the wrong sign": -SLOPE}
+    known = {f"The slope of the activations {what}: neg_slope is not used": {"slope": s} for what, s in slopes.items()}
     known["The softmax after the last layer is missing"] = {"last": lambda x: x}
     known["There is an activation before the softmax"] = {"last": lambda x: (0.5 * x.sin() + SLOPE * x).tanh()}
     for sentence, change in known.items():
-        right = dataclasses.replace(case, function=lambda change=change, **tensors: substitutes(**tensors, **change))
-        if got is not None and "substitutes" in case.params and np.allclose(got, right.expected["out"]):
+        wrong = dataclasses.replace(case, function=functools.partial(substitutes, **change)).expected["out"]
+        if got is not None and "substitutes" in case.params and np.allclose(got, wrong):
             return sentence
     return ""
 
@@ -70,8 +68,8 @@ TRAINED = [case.replace(learning_rate=LEARNING_RATE) for case in networks((9,), 
 def with_either(check, *sizes):
     """Return a check that networks of each size have to pass, with substitutes or with their own layers."""
 
-    def run(g):
-        return first_failed(_either(lambda case: check(g, case), NETWORKS[n_hidden]) for n_hidden in sizes)
+    def run(grading):
+        return first_failed(_either(lambda case: check(grading, case), NETWORKS[n_hidden]) for n_hidden in sizes)
 
     return run
 
@@ -85,20 +83,23 @@ def _either(check, cases):
     return last if last.passed else dataclasses.replace(last, note=first.note or last.note)
 
 
-def _gradients(g, case):
+def _gradients(grading, case):
     scales = (1, 1 / len(case.arrays["x"]))  # it may divide by the batch
     names = [f"d{name}" for name in case.arrays if name.startswith(("weight", "bias"))]
-    return first_failed(gradient(g, case, name, scales) for name in names)
+    return first_failed(gradient(grading, case, name, scales) for name in names)
 
 
-def _batch_mean(g):
+def _batch_mean(grading):
     """All backward passes together divide by the size of the batch once."""
-    called, loss_gradient = "the gradient of the loss, by all backward passes", LOSS_GRADIENT.got(g, "dx")
-    if loss_gradient is None or not loss_gradient.any():
-        return failure(LOSS_GRADIENT.ask(g), called, "The loss has no gradient.")
-    linear = all(ratio_if_doubled(g, LINEAR, name) == 1 for name in ("dweight0", "dbias0"))
-    mlp = not g.broken("mlp_numpy.py") and ratio_if_doubled(g, NETWORKS[(5,)][0], "dweight1") == 1
-    n, is_mean = loss_divisions(g) + linear + mlp, ratio_if_doubled(g, ENTROPY, "out") != 2
+    called, loss_gradient = "the gradient of the loss, by all backward passes", LOSS_GRADIENT.got(grading, "dx")
+    is_loss = ENTROPY.is_comparable(grading, ENTROPY) or LOSS_GRADIENT.scale(grading, "dx", scales(ENTROPY, "dx"))
+    if loss_gradient is None or not loss_gradient.any() or not is_loss:
+        return failure(
+            LOSS_GRADIENT.ask(grading), called, "The loss has no gradient, or not that of any cross-entropy."
+        )
+    linear = all(ratio_if_doubled(grading, LINEAR, name) == 1 for name in ("dweight0", "dbias0"))
+    mlp = not grading.broken("mlp_numpy.py") and ratio_if_doubled(grading, NETWORKS[(5,)][0], "dweight1") == 1
+    n, is_mean = loss_divisions(grading) + linear + mlp, ratio_if_doubled(grading, ENTROPY, "out") != 2
     if n == 1 or n == int(is_mean):
         return PASSED
     times = "never" if n == 0 else f"{n} times"
@@ -106,32 +107,31 @@ def _batch_mean(g):
     return Result("failed", called, problem, "Take the mean once, for example in CrossEntropyModule.backward")
 
 
-def _forward(g):
+def _forward(grading):
     """Also for hidden layers of equal sizes, each of which needs weights of its own."""
-    result = with_either(forward, (5,), (9, 7, 5))(g)
-    answers = [case.ask(g, backward=False) for case in NETWORKS[(5, 5, 5)]]
+    result = with_either(forward, (5,), (9, 7, 5))(grading)
+    answers = [case.ask(grading, backward=False) for case in NETWORKS[(5, 5, 5)]]
     if not result.passed or any("out" in answer.arrays for answer in answers):
         return result
     return failure(answers[1], NETWORKS[(5, 5, 5)][1].called(False))
 
 
-def _runs(g, case):
-    """Return whether a network gives an output and some gradient."""
-    return is_varied(case.got(g, "out")) and any(is_varied(case.got(g, f"d{name}")) for name in case.arrays)
-
-
-def _float32(g):
+def _float32(grading):
     """With the first network that runs: one that does not has checks of its own."""
 
-    def check(i):
-        case = next((NETWORKS[h][i] for h in ((5,), (), (9, 7, 5)) if _runs(g, NETWORKS[h][i])), NETWORKS[(5,)][i])
-        return float32(g, case, needs_float32=False) if _runs(g, case) else constant_output(g, case)
+    def check(cases):
+        runs = [case for case in cases if any(is_varied(case.got(grading, f"d{name}")) for name in case.arrays)]
+        return float32(grading, runs[0], needs_float32=False) if runs else constant_output(grading, cases[0])
 
-    return _either(check, (0, 1))
+    return _either(check, list(zip(*(NETWORKS[n_hidden] for n_hidden in ((5,), (), (9, 7, 5))), strict=True)))
 
 
-def _steps(g):
-    return _either(lambda case: steps(g, case), TRAINED)
+def _steps(grading):
+    def check(cases):
+        trained, case = cases
+        return steps(grading, trained) if is_varied(case.got(grading, "out")) else constant_output(grading, case)
+
+    return _either(check, list(zip(TRAINED, NETWORKS[(5,)], strict=True)))
 
 
 def _check(name, points, title, run, file="mlp_numpy.py"):

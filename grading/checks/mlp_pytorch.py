@@ -10,21 +10,16 @@ import re
 import numpy as np
 import torch.nn.functional as F
 
-from grading.checks.case import Case, constant_output, first_failed, float32, gradient, steps
-from grading.checks.check import PASSED, Check, Result, failure, is_close, is_varied
+from grading.checks.case import CONSTANT, Case, first_failed, float32, gradient, steps
+from grading.checks.check import PASSED, Check, Result, difference, failure, is_close, is_varied, sentence
 from grading.checks.inputs import mlp_input
 from grading.checks.mlp_numpy import LEARNING_RATE, N_STEPS, SLOPE, linears
 
-# Kinds of other networks, by the functions of PyTorch by which their output comes.
-KINDS = {
-    "normalisation": r".*norm|normalize|mean|var|std|var_mean|std_mean",
-    "dropout": r".*dropout\d?d?|bernoulli|rand.*",
-    "another activation": r"[cgs]?elu|glu|silu|mish|[pr]relu|relu6|(hard)?tanh|(hard|log_?)?sigmoid|special_expit|"
-    r"hardswish|soft(plus|sign)|(soft|hard|tanh)shrink|erf|sin|cos",
-    "log-probabilities": r"log_softmax",
-}
-LINEAR = r"linear|matmul|mm|addmm|einsum"
-PROBABILITIES = "The MLP returns probabilities; return logits, since F.cross_entropy applies the softmax itself"
+# Functions of PyTorch that the plain network does not call.
+OTHER = re.compile(
+    r".*norm|.*dropout|bernoulli|[cgs]?elu|glu|silu|mish|[pr]relu|relu6|(hard)?tanh|(hard|log_?)?sigmoid|log_softmax|"
+    r"hardswish|soft(plus|sign)|(soft|hard|tanh)shrink|sin|cos"
+)
 
 
 def network(n_hidden, slope=SLOPE, acts=None, n_steps=None):
@@ -41,44 +36,33 @@ def network(n_hidden, slope=SLOPE, acts=None, n_steps=None):
 
 
 ONE, THREE, NONE = (network(n_hidden) for n_hidden in ((5,), (9, 7, 5), ()))
+# One hidden layer of positive outputs, then two layers that add 25 to them, which the last layer subtracts.
+DEEP_AS_ONE = network((5, 5, 5)).replace(
+    {name: ONE.arrays[name] for name in ("x", "dout", "weight0", "bias0")}
+    | {name: np.eye(5) for name in ("weight1", "weight2")}
+    | {name: np.full(5, 25.0) for name in ("bias1", "bias2")}
+    | {"weight3": ONE.arrays["weight1"], "bias3": ONE.arrays["bias1"] - 50 * ONE.arrays["weight1"].sum(axis=1)}
+)
 TRAINED = network((9,), n_steps=N_STEPS).replace(learning_rate=LEARNING_RATE, evaluation=False)
 
 # ---- Networks of another kind ------------------------------------------------------------------
 
 
-def differences_in_kind(g, case):
-    """Return what a network has that the plain one has not, in words: a list.
-
-    What is called and thrown away does not count, and a result that differs says nothing.
-    """
-    answer = g.ask("kind", case.target, {"args": case.params["args"]}, {"x": case.arrays["x"]})
-    used = bytes(answer.arrays.get("calls", np.zeros(0)).astype(np.uint8)).decode(errors="replace").split()
-    found = [
-        f"{kind} ({name})" for kind, names in KINDS.items() for name in sorted(set(used)) if re.fullmatch(names, name)
-    ]
-    out = answer.arrays.get("out", np.zeros((0, 0)))
-    if "log_softmax" not in used and out.size and np.allclose(np.exp(out).sum(axis=-1), 1, atol=1e-4):
-        found.append("log-probabilities")
-    n_used, n_linear = sum(re.fullmatch(LINEAR, name) is not None for name in used), len(case.params["args"][1]) + 1
-    if n_used > n_linear:
-        found.append(f"{n_used} linear layers, not {n_linear}")
-    return found
+def other_functions(grading, case):
+    """Return which functions by which the output comes are not those of the plain network."""
+    answer = grading.ask("calls", case.target, {"args": case.params["args"]}, {"x": case.arrays["x"]})
+    return sorted({name for name in answer.text("calls").split() if OTHER.fullmatch(name)})
 
 
 def if_plain(check, case):
     """Return a check that is not decided if it fails and the network is of another kind than the plain one."""
 
-    def run(g):
-        result = check(g)
-        found = [] if result.passed or result.status == "not written" else differences_in_kind(g, case)
+    def run(grading):
+        result = check(grading)
+        found = result.status == "failed" and is_varied(case.got(grading, "out")) and other_functions(grading, case)
         if not found:
             return result
-        out = g.ask("kind", case.target, {"args": case.params["args"]}, {"x": case.arrays["x"]}).arrays.get("out")
-        if out is None or out.shape != (7, 4) or not np.isfinite(out).all():
-            return result
-        if (out >= 0).all() and np.allclose(out.sum(axis=1), 1, atol=1e-4):
-            return Result("failed", case.called(False), "The output is probabilities, expected logits.", PROBABILITIES)
-        note = f"The network has {', '.join(found)} and cannot be compared with the plain one: it is decided by hand"
+        note = f"The network uses {', '.join(found)} and cannot be compared with the plain one: it is decided by hand"
         return Result("not decided", result.called, result.problem, note)
 
     return run
@@ -87,99 +71,78 @@ def if_plain(check, case):
 # ---- Values ------------------------------------------------------------------------------------
 
 
-def comparable(out, *expected):
-    """Return outputs in a form in which logits, probabilities and log-probabilities are alike; None if they cannot be.
-
-    The latter two determine logits up to a constant in each row.
-    """
-    if out is None or out.shape != expected[0].shape or not np.isfinite(out).all():
-        return None
-    if (out > 0).all() and np.allclose(out.sum(axis=1), 1, atol=1e-4):
-        out = np.log(out)
-    if np.allclose(np.exp(np.minimum(out, 1)).sum(axis=1), 1, atol=1e-4):
-        return [values - values.mean(axis=1, keepdims=True) for values in (out, *expected)]
-    return [out, *expected]
-
-
-def expected(g, n_hidden, acts):
+def expected(grading, n_hidden, acts):
     """Return the logits by PyTorch, without biases if the network has none: `parameters` has cost that."""
-    case, got = network(n_hidden, acts=acts), network(n_hidden).ask(g).arrays
+    case, got = network(n_hidden, acts=acts), network(n_hidden).ask(grading).arrays
     layers = [l for l in range(len(n_hidden) + 1) if f"dweight{l}" in got and f"dbias{l}" not in got]
     return case.replace({f"bias{l}": 0 * case.arrays[f"bias{l}"] for l in layers}).expected["out"]
 
 
-def own_slope(g, case=ONE):
+def own_slope(grading, case=ONE):
     """Return the slope with which one hidden layer works, whatever it was asked to have; None for anything else.
 
-    With one hidden layer the logits are an affine function of the slope. Only the positive ones count if an activation
-    comes last.
+    With one hidden layer the logits are an affine function of the slope.
     """
-    found = comparable(case.got(g, "out"), *(expected(g, (5,), slope) for slope in (0.0, 1.0)))
-    if found is None:
+    out, zero, one = case.got(grading, "out"), expected(grading, (5,), 0.0), expected(grading, (5,), 1.0)
+    if not is_varied(out) or out.shape != zero.shape:
         return None
-    out, zero, one = found
-    for mask in (np.ones(out.shape, bool), (out > 0) & (zero > 0)):
-        change = (one - zero)[mask]
-        if mask.mean() > 0.2 and change.any():
-            s = float((out - zero)[mask] @ change / (change @ change))
-            if is_close(out[mask], (zero + s * (one - zero))[mask], tolerance=1e-4):
-                return s
-    return None
+    slope = float(np.vdot(out - zero, one - zero) / np.vdot(one - zero, one - zero))
+    return slope if is_close(out, zero + slope * (one - zero), tolerance=1e-4) else None
 
 
-def _forward(g):
-    slope, out, asked = own_slope(g), ONE.got(g, "out"), ONE.expected["out"]
-    if slope is not None and abs(slope) < 0.9 and is_close(out, expected(g, (5,), slope)):
+def _forward(grading):
+    answer, slope = ONE.ask(grading, False), own_slope(grading)
+    out, asked = ONE.got(grading, "out"), ONE.expected["out"]
+    if problem := answer.text("problem"):
+        return Result("failed", ONE.called(False), sentence(problem))
+    if slope is not None and abs(slope) < 0.9 and is_close(out, expected(grading, (5,), slope)):
         return PASSED
+    probabilities = np.exp(asked) / np.exp(asked).sum(axis=1, keepdims=True)
     known = {
-        PROBABILITIES: np.exp(asked) / np.exp(asked).sum(axis=1, keepdims=True),
+        "The MLP returns probabilities; return logits, since F.cross_entropy applies the softmax": probabilities,
         "There is an activation after the last layer": np.where(asked > 0, asked, SLOPE * asked),
         "There are no activations between the linear layers": network((5,), acts=1.0).expected["out"],
     }
     note = next((text for text, values in known.items() if out is not None and is_close(out, values)), "")
-    return failure(ONE.ask(g, False), ONE.called(False), ONE.wrong(g, "out") or "", note)
+    return failure(answer, ONE.called(False), ONE.wrong(grading, "out") or "", note)
 
 
-def _slope(g):
-    for asked in (SLOPE, 0.0):
-        case = network((5,), asked)
-        slope = own_slope(g, case)
-        if slope is None and own_slope(g) is None and _changes_with_slope(g):
-            continue  # what else is wrong is a matter of `forward`
-        if slope is None or abs(slope - asked) > 1e-3:
-            note = "" if slope is None else f"The slope is {slope:.3g}: the argument neg_slope is not used"
-            return failure(case.ask(g, False), case.called(False), case.wrong(g, "out") or "", note)
+def _slope(grading):
+    cases = [network((5,), asked) for asked in (SLOPE, 0.0)]
+    slopes, outs = [own_slope(grading, case) for case in cases], [case.got(grading, "out") for case in cases]
+    if None in slopes:  # what else is wrong is a matter of `forward`
+        runs = all(map(is_varied, outs))
+        if runs and not np.array_equal(*outs):
+            return PASSED
+        problem = "The output does not depend on neg_slope." if runs else CONSTANT
+        return failure(cases[0].ask(grading, False), cases[0].called(False), problem)
+    for case, slope in zip(cases, slopes, strict=True):
+        if abs(slope - case.params["args"][3]) > 1e-3:
+            note = f"The slope is {slope:.3g}: the argument neg_slope is not used"
+            return failure(case.ask(grading, False), case.called(False), case.wrong(grading, "out") or "", note)
     return PASSED
 
 
-def _changes_with_slope(g):
-    outs = [network((5,), asked).got(g, "out") for asked in (SLOPE, 0.0)]
-    return all(map(is_varied, outs)) and not np.array_equal(*outs)
-
-
-def _depth(g):
-    """With the slope that one hidden layer has; if that is otherwise wrong, all layers have to take part."""
-    if own_slope(g) is None and is_varied(THREE.got(g, "out")) and is_varied(ONE.got(g, "out")):
-        grads = [THREE.got(g, f"dweight{l}") for l in range(4)]
-        if all(grad is not None and grad.any() for grad in grads):
-            return PASSED
-    for acts in (SLOPE, own_slope(g)):
-        found = acts is not None and comparable(THREE.got(g, "out"), expected(g, (9, 7, 5), acts))
-        if found:
-            positive = (found[0] > 0) & (found[1] > 0)
-            if is_close(*found) or (positive.mean() > 0.2 and is_close(found[0][positive], found[1][positive])):
-                return PASSED
-    return failure(THREE.ask(g, False), THREE.called(False), THREE.wrong(g, "out") or "")
+def _depth(grading):
+    """With the slope that one hidden layer has; if that is otherwise wrong, compared with itself."""
+    out, own, slope = THREE.got(grading, "out"), ONE.got(grading, "out"), own_slope(grading)
+    if any(is_close(out, expected(grading, (9, 7, 5), acts)) for acts in (SLOPE, slope) if acts is not None):
+        return PASSED
+    if slope is None and is_varied(own):
+        found = difference("output", DEEP_AS_ONE.got(grading, "out"), own)
+        note = "Layers 2 and 3 have weights of 1 on the diagonal: it should equal what one hidden layer gives"
+        return failure(DEEP_AS_ONE.ask(grading), DEEP_AS_ONE.called(False), found, note) if found else PASSED
+    return failure(THREE.ask(grading, False), THREE.called(False), THREE.wrong(grading, "out") or "")
 
 
 # ---- What holds for any network ----------------------------------------------------------------
 
 
-def _parameters(g):
+def _parameters(grading):
     n_checked = 0
     for case in (ONE, THREE, network((5, 5, 5))):
         sizes = (6, *case.params["args"][1], 4)
-        answer = g.ask("parameters", case.target, {"args": case.params["args"]})
+        answer = grading.ask("parameters", case.target, {"args": case.params["args"]})
         if answer.error:
             continue
         n_checked += 1
@@ -190,7 +153,7 @@ def _parameters(g):
         if not answer.arrays["is_registered"]:
             note = "Layers in a plain list are not registered and never trained: use nn.ModuleList or nn.Sequential"
             return Result("failed", called, problem, note)
-        if shapes != expected and not (all(pair in shapes for pair in weights) and differences_in_kind(g, case)):
+        if shapes != expected and not (all(pair in shapes for pair in weights) and other_functions(grading, case)):
             n, n_expected = len(shapes), len(expected)
             note = f"{n} parameters; a weight and a bias of each layer are {n_expected}" * (n != n_expected)
             return Result("failed", called, problem, note)
@@ -203,28 +166,38 @@ def _parameters(g):
     return PASSED if n_checked else failure(answer, ONE.expression)
 
 
-def _gradients(*cases):
-    """Return a check of all gradients, of the networks that run; one that does not has checks of its own."""
+def _is_network(grading, case):
+    """Return whether classes are different functions of the input: nonsense has a right gradient by autograd, too."""
+    out = case.got(grading, "out")
+    if not is_varied(out) or out.ndim != 2:
+        return False
+    return np.ptp(out - out.mean(axis=0), axis=1).max() > 1e-6 * abs(out).max()
 
-    def run(g):
-        running = [case for case in cases if is_varied(case.got(g, "out"))] or cases[:1]
-        results = []
-        for case in running:
-            got = case.ask(g).arrays  # a network without biases has no gradients of them
-            names = [n for n in case.arrays if n.startswith("weight") or (n.startswith("bias") and f"d{n}" in got)]
-            results += [gradient(g, case, f"d{name}") for name in names]
-        return first_failed(results)
+
+def for_running(check, *cases):
+    """Return a check of those networks that run; one that does not has checks of its own.
+
+    Args:
+        check: takes `Grading` and the cases that run, returns a `Result`.
+    """
+
+    def run(grading):
+        running = [case for case in cases if _is_network(grading, case)]
+        if not running:
+            problem = "The output is constant, or all classes are the same function of the input."
+            return failure(cases[0].ask(grading), cases[0].called(), problem)
+        return check(grading, running)
 
     return run
 
 
-def _float32(g):
-    case = next((case for case in (ONE, NONE, THREE) if is_varied(case.got(g, "out"))), ONE)
-    return float32(g, case) if is_varied(case.got(g, "out")) else constant_output(g, case)
-
-
-def _steps(g):
-    return steps(g, TRAINED)
+def _gradients(grading, cases):
+    results = []
+    for case in cases:
+        got = case.ask(grading).arrays  # a network without biases has no gradients of them
+        names = [n for n in case.arrays if n.startswith("weight") or (n.startswith("bias") and f"d{n}" in got)]
+        results += [gradient(grading, case, f"d{name}") for name in names]
+    return first_failed(results)
 
 
 def _check(name, points, title, run):
@@ -236,8 +209,10 @@ CHECKS = [
     _check("mlp_pytorch.forward", 3.5, "logits with one hidden layer", if_plain(_forward, ONE)),
     _check("mlp_pytorch.slope", 2, "neg_slope is used", if_plain(_slope, ONE)),
     _check("mlp_pytorch.depth", 1.5, "three hidden layers", if_plain(_depth, THREE)),
-    _check("mlp_pytorch.gradients", 4, "gradients of all parameters", _gradients(ONE, THREE)),
-    _check("mlp_pytorch.no_hidden", 0.5, "an empty list of hidden layers", _gradients(NONE)),
-    _check("mlp_pytorch.float32", 0.5, "forward and backward in float32, as in training", _float32),
-    _check("mlp_pytorch.steps", 3, f"{N_STEPS} steps of training, no state kept between them", _steps),
+    _check("mlp_pytorch.gradients", 4, "gradients of all parameters", for_running(_gradients, ONE, THREE)),
+    _check("mlp_pytorch.no_hidden", 0.5, "an empty list of hidden layers", for_running(_gradients, NONE)),
+    _check("mlp_pytorch.float32", 0.5, "forward and backward in float32, as in training",
+           for_running(lambda grading, cases: float32(grading, cases[0]), ONE, NONE, THREE)),
+    _check("mlp_pytorch.steps", 3, f"{N_STEPS} steps of training, no state kept between them",
+           for_running(lambda grading, _: steps(grading, TRAINED), ONE, NONE, THREE)),
 ]  # fmt: skip

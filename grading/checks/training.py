@@ -93,21 +93,21 @@ def mlp_accuracy(weights, test):
 
 
 def _mlp(target, experiment, figure):
-    def run(g):
+    def run(grading):
         from report.run_check import interval, read_runs
 
         low, high, text = interval([run.metrics[-1]["test_accuracy"] for run in read_runs(experiment)], 0.99)
-        params = {"args": [3072, [N_HIDDEN], 10, NEG_SLOPE], "float32": True, "threads": g.training.threads}
+        params = {"args": [3072, [N_HIDDEN], 10, NEG_SLOPE], "float32": True, "threads": grading.training.threads}
         params |= {"learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE}
         called = f"MLP(3072, [{N_HIDDEN}], 10, {NEG_SLOPE}), {N_STEPS} steps of {BATCH_SIZE} images of CIFAR-10"
         weights, left = start_weights(), SECONDS
         shapes = {name: array.shape for name, array in weights.items()}
-        for arrays in parts(g.training.data, N_STEPS, BATCH_SIZE):
-            answer = g.send("train", target, params, arrays | weights, left)
+        for arrays in parts(grading.training.data, N_STEPS, BATCH_SIZE):
+            answer = grading.send("train", target, params, arrays | weights, left)
             weights, left = answer.arrays, left - answer.seconds
             if answer.error or {n: a.shape for n, a in weights.items()} != shapes:
                 return failure(answer, called, "The weights have other shapes than at the start.")
-        accuracy = mlp_accuracy(weights, g.training.data["test"])
+        accuracy = mlp_accuracy(weights, grading.training.data["test"])
         expected = f"expected {low:.3f} to {high:.3f} (figure {figure}: {text})"
         return _judge(low <= accuracy <= high, called, accuracy, expected)
 
@@ -125,18 +125,20 @@ def convnet_interval():
     return interval(json.loads(BUDGET.read_text())["test_accuracy"], 0.99)
 
 
-def _convnet(g):
-    target, test, left = "convnet_pytorch.ConvNet", g.training.data["test"], SECONDS
+def _convnet(grading):
+    target, test, left = "convnet_pytorch.ConvNet", grading.training.data["test"], SECONDS
     low, _, text = convnet_interval()
-    params = {"learning_rate": 1e-4, "batch_size": CONVNET_BATCH, "threads": g.training.threads, "seed": 42}
+    params = {"learning_rate": 1e-4, "batch_size": CONVNET_BATCH, "threads": grading.training.threads, "seed": 42}
     called = f"ConvNet(3, 10), {CONVNET_STEPS} steps of Adam with {CONVNET_BATCH} images of CIFAR-10"
-    for i, arrays in enumerate(parts(g.training.data, CONVNET_STEPS, CONVNET_BATCH)):
-        answer = g.send("convnet_train", target, params | {"is_first": i == 0}, arrays, left)
+    for i, arrays in enumerate(parts(grading.training.data, CONVNET_STEPS, CONVNET_BATCH)):
+        answer = grading.send("convnet_train", target, params | {"is_first": i == 0}, arrays, left)
         left -= answer.seconds
         if answer.error:
             return failure(answer, called)
     n = CONVNET_TEST_IMAGES
-    answer = g.send("convnet_predict", target, {}, {"images": test.pixels[:n], "mean_image": test.mean_image}, left)
+    answer = grading.send(
+        "convnet_predict", target, {}, {"images": test.pixels[:n], "mean_image": test.mean_image}, left
+    )
     logits = answer.arrays.get("out")
     if logits is None or logits.shape != (n, 10) or not np.isfinite(logits).all():
         return failure(answer, called, f"The output has not the shape ({n}, 10), or is not finite.")

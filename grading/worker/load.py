@@ -1,7 +1,10 @@
 """Imports a submission's modules, and runs an operation on one of its classes."""
 
+import ast
 import contextlib
+import functools
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -26,13 +29,15 @@ class Loader:
 
     Attributes:
         kept: what operations leave.
+        failed: `{module: the first error of its statements}`, of modules the rest of which was run.
     """
 
     def __init__(self, root, folders=(".",)):
-        self.root, self.folders, self.kept = Path(root).absolute(), list(folders), {}
+        self.root, self.folders, self.kept, self.failed = Path(root).absolute(), list(folders), {}, {}
 
     def prepare(self):
         """Let Python find the submission's modules; its directory becomes the working directory."""
+        sys.path_hooks.insert(0, self._find)
         sys.path[:0] = [str(self.root / folder) for folder in self.folders]
         sys.path.append(str(self.root))
         for name in {Path(folder).parts[0] for folder in self.folders if folder != "."} & sys.stdlib_module_names:
@@ -42,42 +47,44 @@ class Loader:
         sys.dont_write_bytecode = True
         os.chdir(self.root / self.folders[0])
 
+    def _find(self, directory):
+        if not Path(directory).is_relative_to(self.root):
+            raise ImportError("Python's own finders are for other directories")
+        loader = functools.partial(StatementLoader, self.failed)
+        return importlib.machinery.FileFinder(directory, (loader, [".py"]))
+
     def __call__(self, target):
         """Return the class `target`, as 'modules.LinearModule'.
 
         Raises:
             NotImplementedError: the module has no such class; the message names one with a similar name.
+            Exception: that of the statement because of which it was not defined, perhaps.
         """
         module, name = target.split(".")
         imported = self.import_module(module)
         found = getattr(imported, name, None)
         if found is None or getattr(found, "is_substitute", False):
-            near = [n for n, value in vars(imported).items() if isinstance(value, type) and _alike(n, name)]
-            found = f"; found {', '.join(near)}" if near else ""
-            raise NotImplementedError(f"There is no class {name} in {module}.py{found}")
+            if imported.__name__ in self.failed:
+                raise self.failed[imported.__name__]
+            near = operations.similar(name, [n for n, v in vars(imported).items() if isinstance(v, type) and n != name])
+            raise NotImplementedError(f"There is no class {name} in {module}.py" + f"; found {near}" * bool(near))
         return found
 
     def import_module(self, name):
         """Return a module, as part of a package if it imports from `.`; the classes that it imports are there."""
         if name == "mlp_numpy" and name not in sys.modules:
-            self._fill_in("modules")
+            try:
+                self.import_module("modules")
+            except Exception:
+                _fill_in(sys.modules.setdefault("modules", types.ModuleType("modules")))
         try:
-            return importlib.import_module(name)
+            module = importlib.import_module(name)
         except ImportError as error:
             if "relative import" not in str(error):
                 raise
-            sys.modules[name] = importlib.import_module(f"{self._package(name)}.{name}")
-            return sys.modules[name]
-
-    def _fill_in(self, name):
-        """Give a module substitutes for the classes that it lacks, so that a module that imports them can be graded."""
-        try:
-            module = self.import_module(name)
-        except Exception:
-            module = sys.modules[name] = types.ModuleType(name)
-        for target, substitute in substitutes.SUBSTITUTES.items():
-            if target.startswith(f"{name}.") and not hasattr(module, target.split(".")[1]):
-                setattr(module, target.split(".")[1], substitute)
+            module = sys.modules[name] = importlib.import_module(f"{self._package(name)}.{name}")
+        _fill_in(module)
+        return module
 
     def _package(self, name):
         """Return the name of a package around the file of a module; directories' names need not be identifiers."""
@@ -101,11 +108,39 @@ class Loader:
         return path.is_relative_to(self.root) and not parts & {"site-packages", "dist-packages", "grading"}
 
 
-def _alike(name, wanted):
-    def letters(text):
-        return "".join(filter(str.isalpha, text.lower())).removesuffix("module")
+def _fill_in(module):
+    """Give a module substitutes for the classes that it lacks, so that what imports or calls them can be graded."""
+    for target, substitute in substitutes.SUBSTITUTES.items():
+        place, name = target.split(".")
+        if module.__name__.split(".")[-1] == place and not hasattr(module, name):
+            setattr(module, name, substitute)
 
-    return letters(name) == letters(wanted)
+
+class StatementLoader(importlib.machinery.SourceFileLoader):
+    """If a module fails as a whole, runs each of its statements: others than its classes may be what failed.
+
+    Args:
+        failed: `Loader.failed`.
+    """
+
+    def __init__(self, failed, name, path):
+        super().__init__(name, path)
+        self.failed = failed
+
+    def exec_module(self, module):
+        try:
+            super().exec_module(module)
+        except SyntaxError:
+            raise
+        except BaseException as error:
+            if "relative import" in str(error):
+                raise
+            for statement in ast.parse(self.get_data(self.path)).body:
+                with contextlib.suppress(BaseException):
+                    exec(compile(ast.Module([statement], []), self.path, "exec"), vars(module))
+            if not any(isinstance(v, type) and v.__module__ == module.__name__ for v in vars(module).values()):
+                raise
+            self.failed[module.__name__] = error
 
 
 def run(loader, op, target, params, arrays, out):
@@ -119,6 +154,9 @@ def run(loader, op, target, params, arrays, out):
             warnings.simplefilter("ignore")
             if op == "import":
                 loader.import_module(target)
+                if loader.failed:
+                    notes = [_note(loader, error) for error in loader.failed.values()]
+                    out["failed"] = operations.text("\n".join(notes))
             else:
                 _operation(op)(loader, target, params, arrays, out)
     except BaseException as error:  # exit() and Ctrl-C's exception are a submission's, too
@@ -135,6 +173,11 @@ def _operation(name):
 
     operations_torch.settle()
     return getattr(operations_torch, name)
+
+
+def _note(loader, error):
+    described = _describe(loader, error)
+    return f"{described['where'].removesuffix(', in <module>')}: {described['message']}; the rest of the file was run"
 
 
 def _describe(loader, error):

@@ -5,18 +5,14 @@ import collections.abc
 import functools
 import math
 import re
-import warnings
 
 import numpy as np
 
 NUMPY = {
-    "float": float, "int": int, "bool": bool, "object": object, "str": str, "complex": complex, "long": int,
-    "float_": np.float64, "complex_": np.complex128, "unicode_": np.str_, "string_": np.bytes_,
+    "float": float, "int": int, "bool": bool, "object": object, "str": str, "long": int, "float_": np.float64,
     "Inf": np.inf, "Infinity": np.inf, "infty": np.inf, "PINF": np.inf, "NINF": -np.inf, "NaN": np.nan, "NAN": np.nan,
-    "PZERO": 0.0, "NZERO": -0.0, "product": np.prod, "cumproduct": np.cumprod, "sometrue": np.any, "alltrue": np.all,
-    "asfarray": functools.partial(np.asarray, dtype=np.float64), "asscalar": lambda a: np.asarray(a).item(),
-    "row_stack": np.vstack, "in1d": np.isin, "round_": np.round, "trapz": np.trapezoid, "mat": np.asmatrix,
-    "msort": functools.partial(np.sort, axis=0), "math": math, "warnings": warnings,
+    "product": np.prod, "alltrue": np.all, "sometrue": np.any, "asscalar": lambda array: np.asarray(array).item(),
+    "row_stack": np.vstack, "round_": np.round, "mat": np.asmatrix, "math": math,
 }  # fmt: skip
 NAMES = {f"numpy.{name}": value for name, value in NUMPY.items()}
 NAMES |= {f"collections.{name}": getattr(collections.abc, name) for name in collections.abc.__all__}

@@ -1,6 +1,6 @@
 """What can be asked of a class. Each operation computes, and compares nothing.
 
-An operation takes `load(target)`, which returns a class; the target; `p`, numbers and names; `a`, arrays; and fills
+An operation takes `load(target)`, which returns a class; the target; `params`, numbers and names; `arrays`; and fills
 `out` with arrays as it goes, so that what came before an error is not lost with it. Gradients are named by what they
 are of, as 'dx' and 'dweight0'. Weights are always (out_features, in_features) here; how a submission stores them is
 found from their shape.
@@ -9,6 +9,7 @@ found from their shape.
 import collections
 import contextlib
 import copy
+import difflib
 import inspect
 import sys
 import types
@@ -26,11 +27,27 @@ def numbers(value):
     """
     if hasattr(value, "detach"):
         value = value.detach().numpy()
-    array = np.array(value)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"got a {type(value).__name__} (dtype {array.dtype}), expected an array of numbers")
+    array = None
+    with contextlib.suppress(ValueError, RuntimeError):  # arrays of several shapes
+        array = np.array(value)
+    if array is None or array.dtype.kind not in "biuf":
+        parts = value if isinstance(value, list | tuple) else ()
+        of = ", ".join(f"{type(part).__name__} of shape {np.shape(part)}" for part in parts if hasattr(part, "shape"))
+        raise TypeError(f"got a {type(value).__name__}{f' ({of})' if of else ''}, expected an array of numbers")
     is_kept = array.dtype.kind == "f" and array.dtype.itemsize <= 8
     return array.astype(array.dtype.newbyteorder("=") if is_kept else np.float64)
+
+
+def text(value):
+    """Return a text as an array, `check.Answer.text` reads it."""
+    return np.frombuffer(value.encode(errors="replace"), np.uint8)
+
+
+def similar(name, names):
+    """Return the one of `names` that is much like `name`, or an empty text."""
+    short = {n.lower().removesuffix("module"): n for n in names}
+    near = difflib.get_close_matches(name.lower().removesuffix("module"), short, 1, 0.75)
+    return short[near[0]] if near else ""
 
 
 def parts_of(value, is_wanted):
@@ -71,69 +88,101 @@ def match(shapes, wanted):
     return places
 
 
-def weights_in(a):
+def weights_in(arrays):
     """Return the names of the weights among arrays, one of each layer."""
-    return [name for name in a if name.startswith("weight")]
+    return [name for name in arrays if name.startswith("weight")]
 
 
-def is_linear(value):
-    params = getattr(value, "params", None)
-    return isinstance(params, dict) and {"weight", "bias"} <= set(params)
+def keys(layer):
+    """Return the keys of weight and bias in `layer.params`: as asked for, or else by their shapes; None if missing."""
+    params = getattr(layer, "params", None)
+    arrays = params if isinstance(params, dict) else {}
+    shapes = {key: value.shape for key, value in arrays.items() if isinstance(value, np.ndarray)}
+    matrices = [key for key, shape in shapes.items() if len(shape) == 2 and min(shape) > 1]
+    weight = "weight" if "weight" in shapes else next(iter(matrices), None)
+    rows = [key for key, shape in shapes.items() if weight not in (None, key) and np.prod(shape) in shapes[weight]]
+    return {"weight": weight, "bias": "bias" if "bias" in rows else next(iter(rows), None)}
 
 
-def make(found, p):
-    """Return an instance; without the last argument, the slope, if the class does not take it."""
-    args, named = copy.deepcopy(p["args"]), p.get("named", {})
+def make(found, params):
+    """Return an instance, and what is unusual in it, a sentence or an empty text.
+
+    The last argument, the slope, is left out if the class does not take it; `forward` may have a similar name.
+    """
+    args, named = copy.deepcopy(params["args"]), params.get("named", {})
     with contextlib.suppress(ValueError, TypeError):
         inspect.signature(found).bind(*args[:-1], **named)
         try:
             inspect.signature(found).bind(*args, **named)
         except TypeError:
             args = args[:-1]
-    return found(*args, **named)
+    made = found(*args, **named)
+    near = similar("forward", [name for name in dir(made) if name != "forward"])
+    unwritten = getattr(getattr(made, "forward", None), "__name__", "_forward_unimplemented")  # PyTorch's
+    if unwritten != "_forward_unimplemented" or not near:
+        return made, ""
+    made.forward = getattr(made, near)
+    return made, f"There is no method forward; found {near}"
 
 
 class NumpyUnit:
     """A layer, or an MLP of layers, in NumPy, with the weights given.
 
     Args:
-        p: `args`, which it is made with; `is_out_in` if its shape does not tell how a weight is stored.
+        params: `args`, which it is made with; `is_out_in` if its shape does not tell how a weight is stored.
+
+    Attributes:
+        problem: what the grader tolerates in it, for the price of one check; a sentence.
 
     Raises:
         TypeError: it has no layers of these shapes.
     """
 
-    def __init__(self, load, target, p, a):
-        self.made, wanted = make(load(target), p), [a[name].shape for name in weights_in(a)]
-        found = parts_of(self.made, is_linear) if wanted else []
-        if wanted and target == "modules.LinearModule" and not found:
-            keys = ", ".join(map(repr, self.made.params))
-            raise TypeError(f"LinearModule.params has the keys {keys}, expected 'weight' and 'bias'")
-        shapes = [np.shape(layer.params["weight"]) for layer in found]
+    def __init__(self, load, target, params, arrays):
+        self.made, self.problem = make(load(target), params)
+        wanted = [arrays[name].shape for name in weights_in(arrays)]
+        found = parts_of(self.made, lambda value: keys(value)["weight"] is not None) if wanted else []
+        shapes = [layer.params[keys(layer)["weight"]].shape for layer in found]
         places = match(shapes, wanted)
         if None in places:
             raise TypeError(f"found layers with weights of shapes {shapes}, expected {wanted} or their transposes")
         self.layers = [found[place] for place in places]
-        self.is_out_in = [p.get("is_out_in", shapes[i] == shape) for i, shape in zip(places, wanted, strict=True)]
-        self.set_weights(a)
+        self.keys = [keys(layer) for layer in self.layers]
+        if target == "modules.LinearModule" and self.keys[0] != {"weight": "weight", "bias": "bias"}:
+            names = ", ".join(map(repr, self.made.params))
+            self.problem = f"LinearModule.params has the keys {names}, expected 'weight' and 'bias'"
+        self.is_out_in = [params.get("is_out_in", shapes[i] == s) for i, s in zip(places, wanted, strict=True)]
+        self.set_weights(arrays)
 
-    def set_weights(self, a):
-        for l, layer in enumerate(self.layers):
-            weight, bias = a[f"weight{l}"], a[f"bias{l}"]
-            layer.params["weight"][...] = weight if self.is_out_in[l] else weight.T
-            layer.params["bias"][...] = bias.reshape(np.shape(layer.params["bias"]))
+    def parameters(self):
+        """Yield number and layer, 'weight' or 'bias', and the key of each parameter."""
+        for l, (layer, names) in enumerate(zip(self.layers, self.keys, strict=True)):
+            for name, key in names.items():
+                if key is not None:
+                    yield l, layer, name, key
 
-    def forward(self, a):
-        out = self.made.forward(*(a[name].copy() for name in ("x", "y") if name in a))
-        self.is_list, out = isinstance(out, list | tuple), numbers(out)
-        return out.reshape(()) if "y" in a and out.size == 1 else out
+    def set_weights(self, arrays):
+        for l, layer, name, key in self.parameters():
+            param, value = layer.params[key], arrays[f"{name}{l}"]
+            param[...] = self.turned(value, l) if name == "weight" else value.reshape(param.shape)
 
-    def backward(self, a, out):
+    def turned(self, weight, l):
+        """Return a weight of layer l as it is stored, or from there."""
+        return weight if self.is_out_in[l] else weight.T
+
+    def forward(self, arrays):
+        out = self.made.forward(*(arrays[name].copy() for name in ("x", "y") if name in arrays))
+        if isinstance(out, list | tuple):
+            self.problem = "The output is a list or tuple, expected an array"
+        out = numbers(out)
+        return out.reshape(()) if "y" in arrays and out.size == 1 else out
+
+    def backward(self, arrays, out):
         """Note all gradients in `out`; if an error ends it, those that were written by then."""
         before = [dict(getattr(layer, "grads", {})) for layer in self.layers]  # some make theirs in the first backward
         before = [{name: np.array(grad) for name, grad in grads.items()} for grads in before]
         try:
-            given = (a[name].copy() for name in (("x", "y") if "y" in a else ("dout",)))
+            given = (arrays[name].copy() for name in (("x", "y") if "y" in arrays else ("dout",)))
             dx = self.made.backward(*given)
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to report
@@ -143,105 +192,108 @@ class NumpyUnit:
         out["dx"] = np.zeros(0) if dx is None else numbers(dx)
 
     def note(self, out, before=None):
-        for l, layer in enumerate(self.layers):
-            for name in ("weight", "bias"):
-                grad = layer.grads.get(name)
-                if grad is None or (before and np.array_equal(grad, before[l].get(name))):
-                    continue
-                grad = numbers(grad)
-                is_bias, size = name == "bias", np.size(layer.params["bias"])
-                turned = grad.reshape(-1) if is_bias and grad.size == size else grad
-                out[f"d{name}{l}"] = turned if is_bias or self.is_out_in[l] else grad.T
+        for l, layer, name, key in self.parameters():
+            grad = layer.grads.get(key)
+            if grad is None or (before and np.array_equal(grad, before[l].get(key))):
+                continue
+            grad, size = numbers(grad), layer.params[key].size
+            if name == "weight":
+                grad = self.turned(grad, l)
+            out[f"d{name}{l}"] = grad.reshape(-1) if name == "bias" and grad.size == size else grad
 
     def descend(self, rate):
-        for layer in self.layers:
-            for name in ("weight", "bias"):
-                param = layer.params[name]
-                param -= rate * np.asarray(layer.grads[name]).reshape(param.shape)
+        for _, layer, _, key in self.parameters():
+            param = layer.params[key]
+            param -= rate * np.asarray(layer.grads[key]).reshape(param.shape)
 
     def weights(self):
-        for l, layer in enumerate(self.layers):
-            weight = numbers(layer.params["weight"])
-            yield f"weight{l}", weight if self.is_out_in[l] else weight.T
-            yield f"bias{l}", numbers(layer.params["bias"]).reshape(-1)
+        for l, layer, name, key in self.parameters():
+            param = numbers(layer.params[key])
+            yield f"{name}{l}", self.turned(param, l) if name == "weight" else param.reshape(-1)
 
 
-def unit_of(load, target, p, a):
+def unit_of(load, target, params, arrays):
     """Return what runs the class `target`: a `NumpyUnit` or a `TorchUnit`, which have the same methods."""
     if target.startswith(("modules.", "mlp_numpy.")):
-        return NumpyUnit(load, target, p, a)
+        return NumpyUnit(load, target, params, arrays)
     from .operations_torch import TorchUnit
 
-    return TorchUnit(load, target, p, a)
+    return TorchUnit(load, target, params, arrays)
 
 
-def run(load, target, p, a, out):
+def run(load, target, params, arrays, out):
     """Output and gradients.
 
-    If there are arrays `before_x` and `before_dout` or `before_y`, after another batch, and with another instance that
-    runs this batch between forward and backward pass.
+    If there are arrays `before_x` and `before_dout` or `before_y`, after another batch; or, if `params` has
+    `is_twin`, with another instance that runs that batch between forward and backward pass.
 
-    Layers, or the function, on which the class is built are replaced if `p` has `substitutes`, their prefix.
+    Layers, or the function, on which the class is built are replaced if `params` has `substitutes`, their prefix.
     """
-    with substituted(load, p.get("substitutes")):
-        unit = unit_of(load, target, p, a)
+    with substituted(load, params.get("substitutes")):
+        unit = unit_of(load, target, params, arrays)
         out["is_out_in"] = np.array(getattr(unit, "is_out_in", []), np.float64)
-        before = {name.removeprefix("before_"): array for name, array in a.items() if name.startswith("before_")}
-        if before:
+        out["problem"] = text(unit.problem)
+        before, twin = {name.removeprefix("before_"): array for name, array in arrays.items() if "before" in name}, None
+        if params.get("is_twin"):
+            negated = {name: -arrays[name] if name in arrays else array for name, array in (arrays | before).items()}
+            twin = unit_of(load, target, params, negated)
+        elif before:
             unit.forward(before)
             unit.backward(before, {})
-            twin = unit_of(load, target, p, {name: -a[name] if name in a else b for name, b in (a | before).items()})
-        if not p.get("backward_only"):
+        if not params.get("backward_only"):
             try:
-                out["out"] = unit.forward(a)
+                out["out"] = unit.forward(arrays)
             except Exception:  # a backward pass may be right all the same
                 with contextlib.suppress(Exception):
-                    if p["backward"] and not before:
-                        unit.backward(a, out)
+                    if params["backward"] and not before:
+                        unit.backward(arrays, out)
                 raise
-            out["is_list"] = np.array(float(getattr(unit, "is_list", False)))
-        if before:
+            out["problem"] = text(unit.problem)
+        if twin:
             twin.forward(before)
-        if p["backward"]:
-            unit.backward(a, out)
-        if before and isinstance(unit, NumpyUnit):
+        if params["backward"]:
+            unit.backward(arrays, out)
+        if twin and isinstance(unit, NumpyUnit):
             twin.backward(before, {})
             unit.note(out)
 
 
-def cases(load, target, p, a, out):
+def cases(load, target, params, arrays, out):
     """The output for each case of inputs and weights, which have a further first axis."""
-    with substituted(load, p.get("substitutes")):
-        ones = [{name: array[case] for name, array in a.items()} for case in range(len(a["x"]))]
-        unit, results = unit_of(load, target, p, ones[0]), []
+    with substituted(load, params.get("substitutes")):
+        ones = [{name: array[case] for name, array in arrays.items()} for case in range(len(arrays["x"]))]
+        unit, results = unit_of(load, target, params, ones[0]), []
         for one in ones:
             unit.set_weights(one)
             results.append(unit.forward(one))
         out["out"] = np.array(results)
 
 
-def steps(load, target, p, a, out):
+def steps(load, target, params, arrays, out):
     """Weights after gradient descent on squared errors, by one network or, if `is_fresh`, by a new one at each step."""
-    with substituted(load, p.get("substitutes")):
-        weights = {name: array for name, array in a.items() if name not in ("x", "y")}
+    with substituted(load, params.get("substitutes")):
+        weights = {name: array for name, array in arrays.items() if name not in ("x", "y")}
         unit = None
-        for x, y in zip(a["x"], a["y"], strict=True):
-            if unit is None or p["is_fresh"]:
-                unit = unit_of(load, target, p, weights)
+        for x, y in zip(arrays["x"], arrays["y"], strict=True):
+            if unit is None or params["is_fresh"]:
+                unit = unit_of(load, target, params, weights)
             error = (unit.forward({"x": x}) - y) / len(x)
             unit.backward({"x": x, "dout": error}, {})
-            unit.descend(p["learning_rate"])
-            weights = dict(unit.weights())
-        out.update(weights)
+            unit.descend(params["learning_rate"])
+            weights = weights | dict(unit.weights())
+        out.update(unit.weights())
 
 
-def start(load, target, p, a, out):
+def start(load, target, params, arrays, out):
     """LinearModule's parameters as they begin."""
-    layer = load(target)(*p["args"])
-    out["weight"], out["bias"] = numbers(layer.params["weight"]), numbers(layer.params["bias"]).reshape(-1)
+    layer, _ = make(load(target), params)
+    for name, key in keys(layer).items():
+        if key is None:
+            raise TypeError(f"LinearModule.params has the keys {', '.join(map(repr, layer.params))}: no {name}")
+        out[name] = numbers(layer.params[key])
 
 
-def lines(load, target, p, a, out):
+def lines(load, target, params, arrays, out):
     """How many lines of Python run, forward and backward, for the first n examples, for each n of `sizes`.
 
     'place' is the submission's line in which most of them ran for the last size, as text.
@@ -254,13 +306,13 @@ def lines(load, target, p, a, out):
             while frame and not load.is_own(frame.f_code.co_filename):
                 frame = frame.f_back
             if frame:
-                place = frame.f_code.co_filename, frame.f_lineno
+                place = f"{frame.f_code.co_filename.split('/')[-1]}, line {frame.f_lineno}"
                 places[place] = places.get(place, 0) + 1
         return trace
 
-    for n in p["sizes"]:
-        batch = {name: array[:n] if name in ("x", "y", "dout") else array for name, array in a.items()}
-        unit = unit_of(load, target, p, batch)
+    for n in params["sizes"]:
+        batch = {name: array[:n] if name in ("x", "y", "dout") else array for name, array in arrays.items()}
+        unit = unit_of(load, target, params, batch)
         counts.append(0)
         places.clear()
         sys.settrace(trace)
@@ -272,29 +324,26 @@ def lines(load, target, p, a, out):
         finally:
             sys.settrace(before)
     out["counts"] = np.array(counts, np.float64)
-    if places:
-        (file, line), _ = max(places.items(), key=lambda item: item[1])
-        text = f"{file.replace(chr(92), '/').split('/')[-1]}, line {line}"
-        out["place"] = np.frombuffer(text.encode(errors="replace"), np.uint8)
+    out["place"] = text(max(places, key=places.get, default=""))
 
 
-def train(load, target, p, a, out):
+def train(load, target, params, arrays, out):
     """Weights of an MLP after gradient descent on CIFAR-10; in NumPy with the submission's own layers and loss."""
-    unit = unit_of(load, target, p, a)
+    unit = unit_of(load, target, params, arrays)
     loss = load("modules.CrossEntropyModule")() if isinstance(unit, NumpyUnit) else None
-    for x, y in batches(p, a):
+    for x, y in batches(params, arrays):
         if loss is None:
-            unit.learn(x.reshape(len(x), -1), y, p["threads"])
+            unit.learn(x.reshape(len(x), -1), y, params["threads"])
         else:
             targets = np.eye(10, dtype=np.float32)[y]
             probabilities = unit.made.forward(x.reshape(len(x), -1))
             loss.forward(probabilities, targets)
             unit.made.backward(loss.backward(probabilities, targets))
-        unit.descend(p["learning_rate"])
+        unit.descend(params["learning_rate"])
     out.update(unit.weights())
 
 
-def batches(p, a):
+def batches(params, arrays):
     """Yield images less the mean image, and labels, of each step, from 8-bit images in the order of the steps."""
-    for rows in np.arange(len(a["labels"])).reshape(-1, p["batch_size"]):
-        yield a["images"][rows].astype(np.float32) - a["mean_image"], a["labels"][rows]
+    for rows in np.arange(len(arrays["labels"])).reshape(-1, params["batch_size"]):
+        yield arrays["images"][rows].astype(np.float32) - arrays["mean_image"], arrays["labels"][rows]

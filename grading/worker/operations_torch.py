@@ -13,9 +13,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .operations import batches, make, match, numbers, parts_of, weights_in
+from .operations import batches, make, match, numbers, parts_of, text, weights_in
 
-GAMMA_WORDS, BETA_WORDS = ("gamma", "weight", "scale"), ("beta", "bias", "shift")
+BETA_WORDS = ("beta", "bias", "shift")
+# How the parameters of a ConvNet's batch norms are drawn: lowest, highest.
+NORM_RANGES = {"weight": (0.5, 1.5), "bias": (-0.3, 0.3), "running_mean": (-0.3, 0.3), "running_var": (0.5, 1.5)}
 
 
 def settle():
@@ -33,8 +35,17 @@ def find_parameters(module):
     return [q for q in tensors if isinstance(q, nn.Parameter) or q.requires_grad]
 
 
+def built(load, target, params):
+    """Return a module, and what is unusual in it; lazy layers have seen a batch, as they have no weights before."""
+    module, problem = make(load(target), params)
+    if any(nn.parameter.is_lazy(q) for q in module.parameters()):
+        n = params["args"][0]
+        module.eval()(torch.zeros((2, n, 32, 32) if target.endswith("ConvNet") else (2, n)))
+    return module.train(not params.get("evaluation")), problem
+
+
 def gamma_beta(module):
-    """Return γ and β of a new module: by names that say it, else by their start values, 1 and 0, else in order.
+    """Return `{'gamma', 'beta'}` of a new module: in order, unless the name of the first one says that it is β.
 
     Also of tensors that are not registered, as `torch.ones(n, requires_grad=True)`.
     """
@@ -42,15 +53,10 @@ def gamma_beta(module):
     named = [(name.lower(), q) for name, q in (*module.named_parameters(), *own.items()) if q.requires_grad]
     if len(named) != 2:
         raise TypeError(f"it has {len(named)} parameters ({', '.join(n for n, _ in named)}), expected gamma and beta")
-    (first_name, first), (second_name, second) = named
-
-    def says(name, words):
-        return any(word in name for word in words)
-
-    if says(first_name, GAMMA_WORDS) and says(second_name, BETA_WORDS):
-        return first, second
-    is_swapped = says(first_name, BETA_WORDS) and says(second_name, GAMMA_WORDS)
-    return (second, first) if is_swapped or bool((first == 0).all() and (second == 1).all()) else (first, second)
+    (first_name, first), (_, second) = named
+    if any(word in first_name for word in BETA_WORDS):
+        first, second = second, first
+    return {"gamma": first, "beta": second}
 
 
 def backward(y, dout):
@@ -59,55 +65,55 @@ def backward(y, dout):
 
 
 class TorchUnit:
-    """An MLP, a batch norm or the manual function, in PyTorch, with the weights given, in float64 or as `p` says.
+    """An MLP, a batch norm or the manual function, in PyTorch, with the weights given, in float64 or as `params` says.
 
     Args:
-        p: `args` and `named`, which it is made with; `float32`; `evaluation`; for the function `eps`, `passes_eps`,
-            `is_instance`, and `needs`, which of x, γ and β require a gradient.
+        params: `args` and `named`, which it is made with; `float32`; `evaluation`; for the function `eps`,
+            `passes_eps`, `is_instance`, and `needs`, which of x, γ and β require a gradient.
+
+    Attributes:
+        problem: what the grader tolerates in it, for the price of one check; a sentence.
+        tensors: γ and β, or weights and biases, by name.
     """
 
-    def __init__(self, load, target, p, a):
-        self.p, self.dtype = p, torch.float32 if p.get("float32") else torch.float64
-        self.needs = dict(zip(("x", "gamma", "beta"), p.get("needs", ()), strict=False))
-        self.returned, found = None, load(target)
-        self.shapes = {name: array.shape for name, array in a.items()}
+    def __init__(self, load, target, params, arrays):
+        self.params, self.dtype = params, torch.float32 if params.get("float32") else torch.float64
+        self.needs = dict(zip(("x", "gamma", "beta"), params.get("needs", ()), strict=False))
+        self.returned, self.problem = None, ""
+        self.shapes = {name: array.shape for name, array in arrays.items()}
         if target.endswith("Function"):
-            self.params = dict.fromkeys(("gamma", "beta"))
-            self.made = functools.partial(self._apply, found)
+            self.tensors = dict.fromkeys(("gamma", "beta"))
+            self.made = functools.partial(self._apply, load(target))
         else:
-            self.made = make(found, p).train(not p.get("evaluation"))
-            self.params = self._gamma_beta() if "gamma" in a else self._layers(a)
-            if not p.get("float32"):
+            self.made, self.problem = built(load, target, params)
+            self.tensors = gamma_beta(self.made) if "gamma" in arrays else self._layers(arrays)
+            if not params.get("float32"):
                 self.made.to(self.dtype)
-        self.set_weights(a)
+        self.set_weights(arrays)
 
     @torch.no_grad()
-    def set_weights(self, a):
+    def set_weights(self, arrays):
         """Set the weights given, which require a gradient also if the submission has frozen them."""
-        for name, q in self.params.items():
-            value = torch.from_numpy(a[name].copy()).to(self.dtype)
+        for name, q in self.tensors.items():
+            value = torch.from_numpy(arrays[name].copy()).to(self.dtype)
             if isinstance(self.made, functools.partial):
-                self.params[name] = value.requires_grad_(self.needs.get(name, True))
+                self.tensors[name] = value.requires_grad_(self.needs.get(name, True))
                 continue
             value = value.reshape(q.shape) if value.ndim < 2 and value.numel() == q.numel() else value
             value = torch.diag(value) if q.ndim == 2 and value.ndim == 1 else value  # a matrix for gamma
             value = value if value.shape == q.shape else value.T
-            q.data = value.to(q.dtype if self.p.get("float32") else self.dtype).clone()  # float32 is asked for alone
+            # A submission's own dtype is kept for float32, which is what it is asked for.
+            q.data = value.to(q.dtype if self.params.get("float32") else self.dtype).clone()
             q.requires_grad_()
 
-    def _gamma_beta(self):
-        return dict(zip(("gamma", "beta"), gamma_beta(self.made), strict=True))
-
-    def _layers(self, a):
-        found = find_parameters(self.made)
-        has, wanted = [tuple(q.shape) for q in found], [a[name].shape for name in weights_in(a)]
+    def _layers(self, arrays):
+        found, wanted = find_parameters(self.made), [arrays[name].shape for name in weights_in(arrays)]
+        has = [tuple(q.shape) for q in found]
         weights, biases = match(has, wanted), match(has, [shape[:1] for shape in wanted])
         if None in weights:
-            raise TypeError(
-                f"MLP contains parameters of shapes {has}, expected weights of {wanted} or their transposes"
-            )
-        params = {f"weight{l}": found[place] for l, place in enumerate(weights)}
-        return params | {f"bias{l}": found[place] for l, place in enumerate(biases) if place is not None}
+            raise TypeError(f"MLP has parameters of shapes {has}, expected weights of {wanted} or their transposes")
+        tensors = {f"weight{l}": found[place] for l, place in enumerate(weights)}
+        return tensors | {f"bias{l}": found[place] for l, place in enumerate(biases) if place is not None}
 
     def _tensor(self, array, requires_grad=True):
         return torch.from_numpy(np.array(array)).to(self.dtype).requires_grad_(requires_grad)
@@ -123,28 +129,31 @@ class TorchUnit:
                 return result
 
         applied = Watched
-        if self.p.get("is_instance"):
-            for args, named in (((x.shape[1],), {"eps": self.p["eps"]}), ((x.shape[1],), {}), ((), {})):
-                with contextlib.suppress(TypeError):
-                    applied = function(*args, **named)  # the course makes one as it makes a module, or bare
-                    break
-        eps = [self.p["eps"]] if self.p.get("passes_eps", True) else []
-        return applied.apply(x, *(q.clone() for q in self.params.values()), *eps)
+        if self.params.get("is_instance"):
+            with contextlib.suppress(TypeError):
+                applied = function()
+            if applied is Watched:  # made as a module is
+                applied = function(x.shape[1])
+        eps = [self.params["eps"]] if self.params.get("passes_eps", True) else []
+        return applied.apply(x, *(q.clone() for q in self.tensors.values()), *eps)
 
-    def forward(self, a):
+    def forward(self, arrays):
         torch.manual_seed(0)  # for dropout
-        self.x = self._tensor(a["x"], self.needs.get("x", True))
+        self.x = self._tensor(arrays["x"], self.needs.get("x", True))
         with contextlib.nullcontext() if self.dtype == torch.float32 else Uncast():
             self.y = self.made(self.x.clone())
+        if isinstance(self.y, tuple | list) and self.y:
+            self.problem = f"The output is a {type(self.y).__name__}, expected the logits alone"
+            self.y = self.y[0]
         return numbers(self.y)
 
-    def backward(self, a, out):
+    def backward(self, arrays, out):
         """Note all gradients; of the function those that its backward pass returned, also if PyTorch refuses one."""
-        for q in self.params.values():
+        for q in self.tensors.values():
             q.grad = None
-        named = {"x": self.x} | self.params
+        named = {"x": self.x} | self.tensors
         try:
-            backward(self.y, self._tensor(a["dout"], False))
+            backward(self.y, self._tensor(arrays["dout"], False))
         finally:
             if self.returned is not None:
                 out["returned"] = np.array([float(grad is not None) for grad in self.returned])
@@ -164,18 +173,18 @@ class TorchUnit:
         """Note the gradients of the mean cross-entropy."""
         torch.set_num_threads(n_threads)
         self.made.train()
-        for q in self.params.values():
+        for q in self.tensors.values():
             q.grad = None
         F.cross_entropy(self.made(self._tensor(x, False)), torch.from_numpy(labels).long()).backward()
 
     @torch.no_grad()
     def descend(self, rate):
-        for q in self.params.values():
+        for q in self.tensors.values():
             if q.grad is not None:
                 q -= rate * q.grad
 
     def weights(self):
-        for name, q in self.params.items():
+        for name, q in self.tensors.items():
             yield name, self._turned(name, numbers(q))
 
 
@@ -193,46 +202,51 @@ class Uncast(TorchFunctionMode):
 # ---- MLP ---------------------------------------------------------------------------------------
 
 
-def parameters(load, target, p, a, out):
+def parameters(load, target, params, arrays, out):
     """A module's registered parameters, sorted by shape: shapes, whether trainable, and how far their values spread.
 
     'is_registered' is 1 if PyTorch knows all parameters.
     """
-    module = make(load(target), p)
+    module, _ = built(load, target, params)
     known = {id(q) for q in module.parameters()}
     out["is_registered"] = np.array(float(all(id(q) in known for q in find_parameters(module))))
-    ordered = sorted(module.parameters(), key=lambda q: sorted((*q.shape, 1)[:2], reverse=True))
-    out["shapes"] = np.array([sorted((*q.shape, 1)[:2], reverse=True) for q in ordered], float).reshape(-1, 2)
-    out["trainable"] = np.array([float(q.requires_grad) for q in ordered])
-    out["spread"] = np.array([float(q.max() - q.min()) if q.numel() else 0.0 for q in ordered])
+    pairs = [(sorted((*q.shape, 1)[:2], reverse=True), q) for q in module.parameters()]
+    shapes, tensors = zip(*sorted(pairs, key=lambda pair: pair[0]), strict=True) if pairs else ((), ())
+    out["shapes"] = np.array(shapes, float).reshape(-1, 2)
+    out["trainable"] = np.array([float(q.requires_grad) for q in tensors])
+    out["spread"] = np.array([float(q.max() - q.min()) if q.numel() else 0.0 for q in tensors])
 
 
 class Traced(TorchFunctionMode):
     """Notes with each tensor the calls by which it came, whether a layer made them or the submission itself.
 
+    Dropout is noted and left out.
+
     Args:
-        model: a ConvNet, whose convolutions and norms are numbered in the calls; dropout is left out of it.
+        model: a ConvNet, whose convolutions, norms and linear layers are numbered in the calls; None for an MLP.
+
+    Attributes:
+        used: ids of all that a function was called with.
     """
 
     def __init__(self, model=None):
         super().__init__()
-        self.n_calls, self.is_convnet = 0, model is not None
-        kinds = by_kind(model) if model else {"conv": (), "norm": ()}
-        groups = kinds["conv"], [m.weight for m in kinds["norm"]]
+        kinds = by_kind(model) if model else {"conv": (), "norm": (), "linear": ()}
+        groups = kinds["conv"], [m.weight for m in kinds["norm"]], kinds["linear"]
         self.places = {id(q): f"#{i}" for group in groups for i, q in enumerate(group)}
+        self.n_calls, self.used = 0, set()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, values = kwargs or {}, (*args, *(kwargs or {}).values())
         name = getattr(function, "__name__", "").rstrip("_")
-        is_left_out = self.is_convnet and "dropout" in name
-        result = values[0].clone() if is_left_out else function(*args, **kwargs)
+        result = values[0].clone() if "dropout" in name else function(*args, **kwargs)
         self.n_calls += 1
         name += next((self.places[id(v)] for v in values if id(v) in self.places), "")
         if "2d" in name:
             name += str([v for v in values if isinstance(v, int | tuple | list) and v is not False]).replace(" ", "")
-        calls = frozenset([(self.n_calls, name)]).union(
-            *(getattr(leaf, "calls", ()) for leaf in tree_leaves((args, kwargs)))
-        )
+        leaves = tree_leaves((args, kwargs))
+        self.used.update(map(id, leaves))
+        calls = frozenset([(self.n_calls, name)]).union(*(getattr(leaf, "calls", ()) for leaf in leaves))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 leaf.calls = calls
@@ -240,41 +254,36 @@ class Traced(TorchFunctionMode):
 
 
 def note_calls(out, y):
-    text = " ".join(name for _, name in sorted(getattr(y, "calls", ())))
-    out["calls"] = np.frombuffer(text.encode(), np.uint8)
+    out["calls"] = text(" ".join(name for _, name in sorted(getattr(y, "calls", ()))))
 
 
-def kind(load, target, p, a, out):
-    """The output of a new network, the calls by which it comes, and the shapes of its matrices."""
-    module = make(load(target), p)
-    params = list(module.parameters())
-    out["matrices"] = np.array([q.shape for q in params if q.ndim == 2], np.float64).reshape(-1, 2)
+def calls(load, target, params, arrays, out):
+    """The functions of PyTorch by which the output of a new MLP comes."""
+    module, _ = built(load, target, params)
     with Traced():
-        y = module(torch.from_numpy(a["x"]).to(params[0].dtype if params else torch.float32))
-    out["out"] = numbers(y)
-    note_calls(out, y)
+        note_calls(out, module(torch.from_numpy(arrays["x"]).to(next(module.parameters()).dtype)))
 
 
 # ---- Batch norm --------------------------------------------------------------------------------
 
 
-def norm_parameters(load, target, p, a, out):
+def norm_parameters(load, target, params, arrays, out):
     """γ and β of a new batch-norm module, and whether both are registered and trainable."""
-    module = make(load(target), p)
+    module, _ = built(load, target, params)
     found, registered = gamma_beta(module), {id(q) for q in module.parameters()}
-    for name, q in zip(("gamma", "beta"), found, strict=True):
-        out[name] = numbers(q).reshape(-1) if q.numel() == p["args"][0] else numbers(q)
-    out["is_trainable"] = np.array(float(all(q.requires_grad and id(q) in registered for q in found)))
+    for name, q in found.items():
+        out[name] = numbers(q).reshape(-1) if q.numel() == params["args"][0] else numbers(q)
+    out["is_trainable"] = np.array(float(all(q.requires_grad and id(q) in registered for q in found.values())))
 
 
-def refuses(load, target, p, a, out):
+def refuses(load, target, params, arrays, out):
     """For each shape: 1 if a module refuses such an input by a `raise` or `assert` of its own, 0 if it accepts it.
 
     0.5 if PyTorch refuses it.
     """
-    unit = TorchUnit(load, target, p, a)
-    out["out"], found = unit.forward(a), []
-    for shape in p["shapes"]:
+    unit = TorchUnit(load, target, params, arrays)
+    out["out"], found = unit.forward(arrays), []
+    for shape in params["shapes"]:
         try:
             unit.made(torch.ones(shape, dtype=torch.float64))
             found.append(0.0)
@@ -319,34 +328,29 @@ def drawn(kind, place, low, high, shape):
 
 
 @torch.no_grad()
-def convnet_of(load, target, p):
-    """Return the ConvNet with weights that are the same whatever it calls them."""
-    model = load(target)(*p["args"]).float().train(not p.get("evaluation"))
-    kinds = by_kind(model)
-    for norm in kinds["norm"]:
+def convnet_of(load, target, params):
+    """Return the ConvNet with weights that are the same whatever it calls them, and what is unusual in it."""
+    model, problem = built(load, target, params)
+    kinds = by_kind(model.float())
+    for kind in ("conv", "linear"):
+        for place, q in enumerate(kinds[kind]):
+            bound = (6 / q[0].numel()) ** 0.5
+            q.copy_(drawn(kind, place, -bound, bound, tuple(q.shape)))
+    for place, norm in enumerate(kinds["norm"]):
         norm.eps = 1e-5  # Table 1 does not say which
-    tensors = [(name, q, (6 / q[0].numel()) ** 0.5) for name in ("conv", "linear") for q in kinds[name]]
-    tensors = [(name, q, -bound, bound) for name, q, bound in tensors]
-    for name, low, high in (
-        ("weight", 0.5, 1.5),
-        ("bias", -0.3, 0.3),
-        ("running_mean", -0.3, 0.3),
-        ("running_var", 0.5, 1.5),
-    ):
-        tensors += [(name, q, low, high) for m in kinds["norm"] if (q := getattr(m, name)) is not None]
-    tensors += [(name, q, -0.2, 0.2) for name in ("linear_bias",) for q in kinds[name]]
-    places = {}
-    for name, q, low, high in tensors:
-        q.copy_(drawn(name, places.setdefault(name, 0), low, high, tuple(q.shape)))
-        places[name] += 1
+        for name, (low, high) in NORM_RANGES.items():
+            if (q := getattr(norm, name)) is not None:
+                q.copy_(drawn(name, place, low, high, tuple(q.shape)))
+    for place, q in enumerate(kinds["linear_bias"]):
+        q.copy_(drawn("linear_bias", place, -0.2, 0.2, tuple(q.shape)))
     for q in kinds["bias"]:
         q.zero_()
-    return model
+    return model, problem
 
 
-def convnet_shapes(load, target, p, a, out):
+def convnet_shapes(load, target, params, arrays, out):
     """Shapes of the ConvNet's convolutions, batch norms and linear layer, in order, and how many parameters it has."""
-    model = load(target)(*p["args"])
+    model, _ = built(load, target, params)
     kinds = by_kind(model)
     out["convolutions"] = np.array([tuple(q.shape) for q in kinds["conv"]], np.float64).reshape(-1, 4)
     out["norms"] = np.array([m.num_features for m in kinds["norm"]], np.float64)
@@ -355,47 +359,26 @@ def convnet_shapes(load, target, p, a, out):
     out["count"] = np.array(float(sum(q.numel() for q in model.parameters()) - sum(q.numel() for q in kinds["bias"])))
 
 
-def convnet(load, target, p, a, out):
-    """The ConvNet without dropout: logits, the calls by which they come, and how many gradients are missing."""
-    model = convnet_of(load, target, p)
-    x = torch.from_numpy(a["x"].copy()).requires_grad_()
-    with Traced(model):
+def convnet(load, target, params, arrays, out):
+    """The ConvNet without dropout: logits, the calls by which they come, and how many gradients are missing or zero."""
+    model, problem = convnet_of(load, target, params)
+    x = torch.from_numpy(arrays["x"].copy()).requires_grad_()
+    with Traced(model) as traced:
         y = model(x)
+    out["problem"] = text(problem)
     out["out"] = numbers(y)
     note_calls(out, y)
-    backward(y, torch.ones_like(y))
-    grads = [q.grad for q in (x, *model.parameters())]
-    out["n_missing"] = np.array(float(sum(grad is None or not bool(grad.isfinite().all()) for grad in grads)))
-
-
-def convnet_slopes(load, target, p, a, out):
-    """In float64, along a direction of input and weights: the slope of Σ y · wave by the backward pass, and y on either
-    side, `p["h"]` away."""
-    model = convnet_of(load, target, p).double()
-    x = torch.from_numpy(a["x"].copy()).double().requires_grad_()
-    with Uncast(), Traced(model):
-        y = model(x.clone())
-        backward(y, wave(y.shape))
-        tensors = [(q, wave(q.shape)) for q in (x, *model.parameters())]
-        out["slope"] = np.array(sum(float((q.grad * d).sum()) for q, d in tensors if q.grad is not None))
-        results = []
-        with torch.no_grad():
-            for step in (p["h"], -2 * p["h"]):
-                for q, direction in tensors:
-                    q += step * direction
-                results.append(numbers(model(x)))
-    out["out"] = np.array(results)
-
-
-@functools.cache
-def wave(shape):
-    return torch.cos(1.7 * torch.arange(shape.numel(), dtype=torch.float64)).reshape(shape)
+    backward(y, torch.linspace(-1, 1, y.numel()))
+    grads = [q.grad for q in (x, *model.parameters()) if id(q) in traced.used]
+    right = [g is not None and bool(g.isfinite().all()) and (g.ndim < 2 or bool(g.any())) for g in grads]
+    out["n_wrong"] = np.array(float(right.count(False)))
 
 
 @torch.no_grad()
-def convnet_rows(load, target, p, a, out):
+def convnet_rows(load, target, params, arrays, out):
     """Logits in evaluation: of all images, again, of the first half alone, and with other running statistics."""
-    model, x = convnet_of(load, target, p | {"evaluation": True}), torch.from_numpy(a["x"].copy())
+    model, _ = convnet_of(load, target, params | {"evaluation": True})
+    x = torch.from_numpy(arrays["x"].copy())
     out["out"], out["again"], out["half"] = (numbers(model(part)) for part in (x, x, x[: len(x) // 2]))
     for layer in by_kind(model)["norm"]:
         if layer.running_mean is not None:
@@ -403,24 +386,24 @@ def convnet_rows(load, target, p, a, out):
     out["moved"] = numbers(model(x))
 
 
-def convnet_train(load, target, p, a, out):
+def convnet_train(load, target, params, arrays, out):
     """Train a ConvNet by Adam on the batches given, a new one if `is_first`; it is kept, also for prediction."""
-    torch.set_num_threads(p["threads"])
-    if p["is_first"]:
-        torch.manual_seed(p["seed"])
-        model = load(target)(3, 10)
-        load.kept["convnet"] = model, torch.optim.Adam(model.parameters(), p["learning_rate"])
+    torch.set_num_threads(params["threads"])
+    if params["is_first"]:
+        torch.manual_seed(params["seed"])
+        model, _ = built(load, target, {"args": [3, 10]})
+        load.kept["convnet"] = model, torch.optim.Adam(model.parameters(), params["learning_rate"])
     model, optimizer = load.kept["convnet"]
     model.train()
-    for x, labels in batches(p, a):
+    for x, labels in batches(params, arrays):
         optimizer.zero_grad()
         F.cross_entropy(model(torch.from_numpy(x)), torch.from_numpy(labels).long()).backward()
         optimizer.step()
 
 
 @torch.no_grad()
-def convnet_predict(load, target, p, a, out):
+def convnet_predict(load, target, params, arrays, out):
     """Logits of the trained ConvNet, in evaluation, for images that were not there while it trained."""
     model = load.kept["convnet"][0].eval()
-    x = torch.from_numpy(a["images"].astype(np.float32) - a["mean_image"])
+    x = torch.from_numpy(arrays["images"].astype(np.float32) - arrays["mean_image"])
     out["out"] = np.concatenate([numbers(model(part)) for part in x.split(250)])
