@@ -5,6 +5,7 @@ python grade.py submissions -j 2 --out_dir results/grade/2026
 python grade.py results/train_mlp_numpy/2026-11-24_20-15-00
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -64,17 +65,12 @@ def grade(parser, argv):
     paths, out_dir = [Path(path) for path in args.paths], Path(args.out_dir or "results/grade")
     check_paths(parser, paths, out_dir)
     runs = [path for path in paths if is_run(path)]
-    others = [path for path in paths if not (os.path.isdir(path) or os.path.islink(path) or is_archive(path))]
-    if others == paths:
-        parser.error(f"{printable(paths[0])} is neither a directory nor an archive (.zip, .tar.gz)")
-    trees = {tree.path: tree for path in paths if path not in runs + others for tree in submissions_in(path)}
+    trees = {tree.path: tree for path in paths if path not in runs for tree in submissions_in(path)}
     found = [*runs, *trees]
-    for path in others:
-        print(f"grade.py: left out: {printable(path)} is neither a directory nor an archive", file=sys.stderr)
     is_one = found == paths[:1]
     folders = {paths[0]: out_dir} if is_one and args.out_dir else result_folders(found, out_dir)
     try:
-        with only_process_in(folders[paths[0]] if is_one else out_dir):
+        with results_in(folders[paths[0]] if is_one else out_dir):
             is_done = [compare_run(path, folders[path]) for path in runs]
             if trees:
                 from grading.submissions import grade_all  # imports PyTorch, which runs do not need
@@ -83,18 +79,30 @@ def grade(parser, argv):
     except (RunError, OSError) as error:
         print(f"grade.py: error: {printable(error)}", file=sys.stderr)
         return 1
-    return 0 if all(is_done) and not others else 1
+    return 0 if all(is_done) else 1
+
+
+@contextlib.contextmanager
+def results_in(folder):
+    """Lock a directory for results during this block, and remove it if nothing was written."""
+    with only_process_in(folder):
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == [".lock"]:
+                with contextlib.suppress(OSError):  # a mounted directory stays
+                    (folder / ".lock").unlink()
+                    folder.rmdir()
 
 
 def check_paths(parser, paths, out_dir):
-    """End with an error if a path does not exist, or if submissions could write what is taken for their results."""
+    """End with an error if a path cannot be graded, or if submissions could write what is taken for their results."""
     place = Path(os.path.realpath(out_dir))
-    nearest = next(part for part in (place, *place.parents) if os.path.lexists(part))
-    if not nearest.is_dir():
-        parser.error(f"argument --out_dir: {printable(nearest)} is not a directory; name a directory or a new one")
     for path in paths:
         if not os.path.lexists(path):
             parser.error(f"{printable(path)} does not exist; name directories of submissions or of runs")
+        if not (os.path.isdir(path) or os.path.islink(path) or is_archive(path)):
+            parser.error(f"{printable(path)} is neither a directory nor an archive (.zip, .tar.gz)")
         graded = Path(os.path.realpath(path))
         is_overlap = place.is_relative_to(graded) or graded.is_relative_to(place)
         if is_overlap and not (graded == ROOT and place.is_relative_to(ROOT / "results")):

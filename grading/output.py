@@ -7,7 +7,6 @@ import os
 import re
 import statistics
 import textwrap
-import urllib.parse
 from collections import Counter
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from grading.scheme import BY_HAND, BY_HAND_POINTS, EQUATIONS, QUESTIONS, ROOT
 from grading.worker.load import NOT_WRITTEN
 
 MARKS = {"passed": "✓", "failed": "✗", "not written": "✗", "not run": "-", "not decided": "?"}
-REMARKS = {"not written": "not written yet", "not run": "not run", "not decided": "has to be decided by hand"}
-BY_HAND_TEXT = f"{BY_HAND_POINTS} points for the derivations of questions {', '.join(BY_HAND)} are given by hand."
+REMARKS = {"not written": "not written yet", "not run": "not run", "not decided": "to be decided by hand"}
+BY_HAND_QUESTIONS = f"{', '.join(BY_HAND[:-1])} and {BY_HAND[-1]}"
+BY_HAND_TEXT = f"The other {BY_HAND_POINTS} points, for the derivations of {BY_HAND_QUESTIONS}, are graded by hand."
 PAGES = json.loads((ROOT / "report" / "equations.json").read_text(encoding="utf-8"))  # of the equations in report.pdf
 
 
@@ -55,10 +55,10 @@ def sentences(result):
 
 
 def citations(check, result):
-    """Return `{sentence: page of report.pdf}` on the equations that a failed check should follow."""
+    """Return sentences on the report's equations that a failed check should follow."""
     if result.status != "failed" or result.called.startswith("import "):
-        return {}
-    return {f"See Eq. ({n}) on page {PAGES[n]} of report.pdf.": PAGES[n] for n in EQUATIONS.get(check.name, ())}
+        return []
+    return [f"See Eq. ({name}) on page {PAGES[name]} of report.pdf." for name in EQUATIONS.get(check.name, ())]
 
 
 def earned(check, result):
@@ -72,22 +72,23 @@ def points_text(rows):
         if result.status in ("not run", "not decided"):
             left[result.status] += check.points
     score, total = sum(earned(*row) for row in rows), sum(check.points for check, _ in rows)
-    more = "".join(f"; {points:g} {why}" for why, points in left.items())
-    return f"{score:g} of {total - left.total():g} points{more}" + f" (of {total:g})" * bool(left)
+    more = "".join(f"; {points:g} of {total:g} {why}" for why, points in left.items())
+    return f"{score:g} of {total - left.total():g} points{more}"
 
 
-def by_question(rows):
-    """Yield question, title, points and lines, which are check, result, a remark and `sentences`.
+def by_question(rows, equations):
+    """Yield question, title, points and lines, which are check, result, a remark and sentences.
 
-    If a check above has the same sentences, the remark says so instead.
+    If a check above has the same sentences, the remark says so instead. `equations`: cite the report's.
     """
     for question, title in QUESTIONS.items():
         part, lines, first = [row for row in rows if row[0].question == question], [], {}
         for check, result in part:
             remark, own = REMARKS.get(result.status, ""), sentences(result)
             above = first.setdefault(tuple(own), check.name)
-            is_repeated = own and above != check.name
-            lines.append((check, result, f"as {above}, above", []) if is_repeated else (check, result, remark, own))
+            if own and above != check.name:
+                remark, own = f"as {above}, above", []
+            lines.append((check, result, remark, own + citations(check, result) * equations))
         yield question, title, points_text(part), lines
 
 
@@ -105,7 +106,7 @@ def results_json(rows, notes, visibility="visible", equations=False, **extra):
             lines = [REMARKS.get(result.status, result.status), *sentences(result)]
             name = f"{check.question} {check.name}: {check.title}"
             test = {"name": name, "score": earned(check, result), "max_score": check.points, "visibility": visibility}
-            test["output"] = "\n".join(lines + [*citations(check, result)] * equations)
+            test["output"] = "\n".join(lines + citations(check, result) * equations)
             if result.status != "not decided":
                 test["status"] = "passed" if result.passed else "failed"
             tests.append(test)
@@ -123,34 +124,26 @@ def results_json(rows, notes, visibility="visible", equations=False, **extra):
 def table(name, rows, notes):
     """Return the points of a submission as text, with the report's equations."""
     lines = [f"{name}: {points_text(rows)}", ""]
-    for question, title, points, part in by_question(rows):
+    for question, title, points, part in by_question(rows, equations=True):
         lines.append(f"{question:<5} {title:<42} {points}")
         for check, result, remark, own in part:
             points = f"{earned(check, result):>5g} of {check.points:<5g}"
             title = check.title + f" ({remark})" * bool(remark)
             lines.append(f"  {MARKS[result.status]} {check.name:<28} {points} {title}")
-            for line in [*own, *citations(check, result)]:
+            for line in own:
                 lines += [f"        {part}" for part in textwrap.wrap(line, 92, break_on_hyphens=False)]
     return "\n".join([*lines, BY_HAND_TEXT, *(f"Note: {note}" for note in notes)])
 
 
-def page(name, rows, notes, folder, equations=False):
-    """Return report.html as text.
-
-    Args:
-        folder: where the page will be, for links to the report.
-        equations: cite the report's equations.
-    """
-    report = urllib.parse.quote(os.path.relpath(ROOT / "report" / "report.pdf", folder).replace(os.sep, "/"))
+def page(name, rows, notes, equations=False):
+    """Return report.html as text. `equations`: cite the report's."""
     return Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"), autoescape=True).render(
         title=f"Grade of {name}",
         points=points_text(rows),
         notes=[BY_HAND_TEXT, *notes],
-        questions=by_question(rows),
+        questions=by_question(rows, equations),
         earned=earned,
         marks=MARKS,
-        citations=citations if equations else lambda *_: {},
-        report=report,
     )
 
 
@@ -172,20 +165,15 @@ def grades_csv(graded):
             points[check["question"] if check["status"] == "passed" else check["status"]] += check["points"]
         columns = [results["score"], *(points[column] for column in (*QUESTIONS, "not run", "not decided"))]
         safe = f"'{name}" if name[:1] in "=+-@" else name  # a spreadsheet would take it for a formula
-        writer.writerow([safe, *(f"{p:g}" for p in columns), "; ".join(own_notes(results))])
+        notes = [note for note in extra["notes"] if not note.startswith("Your code ran ")]
+        writer.writerow([safe, *(f"{p:g}" for p in columns), "; ".join(notes)])
     return text.getvalue()
 
 
-def own_notes(results):
-    """Return the notes on a submission, without that on the sandbox."""
-    return [note for note in results["extra_data"]["notes"] if not note.startswith("Your code ran ")]
-
-
 def in_short(results):
-    """Return points, of those that were decided, and the first note if there are none."""
+    """Return the points of a submission, of those that were decided."""
     decided = [c["points"] for c in results["extra_data"]["checks"] if c["status"] not in ("not run", "not decided")]
-    text = f"{results['score']:g} of {sum(decided):g} points"
-    return text if results["score"] else ": ".join([text, *own_notes(results)[:1]])
+    return f"{results['score']:g} of {sum(decided):g} points"
 
 
 def summary(graded, seconds):

@@ -2,11 +2,7 @@
 
 import contextlib
 import functools
-import importlib.metadata
-import json
-import math
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -16,13 +12,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from grading.checks.check import Answer
 from grading.scheme import ROOT
 from grading.worker import frames, old_names
+from training.files import RunError
 
 # What a Python process reads of the system; the rest of the disk is not visible.
 SYSTEM = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/etc/ld.so.cache", "/etc/alternatives"]
@@ -33,6 +29,7 @@ NOBODY = 65534  # user and group of submissions if the grader is root
 # The course provides these: a submission may import them without handing them in.
 COURSE_FILES = ("cifar10_utils.py", *(f"training/{path.name}" for path in sorted((ROOT / "training").glob("*.py"))))
 ENVIRONMENT = {
+    "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
     "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": HOME, "TMPDIR": "/tmp", "USER": "student", "LOGNAME": "student",
     "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
@@ -46,13 +43,10 @@ CHECK_SECONDS = 30  # for what takes a tenth of one on an idle machine
 TOTAL_SECONDS = 300  # of all checks of a submission together, without training
 SECONDS_AFTER_TIMEOUT = 5  # per request, also once `TOTAL_SECONDS` are spent
 START_SECONDS = 60
-POLL_SECONDS = 0.1
-MIN_FREE_MB = 500
 MAX_REPLY_BYTES = 64 << 20
-INSTALL = "install bubblewrap (apt-get install bubblewrap), or use a container"
 
 
-class SandboxError(Exception):
+class SandboxError(RunError):
     """Submissions cannot be graded here; the message says what to do."""
 
 
@@ -74,62 +68,58 @@ class Sandbox(contextlib.AbstractContextManager):
     def __init__(self, hidden=(), limits_only=False):
         if sys.platform == "win32":
             raise SandboxError("submissions cannot be graded on Windows: use WSL or a container (grading/README.md)")
-        self.is_stopped, self.why_not = False, "" if limits_only else "bubblewrap is not installed"
+        self.is_stopped, self.why_not, self._workers = False, "", []
         self._hidden = {os.path.realpath(path) for path in (ROOT, *hidden)}
-        self._sys_path = [os.path.abspath(path) for path in sys.path if path and self._is_installed(path)]
+        usable = (path for path in sys.path if path and os.path.exists(path))
+        self._sys_path = [os.path.abspath(path) for path in usable if os.path.realpath(path) not in self._hidden]
         self._directory = tempfile.TemporaryDirectory(prefix="grade-")
         shutil.copytree(ROOT / "grading" / "worker", Path(self._directory.name, "__grader__"))
         subprocess.run(["chmod", "-R", "a+rX", self._directory.name], check=True)  # another user reads it
-        ways = [True] if BWRAP and not limits_only else []
-        ways += [False] if limits_only or os.geteuid() != 0 else []  # root runs nothing without a sandbox
-        failed = self.why_not
-        for self.has_bubblewrap in ways:
-            try:
-                with self.worker({}, ["."]) as worker:
-                    worker.start()
-                return
-            except SandboxError as error:
-                failed = str(error)
-                self.why_not = failed if self.has_bubblewrap else self.why_not
-        self._directory.cleanup()
-        raise SandboxError(
-            f"submissions cannot be run here ({failed}): apt-get install bubblewrap, grade as an ordinary user, or use "
-            "a container that allows bubblewrap"
-        )
+        self.has_bubblewrap = BWRAP is not None and not limits_only
+        problem = self._problem() if BWRAP or limits_only else "bubblewrap is not installed"
+        if problem and not limits_only and os.geteuid() != 0:
+            self.has_bubblewrap, self.why_not = False, problem
+            problem = self._problem()
+        if problem:
+            self._directory.cleanup()
+            raise SandboxError(
+                f"submissions cannot be run here ({problem}): apt-get install bubblewrap, grade as an ordinary user, "
+                "or use a container that allows bubblewrap"
+            )
+
+    def _problem(self):
+        """Return why no worker starts, or an empty text."""
+        try:
+            with self.worker({}, ["."]) as worker:
+                worker.start()
+        except SandboxError as error:
+            return str(error)
+        return ""
 
     @property
     def protection(self):
         """A sentence for students."""
         if self.has_bubblewrap:
             return "Your code ran in a sandbox, without internet access."
-        why = f" ({self.why_not}): {INSTALL}" if self.why_not else ""
-        return f"Your code ran without a sandbox, under limits only{why}."
-
-    def _is_installed(self, path):
-        """Return whether a directory contains installed packages, and not the project or what it grades."""
-        path, root = os.path.realpath(path), [str(ROOT)]
-        prefixes = [prefix for prefix in map(os.path.realpath, (sys.prefix, sys.base_prefix)) if _is_in(prefix, root)]
-        is_ours = _is_in(path, root) and not _is_in(path, prefixes) and not any(Path(path).glob("*-info"))
-        return os.path.exists(path) and path not in self._hidden and not is_ours
+        return "Your code ran without a sandbox, under limits only" + f" ({self.why_not})" * bool(self.why_not) + "."
 
     @functools.cached_property
     def _mounts(self):
         """Return bubblewrap's arguments for what is visible; outer directories come before inner ones."""
         shown = [*SYSTEM, sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable))]
-        editable = filter(self._is_installed, editable_directories(self._sys_path))
-        shown += [*self._sys_path, *editable, self._directory.name]
+        shown += [*self._sys_path, self._directory.name]
         shown = {form(path) for path in shown for form in (os.path.abspath, os.path.realpath)}
-        hidden = {path for path in self._hidden if os.path.exists(path) and _is_in(path, shown)}
+        hidden = {path for path in self._hidden if any(Path(path).is_relative_to(outer) for outer in shown)}
+        hidden = set(filter(os.path.isdir, hidden))
         mounts = []
         for path in sorted({*shown, *hidden, *WRITABLE}):
             if path in WRITABLE:
                 mounts += ["--perms", "1777", "--size", str(WRITABLE_BYTES), "--tmpfs", path]
-            elif path not in hidden:
-                # Without --dir, bubblewrap closes the directories above to other users.
+            elif path in hidden:
+                mounts += ["--tmpfs", path]
+            else:  # without --dir, bubblewrap closes the directories above to other users
                 mounts += ["--dir", os.path.dirname(path), "--ro-bind-try", path, path]
-            else:
-                mounts += ["--tmpfs", path] if os.path.isdir(path) else ["--ro-bind", "/dev/null", path]
-        for path in (*filter(os.path.isdir, hidden), "/dev", "/"):
+        for path in (*hidden, "/dev", "/"):
             mounts += ["--remount-ro", path]
         return mounts
 
@@ -137,11 +127,10 @@ class Sandbox(contextlib.AbstractContextManager):
         """Return the arguments of `subprocess.Popen` that run Python code, in `directory` if there is no bubblewrap."""
         code = f"import sys; sys.path[:] = {[self._directory.name, *self._sys_path]!r}; {code}"
         python = [os.path.abspath(sys.executable), "-I", "-X", "utf8", "-c", code]
-        environment = ENVIRONMENT | {k: os.environ[k] for k in ("LD_LIBRARY_PATH",) if k in os.environ}
         is_root = os.geteuid() == 0
         if not self.has_bubblewrap:
             user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if is_root else {}
-            environment |= {"HOME": directory, "TMPDIR": directory}
+            environment = ENVIRONMENT | {"HOME": directory, "TMPDIR": directory}
             return {"args": python, "env": environment, "cwd": directory} | user
         args = [BWRAP, "--die-with-parent", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
         args += ["--unshare-cgroup-try", "--proc", "/proc", "--dev", "/dev", *self._mounts, "--chdir", HOME]
@@ -152,22 +141,25 @@ class Sandbox(contextlib.AbstractContextManager):
             args += [BWRAP, "--dev-bind", "/", "/", "--cap-drop", "ALL"]
         args += ["--unshare-user", "--uid", "1000", "--gid", "1000"]
         args += ["--disable-userns"] if can_disable_namespaces() else []
-        return {"args": args + python, "env": environment}
+        return {"args": args + python, "env": ENVIRONMENT}
 
     def worker(self, files, folders, lenient=False):
         """Return a `Worker` for a submission."""
-        return Worker(self, files, folders, lenient)
+        self._workers.append(Worker(self, files, folders, lenient))
+        return self._workers[-1]
 
     def stop(self):
         """End all workers, from any thread: `Worker.ask` raises `SandboxError`."""
         self.is_stopped = True
+        for worker in self._workers:
+            worker.interrupt()
 
     def __exit__(self, *_):
         self._directory.cleanup()
 
 
 class Worker(contextlib.AbstractContextManager):
-    """A submission's process, started by the first `ask` and restarted after it died. Use it as a context manager.
+    """A submission's process, started by the first `ask` and again if it has ended. Use it as a context manager.
 
     Args:
         sandbox: a `Sandbox`.
@@ -177,40 +169,37 @@ class Worker(contextlib.AbstractContextManager):
 
     Attributes:
         old_names: those that the submission used, as 'numpy.float', if lenient.
-        was_cut_off: whether a request got no answer.
+        refused: `{target: Answer}` of those that gave no answer and are not called again.
     """
 
     def __init__(self, sandbox, files, folders, lenient=False):
         self.sandbox, self.files, self.folders, self.lenient = sandbox, files, folders, lenient
-        self.old_names, self.was_cut_off, self._process, self._spent = set(), False, None, 0.0
-        self._died, self._refused = set(), {}  # targets that died once; {target that is not asked again: Answer}
+        self.old_names, self.refused = set(), {}
+        self._process, self._seconds_left = None, TOTAL_SECONDS
 
     def ask(self, op, target, params, arrays, seconds=None):
         """Return the `Answer` to an operation on a class or module of the submission.
 
-        A target that did not answer in time, or whose process ended twice, is not asked again.
+        A class that gave no answer is not called again, nor the classes of such a module.
 
         Raises:
             SandboxError: no process can be started, or the sandbox was stopped.
         """
         for name in (target, target.split(".")[0]):
-            if name in self._refused:
-                return self._refused[name]
+            if name in self.refused:
+                return self.refused[name]
         if self._process is None:
             self.start()
         limit = CHECK_SECONDS if seconds is None else seconds
-        is_slow = seconds is None and self._spent > TOTAL_SECONDS
-        if is_slow or any(answer.kind == "timeout" for answer in self._refused.values()):
-            limit = min(limit, SECONDS_AFTER_TIMEOUT)
+        limit = limit if self._seconds_left > 0 else min(limit, SECONDS_AFTER_TIMEOUT)
         answer = self._exchange({"op": op, "target": target, "params": params}, arrays, limit)
-        self._spent += answer.seconds if seconds is None else 0
-        if answer.kind == "timeout" or (answer.kind == "died" and target in self._died):
-            how = "did not finish" if answer.kind == "timeout" else "ended its process"
-            text = f"An earlier call of {target} {how}, so it was not called again."
-            self._refused[target] = Answer(error=text, kind=answer.kind)
-        elif answer.kind == "died":
-            self._died.add(target)
-        self.was_cut_off |= answer.kind in ("timeout", "died")
+        if answer.kind == "timeout":
+            self._seconds_left = 0
+        elif seconds is None:
+            self._seconds_left -= answer.seconds
+        if self._process is None:
+            text = f"An earlier call of {target} did not return, so it was not called again."
+            self.refused[target] = Answer(error=text, kind=answer.kind)
         return answer
 
     def start(self):
@@ -219,16 +208,17 @@ class Worker(contextlib.AbstractContextManager):
         Raises:
             SandboxError: it does not start, or the sandbox was stopped.
         """
+        if self.sandbox.is_stopped:
+            raise SandboxError("the grader was stopped")
         files = {f"submission/{name}": data for name, data in self.files.items()}
         files |= {f"course/{name}": (ROOT / name).read_bytes() for name in COURSE_FILES}
         files = {name: np.frombuffer(data, np.uint8) for name, data in files.items()}
         has_torch = any(b"torch" in data for data in self.files.values())  # it takes a second to import
-        self._mark, self._is_started = f"{os.getpid()}-{secrets.token_hex(8)}", False
+        self._mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._scratch = tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True)
         how = self.sandbox.command(f"from __grader__.main import main; main({has_torch})", self._scratch.name)
-        how["env"][MARK] = self._mark
+        how["env"] = how["env"] | {MARK: self._mark}
         self._socket, theirs = socket.socketpair()
-        self._socket.settimeout(POLL_SECONDS)
         output = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         try:
             if "user" in how:
@@ -244,22 +234,25 @@ class Worker(contextlib.AbstractContextManager):
             if answer.error:
                 said = errors.read().decode(errors="replace").strip().split("\n")[-1]
                 raise SandboxError(said[:300] or answer.error)
-        self._is_started = True
 
     def _exchange(self, request, arrays, seconds):
         number, began = secrets.token_hex(8), time.monotonic()
-        self._deadline, self._seconds = began + seconds, seconds
+        self._deadline = began + seconds
         try:
             for buffer in frames.encode(request | {"id": number}, arrays):
-                self._write(buffer)
+                self._set_timeout()
+                self._socket.sendall(buffer)
             header, results = frames.decode(self._read, MAX_REPLY_BYTES)
             if header.get("id") != number:
                 raise frames.FrameError("an answer to another request")
-        except (EOFError, OSError):
-            return Answer(error=self.close(grace=1), kind="died")
-        except CutOff as error:
+        except TimeoutError:
             self.close()
-            return error.args[0]
+            return Answer(error=f"It did not finish within {seconds:.3g} s and was stopped.", kind="timeout")
+        except (EOFError, OSError):
+            answer = Answer(error=self.close(grace=1), kind="died")
+            if self.sandbox.is_stopped:
+                raise SandboxError("the grader was stopped") from None
+            return answer
         except frames.FrameError as error:
             self.close()
             return Answer(error=f"It broke the grader's protocol ({error}).", kind="protocol")
@@ -276,40 +269,25 @@ class Worker(contextlib.AbstractContextManager):
         data = bytearray(n_bytes)
         rest = memoryview(data)
         while rest:
-            n_read = self._transfer(self._socket.recv_into, rest)
+            self._set_timeout()
+            n_read = self._socket.recv_into(rest)
             if n_read == 0:
                 raise EOFError
             rest = rest[n_read:]
         return data
 
-    def _write(self, data):
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._transfer(self._socket.send, rest) :]
+    def _set_timeout(self):
+        """Let the next call on the socket raise `TimeoutError` at the request's deadline."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
 
-    def _transfer(self, transfer, buffer):
-        """Return the number of bytes transferred, once there are some.
-
-        Raises:
-            CutOff: the time or this machine's memory is used up.
-            EOFError: the process has ended.
-            SandboxError: the sandbox was stopped.
-        """
-        while True:
-            if self.sandbox.is_stopped:
-                raise SandboxError("the grader was stopped")
-            if time.monotonic() > self._deadline:
-                text = f"It did not finish within {self._seconds:.3g} s and was stopped."
-                raise CutOff(Answer(error=text, kind="timeout"))
-            try:
-                return transfer(buffer)
-            except TimeoutError:
-                if self._process.poll() is not None:
-                    raise EOFError from None
-            # Not while it starts: then it is another submission that uses the memory.
-            if self._is_started and free_mb() < MIN_FREE_MB:
-                text = f"It was stopped because this machine had less than {MIN_FREE_MB} MB of memory left."
-                raise CutOff(Answer(error=text, kind="died"))
+    def interrupt(self):
+        """End the request that another thread waits for."""
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self, grace=0):
         """End the process and all that it started, and return how it ended by itself within `grace` seconds."""
@@ -345,10 +323,6 @@ class Worker(contextlib.AbstractContextManager):
         self.close()
 
 
-class CutOff(Exception):
-    """A worker may not run any longer; the argument is the `Answer`."""
-
-
 def marked_processes(mark):
     """Return the ids of the processes that have `mark` in their environment; none on systems without /proc."""
     found = []
@@ -359,31 +333,10 @@ def marked_processes(mark):
     return found
 
 
-def free_mb():
-    """Return the megabytes of memory that this machine has available, or infinity if it does not say."""
-    with contextlib.suppress(OSError):
-        return int(re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())[1]) >> 10
-    return math.inf
-
-
 @functools.cache
 def can_disable_namespaces():
     """Return whether bubblewrap is new enough to forbid the creation of namespaces."""
     return "--disable-userns" in subprocess.run([BWRAP, "--help"], capture_output=True, text=True).stdout
-
-
-def editable_directories(sys_path):
-    """Return the directories of packages that are installed with pip install --editable."""
-    found = []
-    for distribution in importlib.metadata.distributions(path=sys_path):
-        url = json.loads(distribution.read_text("direct_url.json") or "{}")
-        if url.get("dir_info", {}).get("editable"):
-            found.append(os.path.realpath(unquote(urlsplit(url["url"]).path)))
-    return found
-
-
-def _is_in(path, directories):
-    return any(Path(path).is_relative_to(directory) for directory in directories)
 
 
 def _text(error, name):

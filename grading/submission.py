@@ -12,9 +12,7 @@ MAX_TOTAL_BYTES, MAX_FILES = 20 << 20, 150
 TOO_MANY = f"there are more than {MAX_FILES} files, or {MAX_TOTAL_BYTES:,} bytes in all"
 MANY = 3  # directories with the same file are students; two may be drafts
 SELDOM = {"cifar10", "grading", "handout", "report", "results", "tests"}  # searched only if the answer is nowhere else
-# Gradescope, Moodle and Brightspace export a directory per student; Canvas and Moodle also files named after students.
-STUDENT = re.compile(r"submission_\d+$|.+_assignsubmission_file$|\d+-\d+ - ")
-STUDENT_FILE = re.compile(r"(.+?_\d+)_(?:\d+|assignsubmission_file)_(.+?)(?:-\d+)?((?:\.\w+)+)")
+EXPORTED = re.compile(r"submission_\d+$|.+_assignsubmission_file|\d+-\d+ - ")  # by Gradescope, Moodle, Brightspace
 
 
 class SubmissionError(Exception):
@@ -59,45 +57,31 @@ def find_submissions(tree):
     """
     if not tree.files.keys().isdisjoint(FILES):
         return [tree]
-    children, exported = _children(tree)
     found, error = {}, None
-    for name, child in children.items():
+    for name, child in tree.children.items():
         if course_files(child):
             try:
                 found[name] = find_submissions(child)
             except SubmissionError as unclear:  # `read_submission` raises it again
                 found[name], error = [child], unclear
-    single = [name for name in found if found[name] == [children[name]]]
+    single = [name for name in found if found[name] == [tree.children[name]]]
     several = [name for name in found if name not in single]
-    copies = max(([name for name in single if file in course_files(children[name])] for file in FILES), key=len)
-    if exported:
-        found |= {name: [children[name]] for name in exported}
+    copies = max(([name for name in single if file in course_files(tree.children[name])] for file in FILES), key=len)
+    if exported := [name for name in tree.children if EXPORTED.match(name)]:
+        found |= {name: [tree.children[name]] for name in exported}
     elif error and len(copies) < MANY:
         raise error
     elif (single and several) or 1 < len(copies) < MANY:
         which = textwrap.shorten(", ".join(several + single if several else copies), 200)
         raise SubmissionError(f"{which} in {tree.path} may be students, or one student's drafts: name those to grade")
-    elif len(copies) >= MANY:
-        found = {name: [child] for name, child in children.items()}
+    elif len(copies) >= MANY:  # a directory without the course's files is a student, too
+        found = {name: [child] for name, child in tree.children.items()}
     elif not several:
         return [tree]
+    for name in tree.files:
+        if name.endswith(".py") and any(file.removesuffix(".py") in name for file in FILES):
+            raise SubmissionError(f"{name} is next to submissions: move the files of each student to a directory")
     return [submission for name in sorted(found) for submission in found[name]]
-
-
-def _children(tree):
-    """Return `{name: Tree}` of what may be submissions, and the names of those that a course platform has exported.
-
-    Files that a platform has named after students become a directory per student, with the names that they had.
-    """
-    matches = {name: match for name in [*tree.files, *tree.children] if (match := STUDENT_FILE.fullmatch(name))}
-    students = {match[1]: Tree(tree.path / match[1]) for match in matches.values()}
-    for name, match in matches.items():
-        kind = "files" if name in tree.files else "children"
-        getattr(students[match[1]], kind)[match[2] + match[3]] = getattr(tree, kind)[name]
-    if len(students) < 2 or not any(student.children or course_files(student) for student in students.values()):
-        students = matches = {}
-    children = {name: child for name, child in tree.children.items() if name not in matches} | students
-    return children, [name for name in children if name in students or STUDENT.match(name)]
 
 
 # ---- One submission ----------------------------------------------------------------------------
@@ -124,7 +108,7 @@ def read_submission(tree):
     """Return the `Submission` in a `Tree`. Nothing of it is run.
 
     Raises:
-        SubmissionError: it cannot be read, or contains several submissions, or runs.
+        SubmissionError: it cannot be read, or contains several submissions.
     """
     if tree.problem:
         raise SubmissionError(tree.problem)
@@ -140,18 +124,17 @@ def read_submission(tree):
         except OSError as error:
             left_out[path] = error.strerror or str(error)
     found = {name: str(path) for name, path in found.items() if path not in left_out}
-    if len(found) < len(FILES):
-        notes += [note for path in contents for note in _near_misses(path)]
-    if not found:
-        notes.append(f"none of {', '.join(FILES)} was found")
-        for path, why in left_out.items():
-            if path.name in FILES or why not in (TOO_LARGE, TOO_MANY):  # the answer may be in it
-                raise SubmissionError(f"{path}: {why}")
-        if runs := [path.parent for path in contents if path.name == "metrics.jsonl"]:
-            raise SubmissionError(f"it has runs and no answer: name a run, as {tree.path / runs[0]}")
     if left_out:
-        which = "; ".join(f"{path}: {why}" for path, why in left_out.items())
-        notes.append(f"left out: {textwrap.shorten(which, 500)}")
+        which = textwrap.shorten("; ".join(f"{path}: {why}" for path, why in left_out.items()), 500)
+        if not found:  # the answer may be in them
+            raise SubmissionError(which)
+        notes.append(f"left out: {which}")
+    if missing := [name for name in FILES if name not in found]:
+        others = sorted(name for name in files if name.endswith((".py", ".ipynb")) and name not in found.values())
+        also = textwrap.shorten(f"; other files: {', '.join(others)}", 300) if others else ""
+        notes.append(f"missing: {', '.join(missing)}{also}")
+    notes += [f"{name} mentions __grader__, the grader's own code: read it"
+              for name, data in files.items() if b"__grader__" in data]  # fmt: skip
     return Submission(found, files, folders, notes)
 
 
@@ -181,10 +164,3 @@ def _read(content, others):
     if len(others) == MAX_FILES or len(data) + sum(map(len, others.values())) > MAX_TOTAL_BYTES:
         raise OSError(TOO_MANY)
     return data
-
-
-def _near_misses(path):
-    """Return sentences on a file that was perhaps meant to be one of the course's."""
-    letters = re.sub(r"[^a-z]", "", path.name.lower().removeprefix("copy of "))
-    meant = [f for f in FILES if letters.startswith(re.sub(r"[^a-z]", "", f[:-3])) and f != path.name]
-    return [f"found {path}, expected {f}" for f in meant or ["files that end in .py"] * (path.suffix == ".ipynb")]

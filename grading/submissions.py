@@ -7,6 +7,8 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -16,13 +18,23 @@ from grading.checks.check import Grading, Result
 from grading.checks.training import load_training
 from grading.sandbox import Sandbox, SandboxError
 from grading.scheme import FILES, ROOT
-from grading.submission import SubmissionError, read_submission
+from grading.submission import Submission, SubmissionError, read_submission
 from grading.worker.old_names import restores
 from training.files import write_json, write_text
 
 UNFINISHED = "Grading has not ended: this is not a grade yet."
 WAITING = Result("not run")
 FREE_FLAGS = {"paths", "out_dir", "jobs", "regrade"}  # they change no result
+
+
+@dataclass
+class Job:
+    """A submission to grade: its name, its files, the directory for its results and a digest of what they depend on."""
+
+    name: str
+    submission: Submission
+    folder: Path
+    digest: str
 
 
 def grade_all(trees, folders, args, out_dir=None):
@@ -33,31 +45,31 @@ def grade_all(trees, folders, args, out_dir=None):
         folders: `{path: directory for its results}`.
         args: flags of grade.py.
         out_dir: directory of grades.csv; None for a single submission.
+
+    Raises:
+        SandboxError: nothing can be graded here.
     """
-    began, todo, results = time.monotonic(), {}, {}
+    began, jobs, results = time.monotonic(), {}, {}
     names = {path: folders[path].name if out_dir else output.file_name(path) for path in trees}
     for path, tree in trees.items():
         try:
             submission = read_submission(tree)
-            key = _key(submission, args)
-            if args.regrade or not (found := _reusable(folders[path], key)):
-                todo[path] = names[path], submission, folders[path], key
+            if not submission.found and not out_dir:
+                raise SubmissionError(f"expected at least one of {', '.join(FILES)}, found none")
+            digest = _digest(submission, args)
+            if args.regrade or not (reusable := _read_results(folders[path], digest)):
+                jobs[path] = Job(names[path], submission, folders[path], digest)
             else:
-                results[path] = found
+                results[path] = reusable
         except Exception as error:
             results[path] = error
     if n_reused := sum(isinstance(result, dict) for result in results.values()):
         print(f"{n_reused} of {len(trees)} already have results (--regrade grades them again)")
-    try:
-        results |= _grade(todo, folders, args) if todo else {}
-    except SandboxError as error:
-        print(f"grade.py: error: {output.printable(error)}", file=sys.stderr)
-        return False
+    results |= _grade(jobs, args, out_dir) if jobs else {}
     errors = {path: error for path, error in results.items() if isinstance(error, Exception)}
     graded = [results[path] for path in trees if path not in errors]
     for path, error in errors.items():
-        is_expected = isinstance(error, (SubmissionError, SandboxError, OSError))
-        why = output.printable(error if is_expected else f"{type(error).__name__}: {error}")
+        why = output.printable(error)
         print(f"grade.py: error: {output.printable(path)} could not be graded: {why}", file=sys.stderr)
         results[path] = _write_note(folders[path], f"Could not be graded: {why}", args)
     if out_dir:
@@ -71,38 +83,34 @@ def grade_all(trees, folders, args, out_dir=None):
     return not errors
 
 
-def _grade(todo, folders, args):
-    """Grade submissions in parallel and return `{path: content of results.json, or the exception that prevented it}`.
-
-    Args:
-        todo: `{path: the arguments of grade_one that are the submission's own}`.
-    """
-    training, outcomes = load_training(args.data_dir, not args.no_training, args.jobs), {}
-    with Sandbox((*args.paths, *folders.values()), args.limits_only) as sandbox:
+def _grade(jobs, args, out_dir):
+    """Grade `{path: Job}` in parallel. Return `{path: content of results.json, or what prevented it, an exception}`."""
+    training, results = load_training(args.data_dir, not args.no_training, args.jobs), {}
+    places = [out_dir] if out_dir else [job.folder for job in jobs.values()]
+    with Sandbox((*args.paths, *places), args.limits_only) as sandbox:
         if not sandbox.has_bubblewrap:
             print(f"grade.py: warning: {sandbox.protection}", file=sys.stderr)
-        if any(os.path.realpath(path) != str(ROOT) for path in todo):
+        if any(os.path.realpath(path) != str(ROOT) for path in jobs):
             check_project(sandbox)
-        for path in todo:
-            _write_note(folders[path], UNFINISHED, args)
-        total = len(todo) * len(ALL_CHECKS)
+        for job in jobs.values():
+            _write_note(job.folder, UNFINISHED, args)
         pool = concurrent.futures.ThreadPoolExecutor(args.jobs)
-        with tqdm(total=total, unit="check", disable=None, leave=False) as progress:
+        with tqdm(total=len(jobs) * len(ALL_CHECKS), unit="check", disable=None, leave=False) as progress:
             try:
-                shared = sandbox, training, args, progress
-                futures = {pool.submit(grade_one, *shared, *own): path for path, own in todo.items()}
+                futures = {pool.submit(grade_one, job, sandbox, training, args, progress): path
+                           for path, job in jobs.items()}  # fmt: skip
                 for n, future in enumerate(concurrent.futures.as_completed(futures), 1):
                     path, error = futures[future], future.exception()
-                    outcomes[path] = error or future.result()
-                    if len(todo) > 1:
-                        said = "could not be graded" if error else output.in_short(outcomes[path])
-                        tqdm.write(f"{n}/{len(todo)} {folders[path].name}: {said}")
+                    results[path] = error or future.result()
+                    if out_dir:
+                        said = "could not be graded" if error else output.in_short(results[path])
+                        tqdm.write(f"{n}/{len(jobs)} {jobs[path].name}: {said}")
             except BaseException:
                 sandbox.stop()
                 raise
             finally:
                 pool.shutdown(cancel_futures=True)
-    return outcomes
+    return results
 
 
 def check_project(sandbox):
@@ -122,42 +130,38 @@ def check_project(sandbox):
                 )
 
 
-def grade_one(sandbox, training, args, progress, name, submission, folder, key):
+def grade_one(job, sandbox, training, args, progress):
     """Run all checks on a submission, write its results and return the content of results.json.
 
     This is also written after each check: if a platform ends the grader, what has passed so far counts.
     """
-    results = dict.fromkeys(ALL_CHECKS, WAITING)
+    results, submission = dict.fromkeys(ALL_CHECKS, WAITING), job.submission
+
+    def write_results(notes, **extra):
+        content = output.results_json([*results.items()], notes, args.visibility, args.equations, **extra)
+        write_json(job.folder / "results.json", content)
+        return content
+
     with sandbox.worker(submission.files, submission.folders, args.lenient) as worker:
         grading = Grading(worker.ask, submission.found, training)
         for check in ALL_CHECKS:
-            try:
-                results[check] = grading.run(check)
-            except SandboxError:
-                raise
-            except Exception as error:  # a submission that makes the grader fail loses this check, not the others
-                results[check] = Result("failed", check.title, f"The grader failed: {type(error).__name__}: {error}")
-            notes = [*submission.notes, *_notes_on_old_code(grading, worker), sandbox.protection]
-            notes, rows, extra = [*map(output.printable, notes)], [*results.items()], {}
-            if check is not ALL_CHECKS[-1]:
-                notes.insert(0, UNFINISHED)
-            else:
-                write_text(folder / "table.txt", output.table(name, rows, notes) + "\n")
-                write_text(folder / "report.html", output.page(name, rows, notes, folder, args.equations))
-                # If a check was cut off, or training images were missing, another grading may give more points.
-                is_open = not args.no_training and any(result.status == "not run" for result in results.values())
-                extra = {} if worker.was_cut_off or is_open else {"digest": key}
-            content = output.results_json(rows, notes, args.visibility, args.equations, **extra)
-            write_json(folder / "results.json", content)
+            results[check] = grading.run(check)
+            write_results([UNFINISHED])
             progress.update()
-    return content
+        notes = [*submission.notes, *_notes_on_old_code(grading, worker), sandbox.protection]
+        notes, rows = [*map(output.printable, notes)], [*results.items()]
+    write_text(job.folder / "table.txt", output.table(job.name, rows, notes) + "\n")
+    write_text(job.folder / "report.html", output.page(job.name, rows, notes, args.equations))
+    # If a request had no answer, or training images were missing, another grading may give more points.
+    is_open = not args.no_training and any(result.status == "not run" for result in results.values())
+    return write_results(notes, **({} if worker.refused or is_open else {"digest": job.digest}))
 
 
 def _notes_on_old_code(grading, worker):
     if worker.old_names:
         return [f"graded with --lenient, which restored {', '.join(sorted(worker.old_names))}"]
     old = sorted({error.split(". ")[0] for error in grading.errors if restores(error)})
-    return [f"old code, which --lenient can run: {error}" for error in old]
+    return [f"old code, which grade.py runs with --lenient: {error}" for error in old]
 
 
 def _write_note(folder, note, args):
@@ -171,17 +175,17 @@ def _write_note(folder, note, args):
     return content
 
 
-def _key(submission, args):
+def _digest(submission, args):
     """Return a digest of what results depend on: the submission's files and the flags."""
     flags = sorted((name, str(value)) for name, value in vars(args).items() if name not in FREE_FLAGS)
     content = repr((flags, submission.folders, sorted(submission.files.items())))
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _reusable(folder, key):
+def _read_results(folder, digest):
     """Return the content of results.json if it is final and of the same files and flags, else None."""
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        return results if results["extra_data"]["digest"] == key else None
+        return results if results["extra_data"]["digest"] == digest else None
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import tarfile
 import zipfile
 
@@ -75,26 +76,23 @@ LAYOUTS = {
         ["a/submission_metadata.yml", "a/submission_7/modules.py", "a/submission_8/readme.txt", "a/submission_9/"],
         [f"a/submission_{n}" for n in (7, 8, 9)],
     ),
-    "Gradescope without answers": (["submission_7/", "submission_8/"], ["submission_7", "submission_8"]),
     "Moodle": (
         ["Ada_7_assignsubmission_file/hw.zip", "Leo_8_assignsubmission_file/", "Leo_8_assignsubmission_text/a.html"],
         ["Ada_7_assignsubmission_file", "Leo_8_assignsubmission_file"],
-    ),
-    "Moodle without directories": (
-        ["Ada Lovelace_7_assignsubmission_file_hw.zip", "Emmy Noether_8_assignsubmission_file_modules.py"],
-        ["Ada Lovelace_7", "Emmy Noether_8"],
     ),
     "Brightspace": (
         ["7-1 - Ada Lovelace - Nov 3, 2026 1140 AM/modules.py", "8-1 - Emmy Noether - Nov 4/readme.txt", "index.html"],
         ["7-1 - Ada Lovelace - Nov 3, 2026 1140 AM", "8-1 - Emmy Noether - Nov 4"],
     ),
     "Canvas": (
-        ["lovelaceada_7_1_hw.zip", "noetheremmy_LATE_8_2_modules-1.py", "noetheremmy_LATE_8_3_mlp_numpy.py"],
-        ["lovelaceada_7", "noetheremmy_LATE_8"],
+        ["adaada_7_1_hw.zip", "emmy_LATE_8_2_modules-1.zip", "leo_9_3_hw.zip"],
+        ["adaada_7_1_hw.zip", "emmy_LATE_8_2_modules-1.zip", "leo_9_3_hw.zip"],
     ),
-    "runs": (["2026/metrics.jsonl"], "name a run, as .*2026"),
+    "loose files of a student": (
+        ["ada_7_1_hw.zip", "emmy_8_2_hw.zip", "leo_9_3_hw.zip", "kim_LATE_10_4_modules-1.py"],
+        "kim_LATE_10_4_modules-1.py is next to submissions",
+    ),
     "two": (["v1/modules.py", "v2/modules.py"], "v1, v2 in .* may be students"),
-    "two archives": (["hw/ada.zip", "hw/emmy.zip"], "ada.zip, emmy.zip in .* may be students"),
     "two at depth": (["2025/hw1/ada/modules.py", "2025/hw1/emmy/modules.py"], "ada, emmy in .* may be students"),
     "mixed depths": (
         ["leo/modules.py", *(f"late/{name}/modules.py" for name in ("ada", "emmy", "kim"))],
@@ -115,14 +113,6 @@ def test_submissions_are_found(tmp_path, layout, is_archive):
             read(path)
     else:
         assert [tree.path for tree in submissions_in(path)] == [path / name for name in expected]
-
-
-def test_every_student_gets_their_own_files(tmp_path):
-    names = ["lovelaceada_7_1_hw.zip", "noetheremmy_8_2_modules-1.py", "noetheremmy_8_3_mlp_numpy.py"]
-    canvas = written(tmp_path / "canvas", {name: ANSWER if name.endswith("zip") else b"emmy" for name in names})
-    ada, emmy = map(read_submission, submissions_in(canvas))
-    assert ada.files == {"hw.zip/hw/modules.py": b"ada"}
-    assert emmy.files == {"modules.py": b"emmy", "mlp_numpy.py": b"emmy"}
 
 
 def test_unclear_student_is_refused_alone(tmp_path):
@@ -170,16 +160,11 @@ def test_archive_is_read_without_unpacking(tmp_path, suffix, pack):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_archive_in_an_archive_is_read(tmp_path):
-    written(tmp_path, {"hand_in.zip": zipped({"again.tar.gz": tarred(CODE), "roster.csv": b""})})
-    assert read(tmp_path).found == {"modules.py": "hand_in.zip/again.tar.gz/code/modules.py"}
-
-
 @pytest.mark.parametrize(
     ("name", "raw", "says"),
     [
         ("a.zip", zipped({f"{i}.txt": b"" for i in range(41)}), "more than 40 files"),
-        ("a.tgz", tarred({"zeros.bin": bytes(200_000), "modules.py": b""}), "more than 40 files, or 150,000 bytes"),
+        ("a.tgz", tarred({"zeros.bin": bytes(200_000), "modules.py": b""}), "or 150,000 bytes"),
         ("a.zip", zipped({f"{i}.zip": zipped({"x": bytes(80_000)}) for i in range(2)}), "or 150,000 bytes"),
         ("a.zip", zipped(CODE)[:-30], "cannot be read"),
         ("a.rar", b"Rar!", "cannot be read"),
@@ -197,39 +182,35 @@ def test_damaged_or_large_archive_is_refused(tmp_path, monkeypatch, name, raw, s
 
 
 @pytest.mark.parametrize(
-    ("names", "found", "note"),
+    ("names", "note"),
     [
-        (["report/modules.py"], "report/modules.py", "found in report"),
-        (["modules.py", "tests/mlp_numpy.py"], "modules.py", ""),
-        (["Modules.py"], None, "found Modules.py, expected modules.py"),
-        (["code/mlp_numpy (1).py"], None, "found code/mlp_numpy (1).py, expected mlp_numpy.py"),
-        (["Copy of convnet_pytorch.ipynb"], None, "expected convnet_pytorch.py"),
-        (["modules.py", "rest.rar"], "modules.py", "left out: rest.rar: it cannot be read"),
-        (["b/c.ipynb"], None, "found b/c.ipynb, expected files that end in .py"),
-        (["train_mlp_numpy.py"], None, "none of modules.py, mlp_numpy.py,"),
-        (["modules.py", "old/modules.py"], "modules.py", "the same names were not graded: old/modules.py"),
+        (["report/modules.py"], "found in report"),
+        (["code/Modules.py", "mlp.ipynb"], "missing: modules.py, .*; other files: code/Modules.py, mlp.ipynb"),
+        (["modules.py", "rest.rar"], r"left out: rest.rar: it cannot be read \("),
+        (["modules.py", "old/modules.py"], "the same names were not graded: old/modules.py"),
     ],
 )
-def test_near_misses_are_noted(tmp_path, names, found, note):
+def test_files_are_noted(tmp_path, names, note):
     submission = read(written(tmp_path, dict.fromkeys(names, b"")))
-    assert list(submission.found.values()) == [found] * bool(found)
-    assert any(note in text for text in submission.notes) if note else submission.notes == []
+    assert any(re.search(note, text) for text in submission.notes)
 
 
-def test_files_left_out_are_noted(tmp_path):
+def test_submission_that_mentions_the_graders_code_is_noted(tmp_path):
+    submission = read(written(tmp_path, dict.fromkeys(FILES, b"") | {"helper.py": b"import __grader__.frames"}))
+    assert submission.notes == ["helper.py mentions __grader__, the grader's own code: read it"]
+
+
+def test_links_and_large_files_are_left_out(tmp_path):
     (tmp_path / "other.py").touch()
     large = {"weights.npz": bytes(3 << 20)}
-    folder = written(tmp_path / "ada", dict.fromkeys(FILES, b"") | large)
-    (folder / "modules.py").unlink()
+    folder = written(tmp_path / "ada", dict.fromkeys(FILES[1:], b"") | large)
     (folder / "modules.py").symlink_to(tmp_path / "other.py")
     (folder / "code").symlink_to(tmp_path)
     submission = read(folder)
-    assert set(submission.files) == set(submission.found) == {*FILES} - {"modules.py"}
+    assert {*submission.files} == {*submission.found} == {*FILES[1:]}
     link = "it is a link, or not a regular file"
-    assert submission.notes == [
+    assert submission.notes[0] == (
         f"left out: modules.py: {link}; code: it cannot be read ({link}); weights.npz: it has more than 2,097,152 bytes"
-    ]
+    )
     (tmp_path / "emmy.zip").write_bytes(zipped({"modules.py": b""} | large))
-    submission = read(tmp_path / "emmy.zip")
-    assert submission.files == {"modules.py": b""}
-    assert "left out: weights.npz: it has more than 2,097,152 bytes" in submission.notes
+    assert read(tmp_path / "emmy.zip").files == {"modules.py": b""}

@@ -1,5 +1,6 @@
 """The grader's sandbox: what a submission can and cannot do, with bubblewrap and under limits only."""
 
+import io
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from graded import grade, points
 
 from grading import sandbox as sandbox_module
-from grading.sandbox import Sandbox, SandboxError, editable_directories, marked_processes
+from grading.sandbox import Sandbox, SandboxError, marked_processes
 from grading.scheme import ROOT
 from grading.worker import frames, old_names
 
@@ -25,7 +26,6 @@ SLEEP = "import time; time.sleep(1000)"
 ATTACKS = {
     "raises SystemExit": ("raise SystemExit(0)", "^SystemExit: 0$"),
     "crashes": ("import ctypes; ctypes.string_at(0)", r"^Its process ended with signal SIGSEGV\.$"),
-    "prints without end": ("while True: print('x' * 100000)", r"^It did not finish within 1 s and was stopped\.$"),
     "ignores signals": (
         "import signal\nfor s in set(range(1, 32)) - {9, 19}: signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
         "did not finish",
@@ -120,14 +120,13 @@ def worker_of(sandbox, lenient=False, **modules):
     return sandbox.worker({f"{name}.py": code.encode() for name, code in modules.items()}, ["."], lenient)
 
 
-def import_modules(sandbox, code, seconds=None, **others):
-    with worker_of(sandbox, modules=code, **others) as worker:
+def import_modules(sandbox, code, seconds=None):
+    with worker_of(sandbox, modules=code) as worker:
         return worker.ask("import", "modules", {}, {}, seconds)
 
 
 def assert_nothing_is_left():
     assert not CANARY.exists()
-    assert (ROOT / "modules.py").exists()
     deadline = time.monotonic() + 30
     while left := marked_processes(f"{os.getpid()}-"):
         assert time.monotonic() < deadline, left
@@ -138,7 +137,7 @@ def assert_attack_fails(sandbox, code, expected):
     began = time.monotonic()
     answer = import_modules(sandbox, code, seconds=1)
     assert re.search(expected, answer.error)
-    assert answer.arrays == {}
+    assert not any(array.size for array in answer.arrays.values())
     assert time.monotonic() - began < 10
     assert_nothing_is_left()
 
@@ -168,36 +167,22 @@ def test_hostile_submission_gets_no_points(sandbox, attack, monkeypatch):
 def test_timeout_is_paid_once(shared_sandbox, monkeypatch):
     monkeypatch.setattr(sandbox_module, "CHECK_SECONDS", 1)
     monkeypatch.setattr(sandbox_module, "SECONDS_AFTER_TIMEOUT", 0.2)
-    began = time.monotonic()
     with worker_of(shared_sandbox, modules=SLEEP, mlp_numpy=SLEEP, fine="") as worker:
-        errors = [worker.ask("import", name, {}, {}).error for name in ("modules", "modules", "mlp_numpy", "fine")]
-        assert worker.ask("layer", "modules.LinearModule", {}, {}).kind == "timeout"
-        assert worker.was_cut_off
+        targets = ("modules", "modules.LinearModule", "mlp_numpy", "fine")
+        errors = [worker.ask("import", target, {}, {}).error for target in targets]
     assert errors == [
         "It did not finish within 1 s and was stopped.",
-        "An earlier call of modules did not finish, so it was not called again.",
+        "An earlier call of modules did not return, so it was not called again.",
         "It did not finish within 0.2 s and was stopped.",
         "",
     ]
-    assert time.monotonic() - began < 10
 
 
-def test_target_that_ends_its_process_is_asked_twice(shared_sandbox):
+def test_module_that_ends_its_process_is_called_once(shared_sandbox):
     with worker_of(shared_sandbox, modules="import os; os._exit(3)", fine="") as worker:
-        answers = [worker.ask("import", "modules", {}, {}) for _ in range(3)]
-        assert worker.ask("import", "fine", {}, {}).error == ""
-    assert [answer.kind for answer in answers] == ["died"] * 3
-    ended = "Its process ended with exit status 3."
-    last = "An earlier call of modules ended its process, so it was not called again."
-    assert [answer.error for answer in answers] == [ended, ended, last]
-
-
-def test_worker_is_stopped_if_memory_is_low(shared_sandbox, monkeypatch):
-    with worker_of(shared_sandbox, modules=SLEEP) as worker:
-        worker.start()
-        monkeypatch.setattr(sandbox_module, "free_mb", lambda: 499)
-        answer = worker.ask("import", "modules", {}, {})
-    assert answer.error == "It was stopped because this machine had less than 500 MB of memory left."
+        errors = [worker.ask("import", name, {}, {}).error for name in ("modules", "modules", "fine")]
+    again = "An earlier call of modules did not return, so it was not called again."
+    assert errors == ["Its process ended with exit status 3.", again, ""]
 
 
 def test_stop_ends_workers_of_other_threads(shared_sandbox):
@@ -224,10 +209,6 @@ open(os.path.expanduser("~/file"), "w").write("x")
 assert torch.compile(lambda x: x + 1)(torch.ones(1)).item() == 2
 """
     assert import_modules(sandbox, code).error == ""
-
-
-def test_pytorch_is_imported_only_if_mentioned(shared_sandbox):
-    assert import_modules(shared_sandbox, "import sys; assert 't' + 'orch' not in sys.modules").error == ""
 
 
 @pytest.mark.parametrize(
@@ -259,12 +240,11 @@ def test_hidden_paths_are_not_visible(behind_bubblewrap, tmp_path, monkeypatch):
     tmp_path.chmod(0o755)
     results = tmp_path / "results"
     results.mkdir()
-    for path in (tmp_path / "package.py", results / "others.py"):
-        path.touch()
+    (results / "others.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    code = f"import package, os\nassert not os.listdir({str(results)!r})\nopen({str(tmp_path / 'x')!r}, 'w')"
+    code = f"import os\nassert os.listdir({str(tmp_path)!r}) == ['results'] and not os.listdir({str(results)!r})"
     with Sandbox([results]) as sandbox:
-        assert "Read-only file system" in import_modules(sandbox, code).error
+        assert import_modules(sandbox, code).error == ""
 
 
 def test_root_needs_bubblewrap_unless_limits_are_enough(monkeypatch):
@@ -293,46 +273,21 @@ def test_packages_of_another_environment_are_visible(tmp_path):
     assert done.stdout == "imported\n", done.stderr
 
 
-def test_editable_directories_are_read_from_metadata(tmp_path):
-    (tmp_path / "p-1.dist-info").mkdir()
-    (tmp_path / "p-1.dist-info" / "METADATA").write_text("Name: p\nVersion: 1\n")
-    text = '{"url": "file:///src/my%20package", "dir_info": {"editable": true}}'
-    (tmp_path / "p-1.dist-info" / "direct_url.json").write_text(text)
-    assert editable_directories([str(tmp_path)]) == ["/src/my package"]
-
-
 def test_lenient_restores_old_names_and_records_them(shared_sandbox):
     code = "import numpy as np\nfrom collections import Iterable\nassert np.asscalar(np.PINF) == np.math.inf"
     with worker_of(shared_sandbox, modules=code, lenient=True) as worker:
         assert worker.ask("import", "modules", {}, {}).error == ""
         assert worker.old_names == {"collections.Iterable", "numpy.asscalar", "numpy.PINF", "numpy.math"}
-    assert old_names.restores(import_modules(shared_sandbox, code).error)
 
 
-@pytest.mark.parametrize(
-    ("error", "is_advised"),
-    [
-        ("AttributeError: module 'numpy' has no attribute 'float'.\n`np.float` was a deprecated alias", True),
-        ("AttributeError: `np.float_` was removed in the NumPy 2.0 release. Use `np.float64` instead.", True),
-        ("ImportError: cannot import name 'Iterable' from 'collections' (/usr/lib/python3/collections.py)", True),
-        ("AttributeError: module 'numpy' has no attribute 'laot'", False),
-        ("AttributeError: `ptp` was removed from the ndarray class", False),
-        ("SyntaxError: Missing parentheses in call to 'print'", False),
-    ],
-)
-def test_lenient_is_advised_only_if_it_helps(error, is_advised):
-    assert old_names.restores(error) == is_advised
+def test_lenient_is_advised_only_if_it_helps(shared_sandbox):
+    for code, is_advised in (("np.float", True), ("np.float_", True), ("np.laot", False), ("np.ones(1).ptp()", False)):
+        assert old_names.restores(import_modules(shared_sandbox, f"import numpy as np\n{code}").error) == is_advised
 
 
-def decoded(message, max_bytes=1000):
-    data = b"".join(message)
-
-    def read(n_bytes):
-        nonlocal data
-        part, data = data[:n_bytes], data[n_bytes:]
-        return bytearray(part)
-
-    return frames.decode(read, max_bytes)
+def decoded(message):
+    stream = io.BytesIO(b"".join(message))
+    return frames.decode(lambda n_bytes: bytearray(stream.read(n_bytes)), 1000)
 
 
 @pytest.mark.parametrize("dtype", [">f8", "<f8", ">i4", "f4", "?"])
@@ -342,23 +297,13 @@ def test_frames_keep_values_in_any_byte_order(dtype):
     assert header == {"id": 1}
     assert arrays["x"].dtype == sent.dtype.newbyteorder("=")
     assert np.array_equal(arrays["x"], sent)
-    assert arrays["empty"].shape == (0, 2)
-    assert arrays["scalar"].shape == ()
-
-
-@pytest.mark.parametrize("dtype", ["O", "U3", "c16", "datetime64[s]"])
-def test_frames_refuse_other_dtypes(dtype):
-    with pytest.raises(TypeError, match="x has dtype"):
-        frames.encode({}, {"x": np.zeros(2, dtype)})
+    assert (arrays["empty"].shape, arrays["scalar"].shape) == ((0, 2), ())
 
 
 @pytest.mark.parametrize(
     "header",
-    [
-        "no JSON", "[]", "{}", '{"arrays": 5}', '{"arrays": [["x", "O", [1]]]}', '{"arrays": [["x", ">f8", [1]]]}',
-        '{"arrays": [["x", "float64", [-1]]]}', '{"arrays": [["x", "float64", [1e3]]]}', '{"arrays": [["x", [], [1]]]}',
-        '{"arrays": [["x", "float64", [126]]]}', "[" * 100000, "x" * (1 << 19),
-    ],
+    ["no JSON", "[]", "{}", '{"arrays": 5}', '{"arrays": [["x", "O", [1]]]}', '{"arrays": [["x", "float64", [-1]]]}',
+     '{"arrays": [["x", "float64", [126]]]}', "[" * 100000, "x" * (1 << 19)],
 )  # fmt: skip
 def test_frames_refuse_a_malformed_header(header):
     with pytest.raises(frames.FrameError):

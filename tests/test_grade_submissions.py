@@ -4,7 +4,6 @@ import contextlib
 import csv
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -32,13 +31,13 @@ WRONG = "\n\nclass LinearModule(LinearModule):\n    def forward(self, x):\n     
 def stubbed(monkeypatch):
     """Let grade.py run nothing: every submission gets 0 points. Return the names that were graded, and the worker."""
     graded, grade_one = [], submissions.grade_one
-    worker = SimpleNamespace(ask=None, old_names=(), was_cut_off=False)
+    worker = SimpleNamespace(ask=None, old_names=(), refused={})
 
-    def stub(*args):
-        if args[4] == "no_process":
+    def stub(job, *args):
+        if job.name == "no_process":
             raise SandboxError("no process")
-        graded.append(args[4])
-        return grade_one(*args)
+        graded.append(job.name)
+        return grade_one(job, *args)
 
     sandbox = SimpleNamespace(has_bubblewrap=True, protection="", worker=lambda *_: contextlib.nullcontext(worker))
     monkeypatch.setattr(submissions, "Sandbox", lambda *_: contextlib.nullcontext(sandbox))
@@ -64,15 +63,13 @@ def test_one_submission_stops_no_other(stubbed, tmp_path, capsys):
         Path(os.fsdecode(bytes(folders[0]) + b"/r\xe9sum\xe9.txt")).touch()
     (place / "link").symlink_to(folders[0])
     (place / "loop").symlink_to("loop")
-    for name in ("broken.zip", "roster.csv"):
-        (place / name).touch()
+    (place / "broken.zip").touch()
     (place / "empty").mkdir()
     for name in ("a", "b"):
         write(place / "two" / name, TEMPLATES)
     assert call_grade(*place.iterdir(), "--no_training", "--out_dir", tmp_path / "out") == 1
     said = capsys.readouterr()
-    assert (said.err.count("could not be graded: "), said.err.count("\n")) == (5, 6), said.err
-    assert "roster.csv is neither" in said.err
+    assert said.err.count("could not be graded: ") == said.err.count("\n") == 5, said.err
     assert "\x1b" not in said.out + said.err
     not_graded = {"no_process", "link", "loop", "broken", "two"}
     not_run = {name: row["not_run"] == "59" for name, row in rows_of(tmp_path / "out").items()}
@@ -82,6 +79,14 @@ def test_one_submission_stops_no_other(stubbed, tmp_path, capsys):
     results = read_json(tmp_path / "out" / "two" / "results.json")
     assert (results["score"], results["tests"]) == (0, [])
     assert "Could not be graded: a, b in " in results["output"]
+
+
+def test_directory_without_an_answer_is_refused(tmp_path, capsys):
+    folder = write(tmp_path / "one", {"notes.txt": ""})
+    assert call_grade(folder, "--no_training", "--out_dir", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "could not be graded: expected at least one of modules.py, " in said
+    assert said.count("\n") == 1
 
 
 def test_results_are_reused_until_files_or_flags_change(stubbed, tmp_path, capsys):
@@ -95,7 +100,7 @@ def test_results_are_reused_until_files_or_flags_change(stubbed, tmp_path, capsy
         (lambda: results.write_text("[]"), [], {"s0"}),
         (lambda: None, ["--lenient"], {"s0", "s1"}),
         (lambda: None, ["--lenient", "--regrade"], {"s0", "s1"}),
-        (lambda: setattr(stubbed.worker, "was_cut_off", True), ["--regrade"], {"s0", "s1"}),
+        (lambda: stubbed.worker.refused.update(modules=None), ["--regrade"], {"s0", "s1"}),
         (lambda: None, [], {"s0", "s1"}),
     ]:
         change()
@@ -121,14 +126,7 @@ def test_out_dir_must_not_overlap_a_submission(tmp_path, monkeypatch, capsys, ou
 def test_wrong_use_ends_with_one_line_and_status_2(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "file").touch()
-    for args in (
-        [],
-        ["~/nowhere"],
-        [tmp_path / "file"],
-        [tmp_path, "--jobs", "0"],
-        [tmp_path, "--nonsense"],
-        [".", "--out_dir", tmp_path / "file" / "below"],
-    ):
+    for args in ([], ["~/nowhere"], [tmp_path / "file"], [tmp_path, "--jobs", "0"], [tmp_path, "--nonsense"]):
         assert call_grade(*args) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1, said
@@ -151,7 +149,7 @@ def test_second_grader_in_a_directory_is_refused(tmp_path, capsys):
         (KeyboardInterrupt(), 130, "interrupted; the same command continues"),
     ],
 )
-def test_grading_that_cannot_start_ends_with_one_line(tmp_path, monkeypatch, capsys, error, status, says):
+def test_grading_that_cannot_start_leaves_nothing(tmp_path, monkeypatch, capsys, error, status, says):
     def refuse(*_):
         raise error
 
@@ -159,6 +157,7 @@ def test_grading_that_cannot_start_ends_with_one_line(tmp_path, monkeypatch, cap
     folder = write(tmp_path / "one", {"modules.py": ""})
     assert call_grade(folder, "--no_training", "--out_dir", tmp_path / "out") == status
     assert capsys.readouterr().err == f"grade.py: {says}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_nothing_is_graded_if_the_project_itself_fails(shared_sandbox, tmp_path, monkeypatch):
@@ -173,7 +172,7 @@ def test_command_grades_the_project_in_full(shared_sandbox, tmp_path):
     folder = write(tmp_path / "one" / "hand_in", PROJECT)
     done = run_grade(folder.parent, "--no_training", "--out_dir", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
-    full = f"one: {MAX_POINTS:g} of {MAX_POINTS:g} points; {59 - MAX_POINTS:g} not run (of 59)\n"
+    full = f"one: {MAX_POINTS:g} of {MAX_POINTS:g} points; {59 - MAX_POINTS:g} of 59 not run\n"
     assert done.stdout.startswith(full)
     results = read_json(tmp_path / "out" / "results.json")
     assert results["score"] == sum(test["score"] for test in results["tests"]) == MAX_POINTS
@@ -189,9 +188,8 @@ def test_interrupt_ends_the_grader_within_seconds(shared_sandbox, tmp_path):
     command = [sys.executable, ROOT / "grade.py", *folders, "--no_training", "-j", "2", "--out_dir", out]
     with handling(signal.SIGINT, signal.SIG_DFL):
         process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
     while not (out / "s2" / "results.json").exists():
-        assert time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.02)
     time.sleep(4)  # by now two are asleep
     began = time.monotonic()
@@ -208,9 +206,6 @@ def test_interrupt_ends_the_grader_within_seconds(shared_sandbox, tmp_path):
 # ---- What is written -----------------------------------------------------------------------------
 
 
-FIRST = ALL_CHECKS[0]
-
-
 def rows_with(*results):
     """Return rows of the first checks of question 1.2 with these results."""
     return list(zip(ALL_CHECKS, results, strict=False))
@@ -219,7 +214,7 @@ def rows_with(*results):
 def texts_of(rows, **more):
     """Return table, report.html and results.json as texts."""
     results = json.dumps(output.results_json(rows, [], **more))
-    return output.table("one", rows, []), output.page("one", rows, [], Path(), **more), results
+    return output.table("one", rows, []), output.page("one", rows, [], **more), results
 
 
 def csv_row(name, rows):
@@ -231,8 +226,8 @@ def csv_row(name, rows):
 def test_open_points_count_nowhere_but_are_not_lost(status, n_tests):
     rows = rows_with(Result("passed"), Result("failed", "f()", "It is wrong."), Result(status))
     passed, failed, still_open = (check.points for check, _ in rows)
-    decided = f"{passed:g} of {passed + failed:g} points; {still_open:g} {status} (of {passed + failed + still_open:g})"
-    assert output.points_text(rows) == decided
+    left = f"{still_open:g} of {passed + failed + still_open:g} {status}"
+    assert output.points_text(rows) == f"{passed:g} of {passed + failed:g} points; {left}"
     results = output.results_json(rows, [])
     assert [test.get("status") for test in results["tests"]] == ["passed", "failed", None][:n_tests]
     row = csv_row("one", rows)
@@ -243,7 +238,7 @@ def test_open_points_count_nowhere_but_are_not_lost(status, n_tests):
 def test_repeated_text_and_unwritten_parts_are_short():
     wrong = Result("failed", "f()", "It is wrong.")
     table, page, _ = texts_of(rows_with(Result("not written", "f()", f"{NOT_WRITTEN}."), wrong, wrong))
-    assert f"{FIRST.title} (not written yet)\n" in table
+    assert f"{ALL_CHECKS[0].title} (not written yet)\n" in table
     assert NOT_WRITTEN not in table
     assert table.count("It is wrong.") == page.count("It is wrong.") == 1
     assert f"(as {ALL_CHECKS[1].name}, above)" in table
@@ -267,9 +262,7 @@ def test_equations_are_for_staff_unless_asked_for():
     assert "Eq. (softmax-backward) on page" in table
     assert "softmax-backward" not in page + results
     _, page, results = texts_of(rows, equations=True)
-    assert "Eq. (softmax-backward) on page" in results
-    assert re.search(r'<a href="[^"]*/report.pdf#page=\d+">See Eq\. \(softmax-backward\)', page)
-    assert "Eq." not in output.table("one", [(check, Result("not written", "f()"))], [])
+    assert all("Eq. (softmax-backward) on page" in text for text in (page, results))
 
 
 def test_equations_of_checks_are_in_the_report():
