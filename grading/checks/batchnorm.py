@@ -215,7 +215,7 @@ def _needs_input_grad(grading):
     whole, n_right = function(grading).ask(grading).arrays, 0
     for i, name in enumerate(("x", "gamma", "beta")):
         case = function(grading, needs=[j == i for j in range(3)])
-        case = dataclasses.replace(case, expression=f"only {name} requires a gradient, {case.expression}")
+        case = dataclasses.replace(case, expression=f"With a gradient for {name} only, {case.expression}")
         returned, n_arguments = case.got(grading, "returned"), 3 + case.params["passes_eps"]
         if returned is None:
             return failure(case.ask(grading), case.called(), "There is no gradient.")

@@ -194,7 +194,7 @@ def constant_output(grading, case):
 def float32(grading, case, needs_float32=True):
     """Inputs, and parameters in PyTorch, in float32 give what float64 gives."""
     arrays = {name: case.arrays[name].astype(np.float32) for name in BATCHED if name in case.arrays}
-    single = dataclasses.replace(case.replace(arrays, float32=True), expression=f"float32, {case.expression}")
+    single = dataclasses.replace(case.replace(arrays, float32=True), expression=f"In float32, {case.expression}")
     out = single.got(grading, "out")
     if out is None or not case.is_comparable(grading, case):
         return constant_output(grading, single)
