@@ -16,7 +16,7 @@ from grading.scheme import BY_HAND, BY_HAND_POINTS, EQUATIONS, QUESTIONS, ROOT
 from grading.worker.load import NOT_WRITTEN
 
 MARKS = {"passed": "✓", "failed": "✗", "not written": "✗", "not run": "-", "not decided": "?"}
-REMARKS = {"not written": "not written yet", "not run": "not run", "not decided": "to be decided by hand"}
+REMARKS = {"not written": "not found", "not run": "not run", "not decided": "to be decided by hand"}
 BY_HAND_QUESTIONS = f"{', '.join(BY_HAND[:-1])} and {BY_HAND[-1]}"
 BY_HAND_TEXT = f"The other {BY_HAND_POINTS} points, for the derivations of {BY_HAND_QUESTIONS}, are graded by hand."
 PAGES = json.loads((ROOT / "report" / "equations.json").read_text(encoding="utf-8"))  # of the equations in report.pdf
@@ -49,9 +49,16 @@ def result_folders(paths, out_dir):
 def sentences(result):
     """Return what a student should read about a result: what was called, the problem, a note."""
     is_called = result.status in ("failed", "not decided") and not result.called.startswith("import ")
-    is_remark = result.status == "not written" and result.problem == f"{NOT_WRITTEN}."
-    lines = [result.called * is_called, result.problem * (not is_remark), result.note]
+    lines = [result.called * is_called, result.problem * (not is_unwritten(result)), result.note]
     return [printable(line) for line in lines if line]
+
+
+def remark_on(result):
+    return "not written yet" if is_unwritten(result) else REMARKS.get(result.status, "")
+
+
+def is_unwritten(result):
+    return result.status == "not written" and result.problem == f"{NOT_WRITTEN}."
 
 
 def citations(check, result):
@@ -84,7 +91,7 @@ def by_question(rows, equations):
     for question, title in QUESTIONS.items():
         part, lines, first = [row for row in rows if row[0].question == question], [], {}
         for check, result in part:
-            remark, own = REMARKS.get(result.status, ""), sentences(result)
+            remark, own = remark_on(result), sentences(result)
             above = first.setdefault(tuple(own), check.name)
             if own and above != check.name:
                 remark, own = f"as {above}, above", []
@@ -103,7 +110,7 @@ def results_json(rows, notes, visibility="visible", equations=False, **extra):
     tests = []
     for check, result in rows:
         if result.status != "not run":
-            lines = [REMARKS.get(result.status, result.status), *sentences(result)]
+            lines = [remark_on(result) or result.status, *sentences(result)]
             name = f"{check.question} {check.name}: {check.title}"
             test = {"name": name, "score": earned(check, result), "max_score": check.points, "visibility": visibility}
             test["output"] = "\n".join(lines + citations(check, result) * equations)

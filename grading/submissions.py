@@ -148,7 +148,7 @@ def grade_one(job, sandbox, training, args, progress):
             results[check] = grading.run(check)
             write_results([UNFINISHED])
             progress.update()
-        notes = [*submission.notes, *_notes_on_old_code(grading, worker), sandbox.protection]
+        notes = [*submission.notes, *sorted(grading.notes), *_notes_on_old_code(grading, worker), sandbox.protection]
         notes, rows = [*map(output.printable, notes)], [*results.items()]
     write_text(job.folder / "table.txt", output.table(job.name, rows, notes) + "\n")
     write_text(job.folder / "report.html", output.page(job.name, rows, notes, args.equations))
@@ -160,7 +160,7 @@ def grade_one(job, sandbox, training, args, progress):
 def _notes_on_old_code(grading, worker):
     if worker.old_names:
         return [f"graded with --lenient, which restored {', '.join(sorted(worker.old_names))}"]
-    old = sorted({error.split(". ")[0] for error in grading.errors if restores(error)})
+    old = sorted({error.split(". ")[0] for error in grading.errors | grading.notes if restores(error)})
     return [f"old code, which grade.py runs with --lenient: {error}" for error in old]
 
 

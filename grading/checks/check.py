@@ -89,7 +89,7 @@ class Grading:
 
     Attributes:
         errors: texts of all errors that the submission raised.
-        notes: on statements that failed; the next result shows them.
+        notes: on statements of its files that failed, for staff.
     """
 
     def __init__(self, ask, found, training=None):
@@ -112,9 +112,7 @@ class Grading:
         if file not in self.found:
             return Result("not written", called, f"There is no {file}.")
         answer = self.ask("import", file.removesuffix(".py"), seconds=20)
-        failed = set(answer.text("failed").splitlines())
-        self.notes |= failed - self.errors
-        self.errors |= failed
+        self.notes |= set(answer.text("failed").splitlines())
         return failure(answer, called) if answer.error else None
 
     def run(self, check):
@@ -127,9 +125,7 @@ class Grading:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             problem = f"What came back could not be judged ({type(error).__name__}: {error})."
             return Result("failed", check.title, problem)
-        notes = [sentence(note) for note in (result.note, *sorted(self.notes)) if note]
-        self.notes.clear()
-        return dataclasses.replace(result, note=" ".join(notes))
+        return dataclasses.replace(result, note=result.note and sentence(result.note))
 
 
 def failure(answer, called, problem="", note=""):

@@ -133,8 +133,9 @@ def _shapes(grading):
             layers = {"norms": "batch norms", "linear": "linear layers"}.get(name, name)
             more, missing = _in_words(got - right), _in_words(right - got)
             problem = f"There are {sum(got.values())} {layers}. Not in Table 1: {more}. Missing: {missing}."
+            kinds = [kind for kind, _ in calls(ask(grading))]
             note = "Table 1 has eight 3×3 convolutions, a batch norm after each, and one linear layer"
-            return Result("failed", called, problem, note)
+            return Result("failed", called, problem, (kinds and in_words(kinds)) or note)
     if answer.arrays["count"] != N_PARAMETERS:
         problem = f"There are {answer.arrays['count']:,.0f} parameters, expected {N_PARAMETERS:,}"
         return Result("failed", called, f"{problem} (without biases of convolutions).")

@@ -122,7 +122,7 @@ def make(found, params):
     if unwritten != "_forward_unimplemented" or not near:
         return made, ""
     made.forward = getattr(made, near)
-    return made, f"There is no method forward; found {near}"
+    return made, f"There is no method forward; found {near}, which the other checks call"
 
 
 class NumpyUnit:
