@@ -133,9 +133,7 @@ def measure_memory():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--steps", type=int, default=30, help="number of ConvNet steps; the MLP takes ten times as many"
-    )
+    parser.add_argument("--steps", type=int, default=30, help="number of ConvNet steps, a tenth of the MLP's")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "md5 sums differ")
     torch.manual_seed(0)
