@@ -5,8 +5,8 @@ activation maps x̃ to x, and L is the loss. A batch of B examples is a matrix o
 `backward` takes `dout`, the gradient of L with respect to the module's output, and returns the
 gradient with respect to its input. It uses values stored by the last `forward`.
 
-`Eq. (name)` is an equation in report/report.pdf, which prints the name beside the number. The report derives the
-gradients of one example in 1.1 a and b, and those of a batch, as computed here, in 1.1 c.
+The name after "Eq." is that of an equation in report/report.pdf, printed beside its number. The report derives the
+gradients for one example in 1.1 a and b, and for a batch, as computed here, in 1.1 c.
 """
 
 import numpy as np

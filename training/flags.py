@@ -106,7 +106,7 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
         fromfile_prefix_chars="@",
     )
     add = parser.groups["training"].add_argument
-    add("--learning_rate", type=number(0, exclusive=True), default=learning_rate, help="learning rate")
+    add("--learning_rate", type=number(0, exclusive=True), default=learning_rate, help="step size of the optimiser")
     add("--max_steps", type=integer(1), default=max_steps, help="number of training steps")
     add("--batch_size", type=integer(1), default=batch_size, help="images per step")
     add("--seed", type=integer(0, 2**32 - 1), default=42, help="seed of the initial weights and the batch order")
@@ -123,7 +123,7 @@ def make_parser(script, description, *, learning_rate, max_steps, batch_size, ev
     add("--train_eval_size", type=integer(0, N_TRAINING_IMAGES), default=10_000, help=help)
     add("--out_dir", type=file_path, help="run directory to create (default: results/SCRIPT/TIME)")
     add("--resume", type=file_path, metavar="DIR", help="run directory to resume, with its flags")
-    add("--quiet", action="store_true", help="print only warnings and errors")
+    add("--quiet", action="store_true", help="no output except for warnings and errors")
     parser.set_defaults(script=script)
     return parser
 
@@ -155,9 +155,8 @@ def add_torch_flags(parser, *, optimizer):
     help = "augmentation of training images; flip_crop: flips and shifts; flip_affine: also rotations and scalings"
     add("--augment", choices=("none", "flip", "flip_crop", "flip_affine"), default="none", help=help)
     add("--shift", type=integer(0, 16), default=4, help="maximum shift of flip_crop and flip_affine, in pixels")
-    add("--alternate", action="store_true", help="flip each image in alternate epochs instead of at random")
-    help = "preprocessing; mean_image: subtract the mean image, as the course does; standardize: subtract the mean of "
-    help += "each channel and divide by its standard deviation"
+    add("--alternate", action="store_true", help="flips of each image in alternate epochs instead of at random")
+    help = "mean_image: pixels minus the mean image, as in the course; standardize: channels of mean 0 and variance 1"
     add("--preprocess", choices=("mean_image", "standardize"), default="mean_image", help=help)
     help = "number of training images, the last ones, to hold out for validation"
     add("--validation_size", type=integer(0, N_TRAINING_IMAGES - 1), default=0, help=help)
@@ -165,10 +164,10 @@ def add_torch_flags(parser, *, optimizer):
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device; auto: a GPU if there is one")
     help = "precision of matrix products and convolutions; bf16 is faster on processors that support it"
     add("--precision", choices=("fp32", "bf16"), default="fp32", help=help)
-    add("--compile", action="store_true", help="compile the network with torch.compile")
+    add("--compile", action="store_true", help="compilation of the network by torch.compile")
     add = parser.groups["run"].add_argument
-    add("--tensorboard", action="store_true", help="also log to the run directory for TensorBoard")
-    add("--pictures", action="store_true", help="also draw the first layer's weights and the worst mistakes")
+    add("--tensorboard", action="store_true", help="TensorBoard logs in the run directory")
+    add("--pictures", action="store_true", help="figures of the first layer's weights and of the worst mistakes")
 
 
 # ---- Parsing -------------------------------------------------------------------------------------
