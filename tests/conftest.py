@@ -30,13 +30,13 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session")
 def official_folder(tmp_path_factory):
     """A directory in CIFAR-10's format. Image i has pixels of value i % 251 and label i % 10."""
-    folder = tmp_path_factory.mktemp("official")
+    directory = tmp_path_factory.mktemp("official")
     for number, (name, batch_label, _) in enumerate(cifar10_utils.FILES):
         index = np.arange(10_000) + 10_000 * number
         pixels = np.repeat((index % 251).astype(np.uint8)[:, None], 3072, axis=1)
         batch = {b"batch_label": batch_label, b"labels": (index % 10).tolist(), b"data": pixels}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=4))
-    return folder
+        (directory / name).write_bytes(pickle.dumps(batch, protocol=4))
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def no_download(monkeypatch):
 
 @pytest.fixture
 def data_dir(official_folder, tmp_path):
-    """A directory of links to the official folder's files. Only `replace` may change them."""
+    """A directory of links to the files in `official_folder`. Only `replace` may change them."""
     return shutil.copytree(official_folder, tmp_path / "cifar10" / DIRECTORY_NAME, copy_function=os.link)
 
 

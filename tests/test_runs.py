@@ -197,10 +197,6 @@ def write_state(path, state):
     torch.save(state, path) if path.suffix == ".pt" else np.savez(path, **state)
 
 
-def empty(path):
-    path.write_bytes(b"")
-
-
 def truncated(path):
     path.write_bytes(path.read_bytes()[:-500])
 
@@ -209,14 +205,14 @@ def missing(path):
     path.unlink()
 
 
-def of_another_run(path):
+def from_another_run(path):
     state = read_state(path)
     if path.suffix == ".pt":
         state["run"]["id"] = "another"
     write_state(path, state if path.suffix == ".pt" else state | {"run.id": "another"})
 
 
-def of_another_network(path):
+def from_another_network(path):
     state, weight = read_state(path), np.zeros((3, 3))
     if path.suffix == ".pt":
         state["network"]["layers.0.weight"] = torch.tensor(weight)
@@ -236,7 +232,7 @@ def with_code(path):
     )
 
 
-DAMAGES = [empty, truncated, missing, of_another_run, of_another_network, without_a_part, with_code]
+DAMAGES = [truncated, missing, from_another_run, from_another_network, without_a_part, with_code]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -70,9 +70,9 @@ def train_torch(args):
     return run
 
 
-def train_one(framework, folder):
+def train_one(framework, directory):
     """Train with the default flags in this process."""
-    flags = ["--quiet", "--dataset", DATASET, "--data_dir", str(DATA_DIR), "--out_dir", folder]
+    flags = ["--quiet", "--dataset", DATASET, "--data_dir", str(DATA_DIR), "--out_dir", directory]
     train = {"numpy": train_mlp_numpy.train, "torch": train_torch}[framework]
     return run_script(train, train_mlp_numpy.make_flags(), flags)
 
@@ -121,10 +121,10 @@ def compare_steps():
 def compare_runs(n_runs):
     inside, whole = {"numpy": [], "torch": []}, {"numpy": [], "torch": []}
     memory = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         for i in range(n_runs):
             for framework in inside:
-                out_dir = Path(folder, f"{framework}{i}")
+                out_dir = Path(directory, f"{framework}{i}")
                 began = time.perf_counter()
                 command = [sys.executable, "-m", "tests.benchmarks.mlp_numpy", "--train", framework]
                 command += ["--out_dir", str(out_dir)]

@@ -122,8 +122,8 @@ def compare_batch_norms():
 
 
 def measure_memory():
-    with tempfile.TemporaryDirectory() as folder:
-        out_dir = Path(folder, "run")
+    with tempfile.TemporaryDirectory() as directory:
+        out_dir = Path(directory, "run")
         command = [sys.executable, ROOT / "train_convnet_pytorch.py", "--max_steps=20", "--quiet"]
         command += [f"--dataset={DATASET}", f"--data_dir={DATA_DIR}", f"--out_dir={out_dir}"]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
