@@ -116,8 +116,8 @@ def _find_files(data_dir, download):
     data_dir = data_dir.resolve()  # tarfile may refuse to unpack through a link
     if found:
         raise DataError(
-            f"{data_dir} is not empty and lacks {', '.join(missing)}. "
-            "Name CIFAR-10's directory with --data_dir, or move this one away to download CIFAR-10."
+            f"CIFAR-10 is not in {data_dir}, which is not empty but lacks {', '.join(missing)}. "
+            "Name its directory with --data_dir, or move this one away to download CIFAR-10."
         )
     if not download:
         raise DataError(

@@ -54,7 +54,7 @@ def replace(path, raw):
     [
         ("images", "images cannot be read as a directory: Not a directory."),
         ("images/.hidden", f"Use --data_dir .*/images/{DIRECTORY_NAME} to download"),
-        ("images/test_batch", "is not empty and lacks data_batch_1, .*, data_batch_5. Name"),
+        ("images/test_batch", "which is not empty but lacks data_batch_1, .*, data_batch_5. Name"),
     ],
 )
 def test_incomplete_data_dir_raises_with_auto(tmp_path, file, message):
