@@ -26,7 +26,7 @@ def process_group():
 
 
 def expected_size():
-    """Return the number of processes before `process_group` is entered, 1 without torchrun."""
+    """Return the number of processes, 1 without torchrun. Valid before `process_group`, too."""
     return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else 1
 
 
