@@ -151,7 +151,7 @@ def test_resume_rejects_changed_flags(error_of, started):
 
 
 def test_resume_rejects_run_of_another_script(error_of, started):
-    assert f"{started!r} is a run of {NUMPY}.py, expected {MLP}.py" in error_of(MLP, "--resume", started)
+    assert f"{started!r} is a run of {NUMPY}.py; use that script" in error_of(MLP, "--resume", started)
 
 
 @pytest.mark.parametrize("config", ["", "[]", "{}"])

@@ -225,10 +225,10 @@ def _parse_resumed(parser, argv, directory):
         recorded = config["flags"] | {"resume": directory}
         is_synthetic = config["dataset"]["is_synthetic"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        parser.error(f"argument --resume: {directory!r} is not a run directory with a readable config.json ({error})")
+        parser.error(f"argument --resume: {directory!r} is not a run directory ({error}); name one with a config.json")
     script = parser.get_default("script")
     if recorded.get("script") != script:
-        parser.error(f"argument --resume: {directory!r} is a run of {recorded.get('script')}.py, expected {script}.py")
+        parser.error(f"argument --resume: {directory!r} is a run of {recorded.get('script')}.py; use that script")
     parser.set_defaults(**recorded)
     args = parser.parse_args(argv)
     for name, value in recorded.items():
