@@ -186,53 +186,31 @@ class Payload:
         return os.system, (f"touch '{self.path}'",)
 
 
-def read_state(path):
+def replace(path, name, value):
+    """Replace an entry of a checkpoint, such as 'run.id'; None removes it."""
+    part, key = name.split(".", 1)
     if path.suffix == ".pt":
-        return torch.load(path, weights_only=True)
-    with np.load(path) as arrays:
-        return dict(arrays)
-
-
-def write_state(path, state):
+        state = torch.load(path, weights_only=True)
+        entries = state[part]
+    else:
+        with np.load(path) as arrays:
+            state = entries = dict(arrays)
+        key = name
+    entries[key] = value
+    if value is None:
+        del entries[key]
     torch.save(state, path) if path.suffix == ".pt" else np.savez(path, **state)
 
 
-def truncated(path):
-    path.write_bytes(path.read_bytes()[:-500])
-
-
-def missing(path):
-    path.unlink()
-
-
-def from_another_run(path):
-    state = read_state(path)
-    if path.suffix == ".pt":
-        state["run"]["id"] = "another"
-    write_state(path, state if path.suffix == ".pt" else state | {"run.id": "another"})
-
-
-def from_another_network(path):
-    state, weight = read_state(path), np.zeros((3, 3))
-    if path.suffix == ".pt":
-        state["network"]["layers.0.weight"] = torch.tensor(weight)
-    write_state(path, state if path.suffix == ".pt" else state | {"mlp.linear2.weight": weight})
-
-
-def without_a_part(path):
-    state = read_state(path)
-    write_state(path, {name: part for name, part in state.items() if not name.startswith("batches")})
-
-
-def with_code(path):
-    payload = Payload(path.with_name("ran"))
-    state = read_state(path)
-    write_state(
-        path, state | ({"network": payload} if path.suffix == ".pt" else {"mlp.linear1.bias": np.array(payload)})
-    )
-
-
-DAMAGES = [truncated, missing, from_another_run, from_another_network, without_a_part, with_code]
+WEIGHT = {".npz": "mlp.linear2.weight", ".pt": "network.layers.0.weight"}
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-500]),
+    "missing": lambda path: path.unlink(),
+    "of another run": lambda path: replace(path, "run.id", "another"),
+    "of another network": lambda path: replace(path, WEIGHT[path.suffix], torch.zeros(3, 3)),
+    "incomplete": lambda path: replace(path, "batches.position", None),
+    "with code": lambda path: replace(path, WEIGHT[path.suffix], Payload(path.with_name("ran"))),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -240,7 +218,7 @@ DAMAGES = [truncated, missing, from_another_run, from_another_network, without_a
 def test_resume_rejects_invalid_checkpoint(stopped, script, damage):
     directory = stopped(script)
     path = directory / ("checkpoint.npz" if script == NUMPY else "checkpoint.pt")
-    damage(path)
+    DAMAGES[damage](path)
     line = resume_error(script, directory)
     assert f"error: {path} is not a valid checkpoint (" in line
     assert line.endswith("; start a new run")
