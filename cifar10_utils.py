@@ -1,8 +1,7 @@
-"""CIFAR-10 as training, validation and test sets, and the batches drawn from them.
+"""CIFAR-10 as training, validation and test sets, with batches; a synthetic substitute.
 
-`get_cifar10` is the entry point. It downloads the data set if necessary. Without a network, synthetic
-images of the same shape can replace it. Source of CIFAR-10: A. Krizhevsky, "Learning Multiple Layers
-of Features from Tiny Images", 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
+`get_cifar10` is the entry point. Source of CIFAR-10: A. Krizhevsky, "Learning Multiple Layers of
+Features from Tiny Images", 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
 import concurrent.futures
@@ -11,7 +10,6 @@ import hashlib
 import math
 import os
 import pickle
-import re
 import warnings
 from pathlib import Path
 
@@ -20,8 +18,8 @@ import numpy as np
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SHAPE = (3, 32, 32)
 IMAGES_PER_FILE = 10_000
-MAX_FILE_BYTES = 64_000_000  # an official file has 31 million
-# Each file's name, batch label and published md5 sum. The last file is the test set.
+MAX_FILE_BYTES = 64_000_000  # the official files have 31 million
+# Name, batch label and published md5 sum of each file. The last one is the test set.
 FILES = (
     ("data_batch_1", b"training batch 1 of 5", "c99cafc152244af753f735de768cd75f"),
     ("data_batch_2", b"training batch 2 of 5", "d4bba439e000b95fd0a9bffe97cbabec"),
@@ -30,10 +28,9 @@ FILES = (
     ("data_batch_5", b"training batch 5 of 5", "482c414d41f54cd18b22e5b47cb7c3cb"),
     ("test_batch", b"testing batch 1 of 1", "40351d587109b95175f43aff81a1287e"),
 )
-# The names that torchvision uses.
-DIRECTORY_NAME = "cifar-10-batches-py"
+DIRECTORY_NAME = "cifar-10-batches-py"  # torchvision's names
 ARCHIVE_NAME = "cifar-10-python.tar.gz"
-TIMEOUT_SECONDS = 30  # of each network operation
+TIMEOUT_SECONDS = 30  # per network operation
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -51,17 +48,17 @@ def get_cifar10(
     """Load CIFAR-10 as `{'train': DataSet, 'validation': DataSet, 'test': DataSet}`.
 
     Args:
-        data_dir: directory with `data_batch_1` … `test_batch`; filled by a download if it is missing or empty.
-        one_hot: labels as float32 one-hot rows, otherwise as int64 class numbers.
-        validation_size: number of examples at the end of the training set that become the validation set.
-        dataset: 'cifar10', 'synthetic', or 'auto' for CIFAR-10 with synthetic images as the fallback if
-            it is not on disk and the network fails.
+        data_dir: directory with `data_batch_1` … `test_batch`. CIFAR-10 is downloaded to it if it is missing or empty.
+        one_hot: whether labels are one-hot rows, float32, or class numbers, int64.
+        validation_size: number of training examples, the last ones, that form the validation set.
+        dataset: 'cifar10', 'synthetic' or 'auto', which is CIFAR-10, or synthetic images if CIFAR-10 is
+            not on disk and the network fails.
         seed: seed of the batch order.
-        synthetic_size: number of synthetic training images; the test set is a fifth of it.
-        download: False to use only what is on disk.
+        synthetic_size: number of synthetic training images; the test set has a fifth as many.
+        download: whether to download missing files.
 
     Raises:
-        DataError: the data set cannot be loaded; the message is one line that says what to do.
+        DataError: the data set cannot be loaded. The message is one line and says what to do.
         ValueError: an argument is out of range.
     """
     data_dir = Path(data_dir)
@@ -104,24 +101,23 @@ def get_cifar10(
 
 
 def _find_files(data_dir, download):
-    """Check that CIFAR-10's files are in `data_dir`, which a download fills if it is missing or empty."""
-    expected, found = [name for name, *_ in FILES], _names(data_dir)
-    if set(expected) <= set(found):
+    """Check that CIFAR-10 is in `data_dir`; download it if the directory is missing or empty."""
+    try:
+        found = {name for name in os.listdir(data_dir) if not name.startswith(".")}
+    except FileNotFoundError:
+        found = set()
+    except OSError as error:
+        raise DataError(
+            f"{data_dir} cannot be read as a directory: {error.strerror}. Name CIFAR-10's directory with --data_dir."
+        ) from error
+    missing = [name for name, *_ in FILES if name not in found]
+    if not missing:
         return
     data_dir = data_dir.resolve()  # tarfile may refuse to unpack through a link
-    archive = data_dir.parent / ARCHIVE_NAME
-    if not archive.exists():
-        for path in [data_dir / name for name in found] + [data_dir.parent / name for name in _names(data_dir.parent)]:
-            if re.search(r"cifar.?10(?!0).*\.(tar|tgz|zip)", path.name, re.IGNORECASE):
-                raise DataError(
-                    f"CIFAR-10 is not in {data_dir}: found the archive {path}, expected {archive}. "
-                    "Move it there if it is the Python version of CIFAR-10, otherwise to another directory."
-                )
     if found:
-        more = f" and {len(found) - 6} more" if len(found) > 6 else ""
         raise DataError(
-            f"{data_dir} is incomplete: expected {', '.join(expected)}; found {', '.join(found[:6])}{more}. "
-            "Name the directory that has all of them with --data_dir, or move this one away to download CIFAR-10."
+            f"CIFAR-10 is not in {data_dir}, which is not empty but lacks {', '.join(missing)}. "
+            "Name its directory with --data_dir, or move this one away to download CIFAR-10."
         )
     if not download:
         raise DataError(
@@ -132,24 +128,12 @@ def _find_files(data_dir, download):
             f"{data_dir} is missing or empty, and a download needs a directory called {DIRECTORY_NAME}. "
             f"Use --data_dir {data_dir / DIRECTORY_NAME} to download CIFAR-10."
         )
-    _download(archive)
-
-
-def _names(directory):
-    """List a directory without hidden files, sorted; empty if it does not exist."""
-    try:
-        return sorted(name for name in os.listdir(directory) if not name.startswith("."))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise DataError(
-            f"{directory} cannot be read as a directory: {error.strerror}. Name CIFAR-10's directory with --data_dir."
-        ) from error
+    _download(data_dir.parent / ARCHIVE_NAME)
 
 
 def _download(archive):
-    """Download, verify and unpack CIFAR-10 with torchvision, which uses `archive` if it is already there."""
-    # A download needs these modules, training does not.
+    """Download, verify and unpack CIFAR-10 with torchvision, which uses `archive` if it exists."""
+    # Only a download needs these modules.
     import http.client
     import socket
     import ssl
@@ -168,7 +152,7 @@ def _download(archive):
     try:
         CIFAR10(archive.parent, download=True)
     except (OSError, http.client.HTTPException) as error:
-        # torchvision tries again after any error, so a full disk may be the context of a network error.
+        # torchvision retries after any error, so a full disk may be the context of a network error.
         causes = [error]
         while causes[-1].__context__:
             causes.append(causes[-1].__context__)
@@ -177,7 +161,7 @@ def _download(archive):
         if disk_error or not isinstance(error, network_errors):
             raise DataError(
                 f"CIFAR-10 could not be written to {archive.parent}: {_one_line(disk_error or error)}. "
-                "Check its permissions and that it has 400 MB free, or choose another place with --data_dir."
+                "Check its permissions and free space (400 MB), or choose another directory with --data_dir."
             ) from error
         problem = f"{archive} is damaged" if had_archive else f"CIFAR-10 is not in {archive.parent / DIRECTORY_NAME}"
         # 'auto' must not hide a damaged archive.
@@ -187,8 +171,7 @@ def _download(archive):
         ) from error
     except RuntimeError as error:
         raise DataError(
-            f"CIFAR-10 arrived damaged in {archive.parent}: {_one_line(error).rstrip('.')}. "
-            f"Delete {archive} and try again."
+            f"The download of CIFAR-10 is damaged: {_one_line(error).rstrip('.')}. Delete {archive} and try again."
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
@@ -202,19 +185,15 @@ def _one_line(error):
 
 
 def _read_files(data_dir):
-    """Read all images, the training set first.
+    """Read all files.
 
     Returns:
-        images, uint8 (60000, 3, 32, 32); class numbers, int64 (60000,); md5 sum of the files' md5 sums.
+        images, uint8 (60000, 3, 32, 32), training set first; class numbers, int64 (60000,); fingerprint.
     """
     images = np.empty((len(FILES), IMAGES_PER_FILE, *IMAGE_SHAPE), np.uint8)
     labels = np.empty((len(FILES), IMAGES_PER_FILE), np.int64)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:  # hashes the files while they are unpickled
-        paths = [data_dir / name for name, *_ in FILES]
-        try:
-            md5_sums = pool.map(_md5_sum, paths)
-        except RuntimeError:  # a limit on processes forbids threads
-            md5_sums = map(_md5_sum, paths)
+        md5_sums = pool.map(_md5_sum, [data_dir / name for name, *_ in FILES])
         for i, (name, batch_label, _) in enumerate(FILES):
             pixels, labels[i] = _read_file(data_dir / name, batch_label)
             images[i] = pixels.reshape(images[i].shape)
@@ -222,7 +201,7 @@ def _read_files(data_dir):
     unofficial = [name for (name, _, md5), found in zip(FILES, md5_sums, strict=True) if md5 != found]
     if unofficial:
         names = "all files" if len(unofficial) == len(FILES) else ", ".join(unofficial)
-        warnings.warn(f"not the official CIFAR-10, by their md5 sums: {names} in {data_dir}", stacklevel=3)
+        warnings.warn(f"md5 sums differ from the official CIFAR-10: {names} in {data_dir}", stacklevel=3)
     fingerprint = hashlib.md5("".join(md5_sums).encode(), usedforsecurity=False).hexdigest()
     return images.reshape(-1, *IMAGE_SHAPE), labels.reshape(-1), fingerprint
 
@@ -236,17 +215,17 @@ def _md5_sum(path):
 
 
 def _read_file(path, batch_label):
-    """Return pixels, uint8 (10000, 3072), and labels, a list of integers, of one file."""
+    """Return the pixels, uint8 (10000, 3072), and labels, a list of integers, in one file."""
     try:
         with open(path, "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
                 raise ValueError(f"it has {size:,} bytes, expected about 31,000,000")
             return _check_batch(_BatchUnpickler(file, encoding="bytes").load(), batch_label)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Fix this or name another --data_dir.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}. Fix this, or name another --data_dir.") from error
     except MemoryError:
         raise
-    except Exception as error:  # a damaged pickle raises exceptions of almost any type
+    except Exception as error:  # a damaged pickle raises almost any type of exception
         raise DataError(
             f"{path} is damaged: {_one_line(error)}. "
             "Delete its directory to download it again, or name another --data_dir."
@@ -254,27 +233,27 @@ def _read_file(path, batch_label):
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Unpickler of dicts, lists, strings, numbers and uint8 arrays, which refuses everything else."""
+    """Unpickler for dicts, lists, strings, numbers and uint8 arrays; anything else is an error."""
 
     def find_class(self, module, name):
         if (module, name) == ("numpy", "dtype"):
             return _uint8
         if (module.replace("_core", "core"), name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray")):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {f'{module}.{name}'!r:.100}, expected arrays, lists and strings")
+        raise pickle.UnpicklingError(f"it contains {f'{module}.{name}'!r:.100}, expected arrays, lists and strings")
 
 
 def _uint8(name, *_):
-    """Replace `np.dtype`: a file could change its copy, and NumPy 2.4.0 to 2.4.4 warn about files by Python 2."""
+    """Replace `np.dtype`, whose instances a file could modify. NumPy 2.4.0 to 2.4.4 also warn about Python 2 files."""
     if name not in ("u1", b"u1"):
-        raise pickle.UnpicklingError(f"it has an array of dtype {name!r:.20}, expected 'u1'")
+        raise pickle.UnpicklingError(f"it contains an array of dtype {name!r:.20}, expected 'u1'")
     return np.dtype(np.uint8)
 
 
 def _check_batch(batch, batch_label):
-    """Return the pixels and labels of an unpickled file; raise ValueError if it is not the expected batch."""
+    """Return the pixels and labels of an unpickled file, or raise ValueError if they are not as expected."""
     if not isinstance(batch, dict):
-        raise ValueError(f"it has a {type(batch).__name__}, expected a dict")
+        raise ValueError(f"it contains a {type(batch).__name__}, expected a dict")
     found = batch.get(b"batch_label")
     if found != batch_label:
         raise ValueError(f"its batch_label is {found!r:.60}, expected {batch_label!r}")
@@ -287,7 +266,7 @@ def _check_batch(batch, batch_label):
         found = f"{len(labels)} labels" if isinstance(labels, list) else type(labels).__name__
         raise ValueError(f"its labels are {found}, expected a list of {IMAGES_PER_FILE}")
     if wrong := [label for label in labels if type(label) is not int or not 0 <= label < len(CLASSES)]:
-        raise ValueError(f"it has the label {wrong[0]!r:.60}, expected integers from 0 to {len(CLASSES) - 1}")
+        raise ValueError(f"it contains the label {wrong[0]!r:.60}, expected integers from 0 to {len(CLASSES) - 1}")
     return pixels, labels
 
 
@@ -295,22 +274,23 @@ def _check_batch(batch, batch_label):
 
 
 class DataSet:
-    """Images and labels of one split, and the batches drawn from it.
+    """Images and labels of one split, with batches.
 
-    Pixels stay uint8 in memory. A batch is converted to float32 and the mean image is subtracted.
+    Pixels stay uint8 in memory. Batches are float32, with the mean image subtracted.
 
     Args:
         images: uint8, shape (n, 3, 32, 32).
         labels: class numbers, shape (n,).
         mean_image: mean of the training images, float32, shape (3, 32, 32).
-        one_hot: labels as float32 one-hot rows, otherwise as int64 class numbers.
-        seed: seed of the order of `next_batch`.
+        one_hot: whether labels are one-hot rows, float32, or class numbers, int64.
+        seed: seed of the batch order.
         origin: `{'name': str, 'fingerprint': md5 sum, 'is_synthetic': bool}` of the whole data set.
 
     Attributes:
-        pixels, classes: the images as uint8, and their class numbers as int64.
+        pixels: all images, uint8 (n, 3, 32, 32).
+        classes: all class numbers, int64 (n,).
         labels: all labels, float32 (n, 10) if `one_hot`, otherwise int64 (n,).
-        position: number of examples drawn by `next_batch`. The order depends on seed and position only.
+        position: number of examples drawn so far. With the seed, it determines all further batches.
     """
 
     def __init__(self, images, labels, mean_image, *, one_hot=True, seed=0, origin=None):
@@ -330,18 +310,18 @@ class DataSet:
 
     @property
     def images(self):
-        """All images, float32 (n, 3, 32, 32), mean image subtracted; 614 MB for 50,000, computed at each access."""
+        """All images, float32 (n, 3, 32, 32), mean image subtracted; computed at each access, 614 MB for 50,000."""
         return self._batch(slice(None))[0]
 
     def state_dict(self):
-        """Return what a checkpoint needs to resume the order of batches."""
+        """Return the position, for a checkpoint."""
         return {"position": self.position}
 
     def load_state_dict(self, state):
         self.position = int(state["position"])
 
     def next_batch(self, batch_size):
-        """Draw the next examples: images, float32 (batch_size, 3, 32, 32), mean image subtracted, and their labels.
+        """Return the next images, float32 (batch_size, 3, 32, 32), mean image subtracted, and their labels.
 
         Raises:
             ValueError: `batch_size` is below 1 or above the size of the data set.
@@ -349,7 +329,7 @@ class DataSet:
         return self._batch(self.next_index(batch_size))
 
     def next_index(self, batch_size):
-        """Draw the indices of the next examples, int64 (batch_size,), for `next_batch`.
+        """Return the indices of the next examples, int64 (batch_size,).
 
         Each epoch visits every example once, in a new order. A batch may span two epochs.
         """
@@ -364,7 +344,7 @@ class DataSet:
         return index
 
     def batches(self, batch_size, limit=0):
-        """Yield the first `limit` examples (0: all) once, in stored order, as batches like those of `next_batch`."""
+        """Yield the first `limit` examples (0: all) in stored order, as batches like those of `next_batch`."""
         stop = min(limit or self.num_examples, self.num_examples)
         for start in range(0, stop, batch_size):
             yield self._batch(slice(start, min(start + batch_size, stop)))
@@ -385,22 +365,22 @@ class DataSet:
 
 
 def synthetic_images(n_images, seed):
-    """Draw synthetic images that a network can learn to classify, as a substitute for CIFAR-10.
+    """Return synthetic images that networks can classify, as a substitute for CIFAR-10.
 
-    An image is the sum of a random low-frequency background, a faint colour layout that is fixed for
-    its class, a small high-contrast motif of its class at a random position, and noise. An MLP learns
-    the layouts, and with 50,000 images it ends near its accuracy on CIFAR-10 and begins to overfit.
-    Only a convolution learns the motifs.
+    An image is the sum of a random low-frequency background, a faint colour layout of its class, a
+    small high-contrast motif of its class at a random position, and noise. An MLP learns the layouts:
+    trained on 50,000 images, it reaches about its accuracy on CIFAR-10 and starts to overfit. Only a
+    convolution learns the motifs.
 
     Args:
         n_images: number of images.
-        seed: seed of the images. Layouts and motifs are the same for all seeds.
+        seed: seed of the images. Layouts and motifs do not depend on it.
 
     Returns:
         images, uint8 (n_images, 3, 32, 32); class numbers, int64 (n_images,).
     """
     n_classes, n_waves, n_chunk, motif_size = 10, 16, 1000, 8
-    # Cosine waves in two dimensions; amplitudes decrease with frequency, as in photographs.
+    # Amplitudes decrease with frequency, as in photographs.
     waves = np.cos(np.pi / 32 * np.outer(np.arange(n_waves), np.arange(32) + 0.5)).astype(np.float32)
     frequency = np.hypot(*np.indices((n_waves, n_waves)))
     strength = ((1 + frequency) ** -1.2).astype(np.float32)
@@ -408,7 +388,7 @@ def synthetic_images(n_images, seed):
     rng = np.random.default_rng(0)
     layouts = rng.standard_normal((n_classes, 3, n_waves, n_waves), np.float32) * (frequency < 6)
     motifs = rng.choice(np.float32([-30, 30]), (n_classes, 4, 4)).repeat(2, axis=1).repeat(2, axis=2)
-    motifs -= motifs.mean(axis=(1, 2), keepdims=True)  # so that an MLP cannot see them in the mean colour
+    motifs -= motifs.mean(axis=(1, 2), keepdims=True)  # so that the mean colour does not reveal the class
 
     rng = np.random.default_rng([seed, 1])
     labels = rng.integers(n_classes, size=n_images)

@@ -1,4 +1,4 @@
-"""A multi-layer perceptron built from the modules of `modules.py`."""
+"""Multi-layer perceptron made of the modules in `modules.py`."""
 
 from itertools import pairwise
 
@@ -11,17 +11,17 @@ class MLP:
     """Linear layers with leaky ReLUs between them and a softmax after the last.
 
     Args:
-        n_inputs: size of an input row.
+        n_inputs: number of input features.
         n_hidden: sizes of the hidden layers; an empty sequence gives multinomial logistic regression.
-        n_classes: size of an output row.
-        neg_slope: slope of the leaky ReLUs left of 0.
-        dtype: parameter dtype. Inputs of the same dtype keep all activations in it.
-        rng: `numpy.random.Generator` for the weights. None uses NumPy's global generator.
+        n_classes: number of classes.
+        neg_slope: slope of the leaky ReLUs for negative inputs.
+        dtype: parameter dtype. Activations have it too if the inputs do.
+        rng: `numpy.random.Generator` for the weights. The default is NumPy's global generator.
 
     Attributes:
-        linear, activation, output: the modules' classes, which a subclass may replace.
+        linear, activation, output: module classes; a subclass may replace them.
         modules: all modules, in forward order.
-        layers: the linear modules, which have parameters.
+        layers: the linear modules, in forward order.
     """
 
     linear, activation, output = LinearModule, LeakyReLUModule, SoftMaxModule
@@ -35,29 +35,29 @@ class MLP:
         self.modules[-1] = self.output()
 
     def forward(self, x):
-        """Return class probabilities, shape (n_batch, n_classes), for x of shape (n_batch, n_inputs)."""
+        """Return class probabilities, shape (n_batch, n_classes), for `x` of shape (n_batch, n_inputs)."""
         for module in self.modules:
             x = module.forward(x)
         return x
 
     def backward(self, dout, needs_input_grad=False):
-        """Set every layer's `grads` by the chain rule, last module first.
+        """Set `grads` of all layers, and return the gradient with respect to the input, or None.
 
         Args:
             dout: gradient of the loss with respect to the probabilities, shape (n_batch, n_classes).
-            needs_input_grad: return the gradient with respect to the input, shape (n_batch, n_inputs),
-                which training does not need.
+            needs_input_grad: whether to return the input gradient, shape (n_batch, n_inputs).
+                Training does not need it.
         """
         for module in reversed(self.modules[1:]):
             dout = module.backward(dout)
         return self.modules[0].backward(dout, needs_input_grad)
 
     def state_dict(self):
-        """Return the parameters, without copying, as `{'linear1.weight': array, 'linear1.bias': array, …}`."""
+        """Return references to the parameters: `{'linear1.weight': array, 'linear1.bias': array, …}`."""
         return {f"linear{l}.{name}": p for l, layer in enumerate(self.layers, 1) for name, p in layer.params.items()}
 
     def load_state_dict(self, state):
-        """Copy the parameters from a mapping such as `state_dict` returns.
+        """Copy the parameters from a `state_dict`.
 
         Raises:
             KeyError: a parameter is missing.

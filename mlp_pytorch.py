@@ -1,4 +1,4 @@
-"""The MLP of `mlp_numpy.py` in PyTorch, with the options of question 2."""
+"""The MLP of `mlp_numpy.py` in PyTorch, with options for question 2."""
 
 from torch import nn
 
@@ -17,16 +17,16 @@ class MLP(nn.Module):
     """Linear layers with leaky ReLUs between them; optional batch norm and dropout.
 
     Args:
-        n_inputs: size of an input row.
+        n_inputs: number of input features.
         n_hidden: sizes of the hidden layers; an empty sequence gives multinomial logistic regression.
-        n_classes: size of an output row.
-        neg_slope: slope of the leaky ReLUs left of 0.
+        n_classes: number of classes.
+        neg_slope: slope of the leaky ReLUs for negative inputs.
         init: weight initialisation. 'normal' draws from N(0, 0.0001²), as the course and the NumPy MLP do,
             'kaiming' from N(0, 2 / ((1 + neg_slope²) n)) for a layer of n inputs (He et al., 2015), both
             with biases at 0; 'pytorch' keeps PyTorch's default, U(−1/√n, 1/√n) for weights and biases.
         batch_norm: batch norm before each activation, a key of `BATCH_NORMS`; all keep running statistics.
-        dropout: probability of dropping a hidden unit in training, at least 0, below 1.
-        n_whitened: output size of a fixed first linear layer, for whitening; 0: no such layer.
+        dropout: probability of dropping a hidden unit in training, in [0, 1).
+        n_whitened: output size of a fixed linear layer before the first, for whitening; 0 for none.
 
     Raises:
         ValueError: an unknown `init` or `batch_norm`.
@@ -62,5 +62,5 @@ class MLP(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x):
-        """Return logits, (n_batch, n_classes), of rows, (n_batch, n_inputs), or of images with as many numbers."""
+        """Return logits, shape (n_batch, n_classes), for `x` of n_batch rows or images of n_inputs numbers each."""
         return self.layers(self.whitening(x.flatten(1)))

@@ -1,19 +1,19 @@
-"""The layers of a multi-layer perceptron in NumPy, each with its forward and its backward pass.
+"""Layers of a multi-layer perceptron in NumPy, with forward and backward passes.
 
 The notation is the course's (question 1.1): a linear module computes x̃ = W x + b, a hidden
 activation maps x̃ to x, and L is the loss. A batch of B examples is a matrix of B rows.
 `backward` takes `dout`, the gradient of L with respect to the module's output, and returns the
 gradient with respect to its input. It uses values stored by the last `forward`.
 
-A name after "Eq." refers to an equation of the report, report/report.pdf, where it is printed beside the number. The
-report derives the gradients for one example in 1.1 a and b, and for a batch, as computed here, in 1.1 c.
+The name after "Eq." is that of an equation in report/report.pdf, printed beside its number. The report derives the
+gradients for one example in 1.1 a and b, and for a batch, as computed here, in 1.1 c.
 """
 
 import numpy as np
 
 
 def as_floating(a, dtype=np.float64):
-    """Return integers and booleans as `dtype`, floating-point arrays unchanged."""
+    """Convert an integer or boolean array to `dtype`; return a floating-point array unchanged."""
     return a if np.issubdtype(a.dtype, np.floating) else a.astype(dtype)
 
 
@@ -23,15 +23,15 @@ class LinearModule:
     Weights start from N(0, 0.0001²), biases at 0.
 
     Args:
-        in_features: size of a row of the input, at least 1.
-        out_features: size of a row of the output, at least 1.
+        in_features: number of input features, at least 1.
+        out_features: number of output features, at least 1.
         dtype: parameter dtype. Finite differences need the default, float64.
-        rng: `numpy.random.Generator` for the weights. None uses NumPy's global generator, which
+        rng: `numpy.random.Generator` for the weights. The default is NumPy's global generator, which
             `np.random.seed` seeds.
 
     Attributes:
         params: `{'weight': (out_features, in_features), 'bias': (out_features,)}`, replaceable between calls.
-        grads: gradients of L, with the same keys and shapes; zero before the first `backward`.
+        grads: gradients of L, with the same keys and shapes; zeros before the first `backward`.
 
     Raises:
         ValueError: a size below 1.
@@ -41,7 +41,7 @@ class LinearModule:
         if in_features < 1 or out_features < 1:
             raise ValueError(f"LinearModule needs sizes of at least 1, got {in_features} -> {out_features}")
         weight = (rng or np.random).normal(0, 1e-4, (out_features, in_features))
-        # In column order Wᵀ is contiguous, and so is its gradient's: both matrix products are faster.
+        # Column-major order makes Wᵀ and its gradient contiguous, which speeds up both matrix products.
         self.params = {"weight": weight.astype(dtype, order="F"), "bias": np.zeros(out_features, dtype)}
         self.grads = {name: np.zeros_like(value) for name, value in self.params.items()}
 
@@ -60,7 +60,7 @@ class LinearModule:
         return out
 
     def backward(self, dout, needs_input_grad=True):
-        """Set `grads` and return dL/dX, shape (B, in_features). `dout` contains the loss's factor 1/B.
+        """Set `grads` and return dL/dX, shape (B, in_features).
 
             dL/dX = dL/dX̃ W         Eq. (batch-linear-input)
             dL/dW = (dL/dX̃)ᵀ X      Eq. (batch-linear-weight)
@@ -70,9 +70,8 @@ class LinearModule:
         Eq. (linear-jacobian-input), Eq. (linear-jacobian-weight) and Eq. (linear-jacobian-bias).
 
         Args:
-            dout: dL/dX̃, shape (B, out_features).
-            needs_input_grad: False returns None in place of dL/dX, which the first layer of a
-                network does not need.
+            dout: dL/dX̃, shape (B, out_features). It contains the factor 1/B of the mean loss.
+            needs_input_grad: if False, return None. The first layer of a network does not need dL/dX.
         """
         self.grads["weight"] = (self.x.T @ dout).T
         self.grads["bias"] = dout.sum(axis=0)
@@ -80,44 +79,44 @@ class LinearModule:
 
 
 class LeakyReLUModule:
-    """x = max(0, x̃) + a · min(0, x̃), element by element, Eq. (leaky-relu-forward).
+    """x = max(0, x̃) + a · min(0, x̃), elementwise, Eq. (leaky-relu-forward).
 
-    At x̃ = 0 the derivative does not exist, and `backward` uses a, as PyTorch does.
+    The derivative at x̃ = 0 is taken to be a, as in PyTorch.
 
     Args:
-        neg_slope: a, the slope left of 0; any finite number.
+        neg_slope: a, the slope for negative inputs; any finite number.
     """
 
     def __init__(self, neg_slope):
         self.neg_slope = float(neg_slope)  # a NumPy float64 scalar would upcast float32 activations
 
     def forward(self, x):
-        """Return the activation, of the shape of `x`."""
+        """Return the activation, with the shape of `x`."""
         self.is_positive = x > 0
         return np.maximum(x, 0) + self.neg_slope * np.minimum(x, 0)
 
     def backward(self, dout):
-        """Return dL/dx̃ = dL/dx · (1 where x̃ > 0, else a), of the shape of `dout`, Eq. (batch-leaky-relu).
+        """Return dL/dx̃ = dL/dx · (1 where x̃ > 0, else a), with the shape of `dout`, Eq. (batch-leaky-relu).
 
         For one example, Eq. (leaky-relu-backward): the product with the diagonal Eq. (leaky-relu-jacobian).
         """
-        # np.where is slower: it branches on the mask, which is random.
+        # np.where is slower because it branches on the mask, which is unpredictable.
         return dout * self.is_positive + self.neg_slope * (dout * ~self.is_positive)
 
 
 class SoftMaxModule:
     """xᵢ = exp(x̃ᵢ) / Σⱼ exp(x̃ⱼ) over each row of a batch, Eq. (softmax-forward).
 
-    Probabilities are at least the smallest normal number of their dtype. A probability of 0 would
-    make its example's gradient 0, because `backward` multiplies the loss's gradient, −t/x, by x.
-    Softmax followed by cross-entropy therefore gives (p − t)/B for any finite logits,
+    Probabilities are at least the smallest normal number of their dtype. If the true class had
+    probability 0, the example's gradient would be 0, because `backward` multiplies −t/x by x. With
+    this minimum, softmax followed by cross-entropy gives (p − t)/B for any finite logits,
     Eq. (batch-softmax-cross-entropy); for one example, Eq. (softmax-cross-entropy).
     """
 
     def forward(self, x):
-        """Return the probabilities, shape (B, n_classes), of logits `x` of that shape."""
+        """Return probabilities for the logits `x`, both of shape (B, n_classes)."""
         x = as_floating(x)
-        # Subtracting the row maximum changes no probability and keeps exp from overflowing.
+        # Subtracting the row maximum leaves the probabilities unchanged and prevents overflow.
         exp = np.exp(x - x.max(axis=1, keepdims=True))
         probabilities = exp / exp.sum(axis=1, keepdims=True)
         self.out = np.maximum(probabilities, np.finfo(probabilities.dtype).tiny)
@@ -135,8 +134,8 @@ class SoftMaxModule:
 class CrossEntropyModule:
     """L = −(1/B) Σₛ Σᵢ tᵢˢ log xᵢˢ, the mean over the batch, Eq. (batch-cross-entropy-forward).
 
-    Probabilities below the smallest normal number of their dtype are raised to it. The loss of an
-    example is therefore finite: at most 87.4 in float32 and 708.4 in float64.
+    Probabilities below the smallest normal number of their dtype are replaced by it. The loss of an
+    example is therefore at most 87.4 in float32 and 708.4 in float64.
     """
 
     def forward(self, x, y):
@@ -144,10 +143,10 @@ class CrossEntropyModule:
 
         Args:
             x: probabilities, shape (B, n_classes).
-            y: one-hot targets t of the same shape and any dtype.
+            y: one-hot targets t, any dtype, same shape.
 
         Raises:
-            ValueError: shapes that differ.
+            ValueError: different shapes.
         """
         if x.shape != y.shape:
             raise ValueError(f"CrossEntropyModule expects one-hot y of the shape of x, {x.shape}, got {y.shape}")

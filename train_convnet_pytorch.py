@@ -22,11 +22,11 @@ from training.run import run_script
 @engine.one_line_errors()
 @distributed.process_group()
 def train(args, summarize=None):
-    """Train as the flags say, and return the `Run`.
+    """Train with the given flags, and return the `Run`.
 
     Args:
         args: flags from `parse_args`.
-        summarize: `summarize(network, images)` returns further entries of summary.json.
+        summarize: callback; `summarize(network, images)` returns additional entries for summary.json.
     """
     device = engine.choose_device(args.device)
     with distributed.first_on_each_machine():
@@ -48,7 +48,7 @@ def train(args, summarize=None):
     if args.compile:
         model = torch.compile(model)
 
-    # Creates the run directory or, with --resume, restores these parts. "batches" is the position in the images.
+    # Creates the run directory or, with --resume, restores these parts. "batches" is the position in the training set.
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"]}
     run = engine.TorchRun(args, data, parts, device)
     for step in run.steps():
@@ -57,7 +57,7 @@ def train(args, summarize=None):
             run.save_checkpoint()
         if step == args.max_steps:
             break
-        rng = step_generator(args.seed, step)  # for augmentation; also seeds dropout
+        rng = step_generator(args.seed, step)  # for augmentation; seeds PyTorch too, for dropout
         inputs, labels = images["train"].next_batch(args, rng)
         with engine.autocast(device, args.precision):
             logits = model(inputs)
@@ -75,7 +75,7 @@ def train(args, summarize=None):
 
 
 def make_flags():
-    """Return the parser of this script's flags."""
+    """Return this script's flag parser."""
     parser = make_parser(
         "train_convnet_pytorch",
         "Train the ConvNet of Table 1 on CIFAR-10.",

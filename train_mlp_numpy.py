@@ -18,15 +18,15 @@ from training.run import Run, run_script
 
 
 def train(args, network=MLP):
-    """Train a `network` as the flags say, in float32, and return the `Run`."""
+    """Train a `network` in float32 with the given flags, and return the `Run`."""
     data = get_cifar10(args.data_dir, dataset=args.dataset, seed=args.seed, synthetic_size=args.synthetic_size)
     n_inputs, n_classes, rng = math.prod(IMAGE_SHAPE), len(CLASSES), np.random.default_rng(args.seed)
     mlp = network(n_inputs, args.dnn_hidden_units, n_classes, args.neg_slope, dtype=np.float32, rng=rng)
     cross_entropy = CrossEntropyModule()
 
-    # Creates the run directory or, with --resume, restores the weights and the position in the order of images.
+    # Creates the run directory or, with --resume, restores the weights and the position in the training set.
     run = Run(args, data, {"mlp": mlp, "batches": data["train"]}, device="cpu", precision="float32")
-    # A diverging network overflows before its loss becomes NaN, which run.update reports.
+    # If training diverges, activations overflow before run.update reports the loss as NaN.
     with np.errstate(over="ignore", invalid="ignore"):
         for step in run.steps():
             if run.is_evaluation_step(step):
@@ -45,20 +45,20 @@ def train(args, network=MLP):
 
 
 def flatten(images):
-    """Return images, (n, 3, 32, 32), as rows, (n, 3072)."""
+    """Return images of shape (n, 3, 32, 32) as rows, shape (n, 3072)."""
     return images.reshape(len(images), -1)
 
 
 def sgd_step(mlp, learning_rate):
-    """Take one step of gradient descent, W ← W − η dL/dW, for every parameter."""
+    """Take one step of gradient descent, W ← W − η dL/dW, for all parameters."""
     for layer in mlp.layers:
         for name, grad in layer.grads.items():
-            # Not in place: both cores' caches hold the old weights, so overwriting them takes twice as long.
+            # Not in place: the caches of other cores hold the old weights, and overwriting them is slow.
             layer.params[name] = -learning_rate * grad + layer.params[name]
 
 
 def evaluate(mlp, dataset, limit=0):
-    """Return mean loss and accuracy, in [0, 1], over the first `limit` examples of `dataset`, 0 for all."""
+    """Return mean loss and accuracy, in [0, 1], over the first `limit` examples of `dataset` (0: all)."""
     cross_entropy = CrossEntropyModule()
     loss, n_correct, n = 0.0, 0, 0
     for images, targets in dataset.batches(1000, limit):
@@ -70,7 +70,7 @@ def evaluate(mlp, dataset, limit=0):
 
 
 def make_flags():
-    """Return the parser of this script's flags."""
+    """Return this script's flag parser."""
     return make_mlp_parser("train_mlp_numpy", "Train an MLP, written in NumPy, on CIFAR-10 by gradient descent.")
 
 

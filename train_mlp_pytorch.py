@@ -23,7 +23,7 @@ from training.run import run_script
 @engine.one_line_errors()
 @distributed.process_group()
 def train(args):
-    """Train as the flags say, and return the `Run`."""
+    """Train with the given flags, and return the `Run`."""
     device = engine.choose_device(args.device)
     with distributed.first_on_each_machine():
         data = get_cifar10(
@@ -45,7 +45,7 @@ def train(args):
     if args.compile:
         model = torch.compile(model)
 
-    # Creates the run directory or, with --resume, restores these parts. "batches" is the position in the images.
+    # Creates the run directory or, with --resume, restores these parts. "batches" is the position in the training set.
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"]}
     run = engine.TorchRun(args, data, parts, device)
     for step in run.steps():
@@ -54,7 +54,7 @@ def train(args):
             run.save_checkpoint()
         if step == args.max_steps:
             break
-        rng = step_generator(args.seed, step)  # for augmentation; also seeds dropout
+        rng = step_generator(args.seed, step)  # for augmentation; seeds PyTorch too, for dropout
         inputs, labels = images["train"].next_batch(args, rng)
         with engine.autocast(device, args.precision):
             logits = model(inputs)
@@ -69,7 +69,7 @@ def train(args):
 
 
 def make_network(args):
-    """Return the MLP for the flags."""
+    """Return the MLP that the flags describe."""
     return MLP(
         math.prod(IMAGE_SHAPE),
         args.dnn_hidden_units,
@@ -83,21 +83,21 @@ def make_network(args):
 
 
 def make_flags():
-    """Return the parser of this script's flags."""
+    """Return this script's flag parser."""
     parser = make_mlp_parser("train_mlp_pytorch", "Train an MLP in PyTorch on CIFAR-10.")
     add = parser.groups["network"].add_argument
     add("--init", choices=INITS, default="normal", help="weight initialisation: the course's, He et al.'s, PyTorch's")
-    norms = "batch norm before each activation: one of this project's two, or PyTorch's"
+    norms = "batch norm before each activation: one of the two in custom_batchnorm.py, or PyTorch's"
     add("--batch_norm", choices=BATCH_NORMS, default="none", help=norms)
     add("--dropout", type=number(0, below=1), default=0.0, help="probability of dropping a hidden unit")
-    components = "train on this many principal components of the images, whitened; 0: on pixels"
+    components = "number of whitened principal components to train on; 0: pixels"
     add("--whiten", type=integer(0, 3072), default=0, help=components)
     add_torch_flags(parser, optimizer="sgd")
     return parser
 
 
 def check_flags(args):
-    """Return an error message for an invalid combination of flags, or None."""
+    """Return an error message if flags contradict each other, or None."""
     n_processes = distributed.expected_size()
     if args.batch_norm != "none" and args.batch_size < 2 * n_processes:
         return f"argument --batch_size: got {args.batch_size}, expected at least 2 per process for batch norm"

@@ -1,11 +1,11 @@
-"""Shared fixtures: files in CIFAR-10's format, small runs, the grader's sandbox; a line on the slow tests."""
+"""Shared fixtures: files in CIFAR-10's format, small runs, the grader's sandbox. A summary of omitted slow tests."""
 
 import collections
 import functools
 import os
 import pickle
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' networks are so small that threads only slow them down
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads slow down networks as small as the tests'
 
 import numpy as np
 import pytest
@@ -13,42 +13,42 @@ import runs
 
 import cifar10_utils
 
-left_out = collections.Counter()
+omitted = collections.Counter()
 
 
 def pytest_deselected(items):
-    left_out.update(item.path.name for item in items if item.get_closest_marker("slow"))
+    omitted.update(item.path.name for item in items if item.get_closest_marker("slow"))
 
 
 def pytest_terminal_summary(terminalreporter):
-    if left_out:
-        files = ", ".join(f"{name} ({n})" for name, n in sorted(left_out.items()))
-        terminalreporter.write_line(f"left out {left_out.total()} slow tests: {files}")
-        terminalreporter.write_line('to run them as well: python -m pytest -m "slow or not slow"')
+    if omitted:
+        files = ", ".join(f"{name} ({n})" for name, n in sorted(omitted.items()))
+        terminalreporter.write_line(f"omitted {omitted.total()} slow tests: {files}")
+        terminalreporter.write_line('to run all tests: python -m pytest -m "slow or not slow"')
 
 
 @pytest.fixture(scope="session")
 def official_folder(tmp_path_factory):
-    """A directory in CIFAR-10's format. Image i has pixels of i % 251 and the label i % 10."""
-    folder = tmp_path_factory.mktemp("official")
+    """A directory in CIFAR-10's format. Image i has pixels of value i % 251 and label i % 10."""
+    directory = tmp_path_factory.mktemp("official")
     for number, (name, batch_label, _) in enumerate(cifar10_utils.FILES):
         index = np.arange(10_000) + 10_000 * number
         pixels = np.repeat((index % 251).astype(np.uint8)[:, None], 3072, axis=1)
         batch = {b"batch_label": batch_label, b"labels": (index % 10).tolist(), b"data": pixels}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=4))
-    return folder
+        (directory / name).write_bytes(pickle.dumps(batch, protocol=4))
+    return directory
 
 
 @pytest.fixture(scope="session")
 def synthetic_flags(tmp_path_factory):
-    """Flags that make a script train on a few synthetic images."""
+    """Flags for training on a few synthetic images."""
     data_dir = tmp_path_factory.mktemp("data") / "cifar-10-batches-py"
     return ["--dataset=synthetic", "--synthetic_size=500", f"--data_dir={data_dir}"]
 
 
 @pytest.fixture(scope="session")
 def reference(synthetic_flags, tmp_path_factory):
-    """Call with a script's name, and more flags: the directory, without curves, of a small uninterrupted run."""
+    """Call with a script's name and flags to get the directory of a small uninterrupted run."""
 
     @functools.cache
     def directory(script, *more):
@@ -62,13 +62,13 @@ def reference(synthetic_flags, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shared_sandbox():
-    """The grader's sandbox; skips a test if submissions cannot be run here."""
+    """The grader's sandbox. Tests are skipped if submissions cannot run here."""
     yield from sandbox_or_skip()
 
 
 @pytest.fixture(scope="session")
 def under_limits():
-    """The grader's sandbox without bubblewrap, as on Gradescope; root needs a Python that user nobody can read."""
+    """The grader's sandbox without bubblewrap, as on Gradescope. For root, user nobody must be able to read Python."""
     yield from sandbox_or_skip(limits_only=True)
 
 

@@ -1,4 +1,4 @@
-"""A gradient checker: central differences in float64, and a comparison that reports the worst entry."""
+"""Gradient checks: central differences in float64, and a comparison that reports the worst entry."""
 
 import numpy as np
 
@@ -7,17 +7,17 @@ def numerical_gradient(f, x, dout):
     """Return the gradient of Σ f() ⊙ dout with respect to `x` by central differences.
 
     Args:
-        f: function without arguments that reads `x`, whose entries are perturbed in place, one at a time.
+        f: function without arguments that reads `x`. Entries of `x` are perturbed in place, one at a time.
         x: float64 array of any shape, unchanged on return.
-        dout: array of the shape of f(), or a number if f() is one.
+        dout: array with the shape of f(), or a number.
 
     Raises:
-        TypeError: `x` is not float64. In float32 the differences are mostly rounding errors.
+        TypeError: `x` is not float64. In float32, rounding errors dominate the differences.
     """
     if x.dtype != np.float64:
         raise TypeError(f"finite differences need float64, got {x.dtype}")
     grad = np.empty_like(x)
-    # The cube root balances the truncation error, of order h², with the rounding error, of order eps/h.
+    # The cube root balances the truncation error, O(h²), with the rounding error, O(eps/h).
     h = np.cbrt(np.finfo(x.dtype).eps)
     for index in np.ndindex(x.shape):
         value = x[index]
@@ -27,19 +27,19 @@ def numerical_gradient(f, x, dout):
         x[index] = low
         below = np.sum(f() * dout)
         x[index] = value
-        grad[index] = (above - below) / (high - low)  # not 2 h, which differs by the rounding of value ± h
+        grad[index] = (above - below) / (high - low)  # differs from 2 h by the rounding of value ± h
     return grad
 
 
 def assert_close(name, got, expected, *, finite_differences=False):
-    """Assert that two arrays agree up to the rounding of their dtype; if not, report the worst entry.
+    """Assert that two arrays agree up to rounding. A failure reports the worst entry.
 
-    Two exact computations differ by a multiple of eps times the largest entry: 200 allows for sums of
-    some hundred terms. The error of central differences is of order eps^(2/3), 3.7e-11 in float64,
-    times the third derivative: 1000 allows for that.
+    The tolerance is 200 · eps times the largest entry, enough for sums of about a hundred terms.
+    With `finite_differences` it is 1000 · eps^(2/3), which is the order of the error of central
+    differences (3.7e-11 in float64) times a large third derivative.
 
     Args:
-        name: what is compared, such as a parameter's name.
+        name: name of the quantity, for the message.
         got, expected: arrays, or tensors that can be converted to arrays.
         finite_differences: whether `expected` comes from `numerical_gradient`.
     """

@@ -1,4 +1,4 @@
-"""Training scripts run as users run them, in this process or in a subprocess; runs compared."""
+"""Helpers that run training scripts, in this process or in a subprocess, and compare runs."""
 
 import contextlib
 import importlib
@@ -20,7 +20,7 @@ from training.run import Run
 ROOT = Path(__file__).parents[1]
 CIFAR10 = ROOT / "cifar10" / "cifar-10-batches-py"
 NUMPY, MLP, CONVNET = SCRIPTS = ("train_mlp_numpy", "train_mlp_pytorch", "train_convnet_pytorch")
-# Small enough for a test, with frequent evaluations; for PyTorch with everything that a checkpoint has to carry.
+# Flags of small runs with frequent evaluations; for PyTorch with everything that a checkpoint contains.
 SMALL = {
     NUMPY: ["--dnn_hidden_units=20,10", "--batch_size=30", "--max_steps=40", "--eval_freq=3"],
     MLP: [
@@ -36,7 +36,7 @@ SMALL = {
 
 
 class Finished(NamedTuple):
-    """How a command ended: its exit status and what it printed."""
+    """The exit status and output of a command."""
 
     status: int
     out: str
@@ -44,13 +44,13 @@ class Finished(NamedTuple):
 
     @property
     def error(self):
-        """The only line on standard error, apart from the banner of synthetic images."""
+        """The only line on standard error, except for the banner of synthetic images."""
         (line,) = [line for line in self.err.splitlines() if not line.startswith("***")]
         return line
 
 
 def run(script, *flags, draw=False):
-    """Run a script in this process. Its curves are drawn only if asked for: they take most of the time."""
+    """Run a script in this process, by default without drawing curves, which takes most of the time."""
     main = importlib.import_module(script).main
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
     with contextlib.ExitStack() as stack:
@@ -82,7 +82,7 @@ def run_process(*command, **kwargs):
 
 @contextlib.contextmanager
 def handling(number, handler):
-    """Install a signal handler in this block. Subprocesses inherit an ignored Ctrl-C from a shell's background job."""
+    """Install a signal handler in this block, also for subprocesses if the tests run with ignored signals."""
     before = signal.signal(number, handler)
     try:
         yield
@@ -91,7 +91,7 @@ def handling(number, handler):
 
 
 def wait_for(is_there, process, log=None):
-    """Wait until `is_there()`; fail if the process ends before, or after five minutes."""
+    """Wait until `is_there()`. Fail if the process ends first, or after five minutes."""
     deadline = time.monotonic() + 300
     while not is_there():
         assert process.poll() is None, log.read_text() if log else process.communicate()
@@ -104,7 +104,7 @@ def contents(directory):
 
 
 def checkpoint(directory):
-    """Return what a checkpoint holds, as `{name: array}`, without the clock."""
+    """Return the content of a checkpoint, `{name: array}`, without times."""
     if (directory / "checkpoint.npz").exists():
         with np.load(directory / "checkpoint.npz", allow_pickle=False) as arrays:
             return {name: array for name, array in arrays.items() if "seconds" not in name}
@@ -126,11 +126,11 @@ def step_of(directory):
 
 
 def assert_same_run(directory, reference):
-    """Assert that two runs have the same metrics to the last digit, and the same checkpoint to the bit."""
+    """Assert that two runs have the same metrics, to the last digit, and the same checkpoint, bit for bit."""
     metrics, expected = ([{**m, "seconds": 0} for m in read_metrics(d)] for d in (directory, reference))
     assert metrics == expected
     ours, theirs = checkpoint(directory), checkpoint(reference)
-    assert ours.pop("run.id") != theirs.pop("run.id"), "this compares a run with itself"
+    assert ours.pop("run.id") != theirs.pop("run.id"), "a run was compared with itself"
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():
         same = array == theirs[name] if array.dtype == object else array.tobytes() == theirs[name].tobytes()

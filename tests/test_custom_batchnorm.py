@@ -1,4 +1,4 @@
-"""The batch norms: values and gradients, agreement with `nn.BatchNorm1d`, dtypes, errors; wrong ones are found."""
+"""The batch norms: values, gradients, agreement with `nn.BatchNorm1d`, dtypes, errors."""
 
 import itertools
 import re
@@ -29,7 +29,7 @@ def tensors(n_batch, n_neurons, dtype=torch.float64, seed=0):
 
 
 def as_function(norm, eps=EPS):
-    """Return a batch norm, a module's class or a function's, as a function of x, gamma and beta."""
+    """Convert a batch norm, a module class or an autograd function, to a function of x, gamma and beta."""
     if issubclass(norm, torch.autograd.Function):
         return lambda x, gamma, beta: norm.apply(x, gamma, beta, eps)
 
@@ -41,7 +41,7 @@ def as_function(norm, eps=EPS):
 
 
 def check_norm(norm, args, eps=EPS):
-    """Compare a batch norm's values with PyTorch's, and its gradients with central differences."""
+    """Compare values with PyTorch's, and gradients with central differences."""
     f = as_function(norm, eps)
     torch.testing.assert_close(f(*args), F.batch_norm(args[0], None, None, *args[1:], True, eps=eps))
     assert gradcheck(f, args)
@@ -52,33 +52,33 @@ def check_norm(norm, args, eps=EPS):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("norm", NORMS)
-def test_norm_agrees_with_pytorch_and_finite_differences(norm, shape):
+def test_norm_matches_pytorch_and_finite_differences(norm, shape):
     check_norm(norm, tensors(*shape))
 
 
 @pytest.mark.parametrize("name", WRONG_BATCH_NORMS)
-def test_wrong_norm_is_found(name):
+def test_check_norm_finds_wrong_norm(name):
     with pytest.raises((AssertionError, RuntimeError)):
         check_norm(WRONG_BATCH_NORMS[name], tensors(6, 4), eps=1e-2)  # an eps that changes the results
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [*SHAPES, (200, 500)], ids=str)
-def test_manual_gradients_agree_with_pytorch_up_to_rounding(shape, dtype):
+def test_manual_gradients_match_pytorch_up_to_rounding(shape, dtype):
     args = tensors(*shape, dtype=dtype)
     dout = torch.randn(shape, dtype=dtype)
     y = as_function(CustomBatchNormManualFunction)(*args)
     expected = F.batch_norm(args[0], None, None, *args[1:], True, eps=EPS)
     torch.testing.assert_close(y, expected)
     got, wanted = (torch.autograd.grad(out, args, dout) for out in (y, expected))
-    # The rounding errors of a neuron's small gradients are those of its large ones and of sums over the batch.
+    # Rounding errors scale with the largest gradients and with sums over the batch.
     largest = max(g.abs().max().item() for g in wanted)
     for g, w in zip(got, wanted, strict=True):
         torch.testing.assert_close(g, w, rtol=0, atol=200 * torch.finfo(dtype).eps * largest)
 
 
 @pytest.mark.parametrize("needs", list(itertools.product([False, True], repeat=3))[1:], ids=str)
-def test_manual_computes_and_saves_only_what_is_needed(needs):
+def test_manual_computes_and_saves_only_needed_gradients(needs):
     args = tensors(7, 3)
     for tensor, need in zip(args, needs, strict=True):
         tensor.requires_grad_(need)
@@ -102,7 +102,7 @@ def test_manual_second_derivative_raises(power):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_norm_of_constant_neuron_and_gamma_of_zero(norm):
+def test_norm_accepts_constant_neuron_and_zero_gamma(norm):
     x, gamma, beta = args = tensors(6, 4)
     with torch.no_grad():
         x[:, 1] = 2.5
@@ -118,7 +118,7 @@ def test_norm_of_constant_neuron_and_gamma_of_zero(norm):
 
 
 def twins(custom, track_running_stats):
-    """Return a custom module and `nn.BatchNorm1d` with one state, in float64."""
+    """Return a custom module and `nn.BatchNorm1d` with the same state, in float64."""
     ours, theirs = (norm(4, track_running_stats=track_running_stats).double() for norm in (custom, nn.BatchNorm1d))
     with torch.no_grad():
         theirs.weight.copy_(torch.tensor([0.5, -1, 0, 2]))
@@ -128,7 +128,7 @@ def twins(custom, track_running_stats):
 
 
 @pytest.mark.parametrize("custom", MODULES)
-def test_running_statistics_agree_with_batchnorm1d(custom):
+def test_running_statistics_match_batchnorm1d(custom):
     ours, theirs = twins(custom, track_running_stats=True)
     for seed in range(5):
         x, *_ = tensors(6, 4, seed=seed)
@@ -142,7 +142,7 @@ def test_running_statistics_agree_with_batchnorm1d(custom):
 
 
 @pytest.mark.parametrize("custom", MODULES)
-def test_evaluation_without_running_statistics_uses_the_batch(custom):
+def test_evaluation_without_running_statistics_uses_batch(custom):
     ours, theirs = twins(custom, track_running_stats=False)
     assert list(ours.state_dict()) == ["weight", "bias"]
     x, *_ = tensors(6, 4)
@@ -150,7 +150,7 @@ def test_evaluation_without_running_statistics_uses_the_batch(custom):
 
 
 @pytest.mark.parametrize("custom", MODULES)
-def test_running_statistics_work_in_a_compiled_module(custom):
+def test_running_statistics_work_in_compiled_module(custom):
     x, *_ = tensors(6, 4)
     plain, _ = twins(custom, track_running_stats=True)
     module, _ = twins(custom, track_running_stats=True)
@@ -166,7 +166,7 @@ def test_running_statistics_work_in_a_compiled_module(custom):
     ids=str,
 )
 @pytest.mark.parametrize("custom", MODULES)
-def test_norm_computes_in_the_wider_dtype(custom, x_dtype, param_dtype, training):
+def test_norm_computes_in_wider_dtype(custom, x_dtype, param_dtype, training):
     x = (1000 + torch.randn(64, 4)).to(x_dtype).requires_grad_()
     wider = torch.promote_types(x_dtype, param_dtype)
     module = custom(4, track_running_stats=True).train(training)
@@ -189,7 +189,7 @@ def test_wrong_shape_raises_with_both_shapes(norm, shape):
 @pytest.mark.parametrize("n_batch", [0, 1])
 @pytest.mark.parametrize("custom", MODULES)
 @pytest.mark.parametrize("track", [False, True])
-def test_training_batch_of_one_raises(custom, n_batch, track):
+def test_too_small_training_batch_raises(custom, n_batch, track):
     module = custom(4, track_running_stats=track)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     with pytest.raises(ValueError, match=f"at least 2 examples, got {n_batch}"):

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, lose their terminal, reader or disk space: resumed, they end as if nothing happened.
+"""Signals, full disks, closed terminals and pipes: a resumed run matches an uninterrupted one.
 
 FAULTS=100 python -m pytest -m slow tests/test_faults.py
 """
@@ -11,7 +11,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -49,9 +48,7 @@ SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n
     ("script", "name"),
     [*((s, n) for s in (NUMPY, MLP) for n in SIGNALS), pytest.param(CONVNET, "SIGTERM", marks=pytest.mark.slow)],
 )
-def test_resume_after_a_signal_matches_uninterrupted_run(
-    synthetic_flags, reference, tmp_path, monkeypatch, script, name
-):
+def test_resume_after_signal_matches_uninterrupted_run(synthetic_flags, reference, tmp_path, monkeypatch, script, name):
     number, directory, uninterrupted = getattr(signal, name), tmp_path / "run", reference(script)
     update = Run.update
 
@@ -64,7 +61,7 @@ def test_resume_after_a_signal_matches_uninterrupted_run(
     with handling(number, signal.SIG_DFL):
         done = run(script, *synthetic_flags, *SMALL[script], "--out_dir", directory)
     assert done.status == 128 + number
-    assert "stopped at step 5; to resume: " in done.error
+    assert "stopped after 5 steps; to resume: " in done.error
     assert f"--resume {directory}" in done.error
     assert step_of(directory) == 5
     assert not (directory / "summary.json").exists()
@@ -73,7 +70,7 @@ def test_resume_after_a_signal_matches_uninterrupted_run(
 
 
 @pytest.mark.parametrize("name", SIGNALS)
-def test_ignored_signal_stops_nothing(synthetic_flags, reference, tmp_path, monkeypatch, name):
+def test_ignored_signal_does_not_stop_a_run(synthetic_flags, reference, tmp_path, monkeypatch, name):
     directory, uninterrupted, number = tmp_path / "run", reference(NUMPY), getattr(signal, name)
     monkeypatch.setattr(Run, "_check_finite", lambda *_: os.kill(os.getpid(), number))
     with handling(number, signal.SIG_IGN):  # as under nohup, or in a shell's background job
@@ -81,17 +78,8 @@ def test_ignored_signal_stops_nothing(synthetic_flags, reference, tmp_path, monk
     assert_same_run(directory, uninterrupted)
 
 
-def test_run_in_another_thread_trains(synthetic_flags, tmp_path):
-    done = []
-    flags = [*synthetic_flags, *SMALL[NUMPY], "--out_dir", tmp_path / "run"]
-    thread = threading.Thread(target=lambda: done.append(run(NUMPY, *flags)))
-    thread.start()
-    thread.join()
-    assert done[0].status == 0, done[0].err
-
-
 @pytest.mark.parametrize(("n_processes", "n_ends"), [(1, 1), (2, 0)])
-def test_second_signal_ends_a_single_process_at_once(n_processes, n_ends):
+def test_second_signal_stops_a_single_process_at_once(n_processes, n_ends):
     run, ends = Run.__new__(Run), []
     run.stopped_by, run.n_processes = None, n_processes
     with handling(signal.SIGTERM, lambda *_: ends.append("at once")), run._catch_signals():
@@ -102,10 +90,10 @@ def test_second_signal_ends_a_single_process_at_once(n_processes, n_ends):
 
 @pytest.mark.parametrize("n_written", [0, 1, 2, 3, 6])
 @pytest.mark.parametrize("script", [NUMPY, MLP])
-def test_full_disk_is_one_line_and_the_run_resumes(
+def test_resume_after_full_disk_matches_uninterrupted_run(
     synthetic_flags, reference, tmp_path, monkeypatch, script, n_written
 ):
-    """Space runs out when the file after the first `n_written` ones is flushed: config, then metrics, checkpoint, …"""
+    """The disk is full after `n_written` files: config, then metrics and checkpoint in turn."""
     directory, uninterrupted, fsync, flushed = tmp_path / "run", reference(script), os.fsync, []
 
     def full(descriptor):
@@ -122,7 +110,7 @@ def test_full_disk_is_one_line_and_the_run_resumes(
     assert f"{directory / file}" in done.error
     assert "could not be written: No space left on device" in done.error
     if n_written == 0:
-        assert "no run has begun" in done.error
+        assert "the run did not start" in done.error
         assert not directory.exists()
         return
     assert f"then resume: --resume {directory}" in done.error
@@ -131,7 +119,7 @@ def test_full_disk_is_one_line_and_the_run_resumes(
     assert_same_run(directory, uninterrupted)
 
 
-def test_full_disk_while_a_figure_is_drawn_names_it(synthetic_flags, tmp_path, monkeypatch):
+def test_full_disk_error_names_the_figure(synthetic_flags, tmp_path, monkeypatch):
     def full(self, file, **_):
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -143,7 +131,7 @@ def test_full_disk_while_a_figure_is_drawn_names_it(synthetic_flags, tmp_path, m
     assert contents(tmp_path / "run").keys() == {"config.json", "metrics.jsonl"}
 
 
-def test_full_disk_in_torch_save_is_reported_as_such():
+def test_torch_checkpoint_reports_full_disk():
     class Full(io.BytesIO):
         def write(self, raw):
             if self.tell() + len(raw) > 10_000:
@@ -158,18 +146,18 @@ def test_full_disk_in_torch_save_is_reported_as_such():
     ("script", "eval_freq", "seen_by"),
     [(NUMPY, 1, "train loss"), (NUMPY, 1000, "training loss"), (MLP, 1, "train loss")],
 )
-def test_diverging_run_keeps_the_last_checkpoint(synthetic_flags, tmp_path, script, eval_freq, seen_by):
+def test_divergence_keeps_the_last_checkpoint(synthetic_flags, tmp_path, script, eval_freq, seen_by):
     directory = tmp_path / "run"
     flags = [f"--eval_freq={eval_freq}", "--learning_rate=1e9", "--out_dir", directory]
     done = run(script, *synthetic_flags, *flags)
     assert done.status == 1
     assert f"error: {seen_by} is nan at step " in done.error
-    assert "start a new run with a --learning_rate below 1000000000.0" in done.error
+    assert "Start a new run with a --learning_rate below 1000000000.0" in done.error
     assert all(np.isfinite(array).all() for array in checkpoint(directory).values() if array.dtype.kind == "f")
     assert all(np.isfinite(list(m.values())).all() for m in read_metrics(directory))
 
 
-def test_lack_of_memory_is_one_line(monkeypatch):
+def test_memory_error_is_one_line(monkeypatch):
     def no_memory(*_, **__):
         raise MemoryError("Unable to allocate 22.9 GiB")
 
@@ -179,12 +167,12 @@ def test_lack_of_memory_is_one_line(monkeypatch):
     assert done.error.endswith("out of memory (Unable to allocate 22.9 GiB); use a smaller network or batch")
 
 
-# ---- In subprocesses: real signals and faults -------------------------------------------------------
+# ---- In subprocesses: real signals and faults ------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_printed_command_resumes_the_run(synthetic_flags, reference, tmp_path, name):
+def test_printed_command_resumes_a_run(synthetic_flags, reference, tmp_path, name):
     directory, longer = tmp_path / "run with a space", ["--max_steps=2000", "--eval_freq=1000"]
     command = this_python(["python", ROOT / f"{NUMPY}.py", *synthetic_flags, *SMALL[NUMPY], *longer])
     with handling(signal.SIGINT, signal.SIG_DFL):
@@ -217,10 +205,10 @@ N_FAULTS = int(os.environ.get("FAULTS", "7"))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the faults are made by Linux's means")
+@pytest.mark.skipif(sys.platform != "linux", reason="the faults need Linux")
 @pytest.mark.parametrize("i", range(N_FAULTS))
-def test_no_fault_loses_or_changes_a_run(synthetic_flags, reference, tmp_path, i):
-    """A fault of each kind, at a random moment of each script in turn."""
+def test_resume_after_random_fault_matches_uninterrupted_run(synthetic_flags, reference, tmp_path, i):
+    """Scripts and kinds of fault take turns; the moment of the fault is random."""
     script, kind, rng = SCRIPTS[i % len(SCRIPTS)], KINDS[i % len(KINDS)], random.Random(i)
     place = tmp_path / "disk"
     place.mkdir()
@@ -231,9 +219,9 @@ def test_no_fault_loses_or_changes_a_run(synthetic_flags, reference, tmp_path, i
             pytest.skip("a disk of limited size cannot be mounted here")
     try:
         directory = place / "run"
-        status, err = strike(kind, script, [*synthetic_flags, *SMALL[script]], directory, rng)
+        status, err = run_with_fault(kind, script, [*synthetic_flags, *SMALL[script]], directory, rng)
         assert "Traceback" not in err, err
-        if not directory.exists():  # no space for config.json: no run has begun
+        if not directory.exists():  # no space for config.json, so the run did not start
             assert (kind, status) == ("space", 1), err
             return
         assert (status == 0) == (directory / "summary.json").exists(), (status, err)
@@ -250,8 +238,8 @@ def test_no_fault_loses_or_changes_a_run(synthetic_flags, reference, tmp_path, i
             subprocess.run(["umount", place], check=True)
 
 
-def strike(kind, script, flags, directory, rng):
-    """Run a script with a fault; return its exit status and what it wrote to standard error."""
+def run_with_fault(kind, script, flags, directory, rng):
+    """Run a script and cause a fault. Return its exit status and standard error."""
     import pty
     import resource
     import termios
@@ -267,7 +255,7 @@ def strike(kind, script, flags, directory, rng):
         largest = rng.randrange(2_000, 120_000)
         streams["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     process = subprocess.Popen(command, **streams)
-    # Usually during the training steps, sometimes before the first.
+    # The fault usually occurs during training steps, sometimes before the first.
     first = directory / ("metrics.jsonl" if rng.random() < 0.8 else "config.json")
     while process.poll() is None and not (first.exists() and first.stat().st_size):
         time.sleep(0.002)

@@ -1,4 +1,4 @@
-"""Flags: errors are one line before data is read; flag files, `--resume` and the course's defaults."""
+"""Flags: errors, defaults, flag files, `--resume`, `--out_dir`."""
 
 import importlib
 import json
@@ -20,7 +20,7 @@ INVALID = [
     (MLP, "dropout", "1 -0.5"), (MLP, "whiten", "3073"), (CONVNET, "momentum", "1 -1"), (CONVNET, "shift", "17"),
     (CONVNET, "weight_decay", "-1 inf"), (CONVNET, "label_smoothing", "1"), (CONVNET, "validation_size", "-1 50000"),
 ]  # fmt: skip
-REFUSED = [
+CONTRADICTORY = [
     (NUMPY, "--learn=1", "unrecognized arguments: --learn=1"),
     (NUMPY, "--batch_size=50001", "--batch_size: got 50001, expected at most the 50000"),
     (NUMPY, "--synthetic_size=10", "--batch_size: got 200, expected at most the 10"),
@@ -29,9 +29,9 @@ REFUSED = [
     (MLP, "--optimizer=adam --momentum=0.9", "--momentum: got 0.9 with --optimizer adam, expected sgd or muon"),
     (CONVNET, "--optimizer=muon --weight_decay=0.1", "--weight_decay: got 0.1 with --optimizer muon"),
     (CONVNET, "--augment=flip --shift=2", "--shift: got 2 with --augment flip, expected flip_crop or flip_affine"),
-    (CONVNET, "--alternate", "--alternate: got it with --augment none, expected an augmentation"),
-    (CONVNET, "--device=cuda", "--device: got 'cuda', which this machine or its PyTorch lacks"),
-    (CONVNET, "--device=mps", "--device: got 'mps', which this machine or its PyTorch lacks"),
+    (CONVNET, "--alternate", "--alternate: got --augment none, expected an augmentation"),
+    (CONVNET, "--device=cuda", "--device: got 'cuda', not available to PyTorch on this machine"),
+    (CONVNET, "--device=mps", "--device: got 'mps', not available to PyTorch on this machine"),
     (CONVNET, "--tensorboard", "pip install tensorboard"),
 ]
 MLP_DEFAULTS = "--dnn_hidden_units=100 --learning_rate=2e-3 --max_steps=1500 --batch_size=200 --eval_freq=100"
@@ -44,18 +44,18 @@ DEFAULTS = {
 
 
 @pytest.fixture
-def refusal(monkeypatch):
-    """Call with a script and flags: the line with which it refuses them, before it reads data."""
+def error_of(monkeypatch):
+    """Call with a script and invalid flags to get the error, one line that is printed before data is read."""
     for script in SCRIPTS:
         monkeypatch.setattr(f"{script}.get_cifar10", lambda *_, **__: pytest.fail("data was read"))
 
-    def refusal(script, *flags):
+    def error_of(script, *flags):
         done = run(script, *flags)
         assert (done.status, done.out, done.err.count("\n")) == (2, "", 1), done.err
         assert done.err.startswith(f"{script}.py: error: ")
         return done.err
 
-    return refusal
+    return error_of
 
 
 def parse(*flags):
@@ -63,23 +63,23 @@ def parse(*flags):
 
 
 @pytest.mark.parametrize(("script", "flag", "values"), INVALID, ids=[flag for _, flag, _ in INVALID])
-def test_invalid_value_is_one_line_before_data_is_read(refusal, script, flag, values):
+def test_invalid_flag_is_reported_before_data_is_read(error_of, script, flag, values):
     for value in values.split():
-        assert f"argument --{flag}: got {value!r}, expected " in refusal(script, f"--{flag}={value}")
+        assert f"argument --{flag}: got {value!r}, expected " in error_of(script, f"--{flag}={value}")
 
 
-@pytest.mark.parametrize(("script", "flags", "message"), REFUSED, ids=[flags for _, flags, _ in REFUSED])
-def test_flags_that_cannot_be_met_are_one_line(refusal, monkeypatch, script, flags, message):
+@pytest.mark.parametrize(("script", "flags", "message"), CONTRADICTORY, ids=[flags for _, flags, _ in CONTRADICTORY])
+def test_contradictory_flags_are_reported_before_data_is_read(error_of, monkeypatch, script, flags, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not installed
-    assert message in refusal(script, *flags.split())
+    assert message in error_of(script, *flags.split())
 
 
-def test_batch_size_must_be_a_multiple_of_the_processes(refusal, monkeypatch):
+def test_batch_size_must_be_multiple_of_processes(error_of, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert "--batch_size: got 200, expected a multiple of the 3 processes" in refusal(MLP)
+    assert "--batch_size: got 200, expected a multiple of the 3 processes" in error_of(MLP)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -102,10 +102,10 @@ def test_help_and_numpy_files_do_not_import_torch():
 
 
 def test_flag_file_allows_comments_and_quotes(tmp_path):
-    text = "# a comment\n--seed 7  # it's another\n--dnn_hidden_units ''\n--out_dir \"runs #2\"\n--data_dir a#b\n"
+    text = "# a comment\n--seed 7  # it's another\n--dnn_hidden_units ''\n--out_dir \"runs #2\"\n"
     (tmp_path / "run.args").write_text(text)
     args = parse(f"@{tmp_path / 'run.args'}")
-    assert (args.seed, args.dnn_hidden_units, args.out_dir, args.data_dir) == (7, [], "runs #2", "a#b")
+    assert (args.seed, args.dnn_hidden_units, args.out_dir) == (7, [], "runs #2")
 
 
 def test_later_flags_override_a_flag_file(tmp_path):
@@ -114,12 +114,12 @@ def test_later_flags_override_a_flag_file(tmp_path):
     assert (args.seed, args.max_steps) == (8, 5)
 
 
-def test_open_quote_in_a_flag_file_is_one_line(refusal, tmp_path):
+def test_open_quote_in_flag_file_is_reported(error_of, tmp_path):
     (tmp_path / "run.args").write_text('--out_dir "half\n')
-    assert "No closing quotation" in refusal(NUMPY, f"@{tmp_path / 'run.args'}")
+    assert "No closing quotation" in error_of(NUMPY, f"@{tmp_path / 'run.args'}")
 
 
-def test_tilde_means_home_in_every_path(tmp_path, monkeypatch):
+def test_tilde_means_home_in_all_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     args = make_flags().parse_args(["--out_dir=~/a b", "--data_dir=~/c", "--resume=~/d"])
@@ -127,59 +127,65 @@ def test_tilde_means_home_in_every_path(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def begun(tmp_path):
-    """The directory of a run of the NumPy script with `--seed=7`, which this process's parent launched."""
+def started(tmp_path):
+    """The directory of a run of the NumPy script with `--seed=7`, launched by this process's parent."""
     flags = vars(make_flags().parse_args(["--seed=7", f"--out_dir={tmp_path}"]))
     config = {"flags": flags, "dataset": {"is_synthetic": True}, "launcher_pid": os.getppid()}
     (tmp_path / "config.json").write_text(json.dumps(config))
     return str(tmp_path)
 
 
-def test_resume_takes_the_flags_of_the_run(begun):
-    args = parse("--resume", begun)
-    assert (args.seed, args.dataset, args.resume) == (7, "synthetic", begun)
-    args = parse("--resume", begun, "--seed=7", "--data_dir=moved", "--quiet")  # may be repeated; these two may change
+def test_resume_uses_flags_of_the_run(started):
+    args = parse("--resume", started)
+    assert (args.seed, args.dataset, args.resume) == (7, "synthetic", started)
+
+
+def test_resume_allows_repeated_flags_and_moved_data(started):
+    args = parse("--resume", started, "--seed=7", "--data_dir=moved", "--quiet")
     assert (args.seed, args.data_dir, args.quiet) == (7, "moved", True)
 
 
-def test_resume_refuses_changed_flags(refusal, begun):
-    assert f"argument --seed: got 8, but {begun!r} began with 7" in refusal(NUMPY, "--resume", begun, "--seed=8")
+def test_resume_rejects_changed_flags(error_of, started):
+    error = error_of(NUMPY, "--resume", started, "--seed=8")
+    assert f"argument --seed: got 8, but the run in {started!r} has 7" in error
 
 
-def test_resume_refuses_the_run_of_another_script(refusal, begun):
-    assert f"{begun!r} is a run of {NUMPY}.py, not of {MLP}.py" in refusal(MLP, "--resume", begun)
+def test_resume_rejects_run_of_another_script(error_of, started):
+    assert f"{started!r} is a run of {NUMPY}.py; use that script" in error_of(MLP, "--resume", started)
 
 
 @pytest.mark.parametrize("config", ["", "[]", "{}"])
-def test_resume_refuses_a_directory_without_a_valid_config(refusal, tmp_path, config):
+def test_resume_rejects_directory_without_valid_config(error_of, tmp_path, config):
     (tmp_path / "config.json").write_text(config)
     for path in (tmp_path, tmp_path / "missing"):
-        assert f"argument --resume: '{path}' is not a run directory" in refusal(NUMPY, "--resume", path)
+        assert f"argument --resume: '{path}' is not a run directory" in error_of(NUMPY, "--resume", path)
 
 
-def test_out_dir_must_be_new_or_empty(refusal, tmp_path):
+def test_out_dir_must_be_new_or_empty(error_of, tmp_path):
     assert parse("--out_dir", tmp_path).out_dir == str(tmp_path)
     (tmp_path / "notes").touch()
-    for path in (tmp_path, tmp_path / "notes"):
-        error = refusal(NUMPY, "--out_dir", path)
-        assert f"argument --out_dir: '{path}' already exists" in error
+    for path, problem in ((tmp_path, "is not empty"), (tmp_path / "notes", "is not a writable directory")):
+        error = error_of(NUMPY, "--out_dir", path)
+        assert f"argument --out_dir: '{path}' {problem}; name another directory" in error
         assert "--resume" not in error
 
 
-def test_out_dir_of_a_run_is_refused_with_how_to_resume(refusal, begun):
-    assert f"--resume {begun}" in refusal(NUMPY, "--out_dir", begun)
+def test_out_dir_of_a_run_is_rejected_with_resume_flag(error_of, started):
+    assert f"--resume {started}" in error_of(NUMPY, "--out_dir", started)
 
 
 @pytest.mark.parametrize(
     ("n_restarts", "rank", "is_own", "is_resumed"),
     [(1, 0, True, True), (1, 0, False, False), (0, 0, True, False), (1, 1, False, True)],
 )
-def test_restart_by_torchrun_resumes_its_own_run(refusal, begun, monkeypatch, n_restarts, rank, is_own, is_resumed):
+def test_restart_by_torchrun_resumes_only_its_own_run(
+    error_of, started, monkeypatch, n_restarts, rank, is_own, is_resumed
+):
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(n_restarts))
     monkeypatch.setenv("RANK", str(rank))
     if not is_own:
         monkeypatch.setattr(os, "getppid", lambda: -1)
     if is_resumed:
-        assert parse("--out_dir", begun).resume == begun
+        assert parse("--out_dir", started).resume == started
     else:
-        assert "already exists" in refusal(NUMPY, "--out_dir", begun)
+        assert "is not empty" in error_of(NUMPY, "--out_dir", started)

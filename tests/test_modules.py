@@ -1,4 +1,4 @@
-"""The layers and the MLP in NumPy: extreme values, dtypes, initial parameters, errors, state dict."""
+"""The NumPy layers and MLP: extreme values, dtypes, initial parameters, errors, state dict."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ LOGITS = np.array([[200, 3, 0], [1, 0, 255]])
 
 
 def check_extremes(layers):
-    """Assert what the course does not ask for: the slope at 0, finite losses of any logits, inputs left as they are."""
+    """Check more than the course asks for: the slope at 0, finite losses for any logits, unchanged inputs."""
     x = np.array([[0.0, -0.0, 2.0, -2.0]])
     for slope in (0.5, -0.5):
         leaky_relu = layers.LeakyReLUModule(slope)
@@ -50,12 +50,12 @@ def test_layers_at_extreme_values():
     ["bias_gradient_in_a_row", "mask_true_at_zero", "mask_of_output", "probabilities_of_zero", "dout_overwritten",
      "log_of_zero", "loss_gradient_at_zero"],
 )  # fmt: skip
-def test_wrong_extreme_values_are_found(name):
+def test_check_extremes_finds_wrong_layers(name):
     with pytest.raises((AssertionError, ValueError)):
         check_extremes(layers_with(WRONG_LAYERS[name]))
 
 
-def test_float32_stays_float32_from_input_to_gradients():
+def test_float32_mlp_has_float32_outputs_and_gradients():
     mlp, cross_entropy = MLP(6, [4], 3, np.float64(0.02), dtype=np.float32), CrossEntropyModule()
     y = np.eye(3, dtype=np.float32)[[0, 2]]
     p = mlp.forward(np.ones((2, 6), np.float32))
@@ -66,7 +66,7 @@ def test_float32_stays_float32_from_input_to_gradients():
 
 @pytest.mark.parametrize("x_dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("y_dtype", [bool, np.uint8, np.int64])
-def test_cross_entropy_of_integer_targets(x_dtype, y_dtype):
+def test_cross_entropy_accepts_integer_targets(x_dtype, y_dtype):
     x, y = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]], x_dtype), np.eye(3, dtype=x_dtype)[[0, 2]]
     layer = CrossEntropyModule()
     for method in (layer.forward, layer.backward):
@@ -76,12 +76,12 @@ def test_cross_entropy_of_integer_targets(x_dtype, y_dtype):
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8, np.int64])
-def test_softmax_of_integer_logits(dtype):
+def test_softmax_accepts_integer_logits(dtype):
     x = LOGITS.astype(dtype)
     assert np.array_equal(SoftMaxModule().forward(x), SoftMaxModule().forward(x.astype(np.float64)))
 
 
-def test_linear_starts_with_small_weights_and_zero_biases():
+def test_linear_initialises_weights_and_biases():
     layer = LinearModule(300, 200, rng=np.random.default_rng(0))
     assert layer.params["weight"].shape == (200, 300)
     # The standard deviation of 60,000 samples has a standard error of 1/sqrt(120,000), 0.3%.
@@ -89,7 +89,7 @@ def test_linear_starts_with_small_weights_and_zero_biases():
     assert layer.params["bias"].tolist() == [0.0] * 200
 
 
-def test_linear_without_generator_follows_numpy_seed():
+def test_linear_without_generator_uses_numpy_seed():
     weights = []
     for _ in range(2):
         np.random.seed(3)  # noqa: NPY002 - as the course's code does
@@ -97,14 +97,14 @@ def test_linear_without_generator_follows_numpy_seed():
     assert np.array_equal(*weights)
 
 
-def test_backward_can_omit_the_input_gradient():
+def test_backward_can_omit_input_gradient():
     mlp, layer = MLP(6, [4], 3, 0.02), LinearModule(3, 2)
     assert mlp.backward(np.ones_like(mlp.forward(np.ones((2, 6))))) is None
     layer.forward(np.ones((4, 3)))
     assert layer.backward(np.ones((4, 2)), needs_input_grad=False) is None
 
 
-def test_mlp_is_built_from_its_class_attributes():
+def test_mlp_is_built_from_class_attributes():
     classes = {
         name: type(name, (base,), {})
         for name, base in [("linear", LinearModule), ("activation", LeakyReLUModule), ("output", SoftMaxModule)]
@@ -122,17 +122,21 @@ def test_mlp_is_built_from_its_class_attributes():
         (lambda: CrossEntropyModule().forward(np.ones((10, 10)), np.arange(10)), r"\(10, 10\), got \(10,\)"),
     ],
 )
-def test_wrong_shapes_are_refused(call, message):
+def test_wrong_shape_raises_with_both_shapes(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_state_dict_restores_an_mlp_and_refuses_another():
+def test_state_dict_restores_mlp():
     a, b = (MLP(6, [4], 3, 0.02, rng=np.random.default_rng(seed)) for seed in (1, 2))
     x = np.random.default_rng(3).normal(size=(2, 6))
     assert not np.array_equal(a.forward(x), b.forward(x))
     b.load_state_dict(a.state_dict())
     assert np.array_equal(a.forward(x), b.forward(x))
+
+
+def test_load_state_dict_raises_for_another_mlp():
+    a = MLP(6, [4], 3, 0.02)
     with pytest.raises(ValueError, match=r"linear1\.weight has shape \(4, 6\), expected \(5, 6\)"):
         MLP(6, [5], 3, 0.02).load_state_dict(a.state_dict())
     with pytest.raises(KeyError, match=r"linear3\.weight"):

@@ -1,4 +1,4 @@
-"""README and package READMEs: numbers come from recorded runs, files and links exist, CI finds its commands."""
+"""READMEs: numbers match the records, files and links exist."""
 
 import json
 import re
@@ -15,7 +15,7 @@ DOCUMENTS = ["README.md", *(f"{name}/README.md" for name in ("training", "tests"
 
 
 @pytest.mark.parametrize("experiment", README_RUNS)
-def test_results_table_matches_the_recorded_runs(experiment):
+def test_results_table_matches_the_records(experiment):
     _, *lines = map(json.loads, (ROOT / "report" / "results" / f"{experiment}.jsonl").open())
     begins = [i for i, line in enumerate(lines) if "seed" in line]
     last = [lines[i - 1] for i in [*begins[1:], len(lines)]]  # the line before the next seed
@@ -28,26 +28,22 @@ def test_results_table_matches_the_recorded_runs(experiment):
     assert f"| {' | '.join(cells)} |" in README
 
 
-def test_readme_has_the_two_commands_that_ci_runs():
-    assert len(re.findall(r"^pip install ", README, re.MULTILINE)) == 2
-
-
-def test_pyproject_has_the_dependencies_of_requirements():
+def test_pyproject_has_the_dependencies_of_requirements_txt():
     (dependencies,) = re.findall(r"(?s)\ndependencies = \[(.*?)\]", (ROOT / "pyproject.toml").read_text())
     assert re.findall(r'"(.*?)"', dependencies) == (ROOT / "requirements.txt").read_text().split()
 
 
 def anchors(document):
-    """Return what a link may name after #: the headings, as GitHub turns them into names."""
+    """Return the anchors that GitHub makes from the headings of a document."""
     headings = re.findall(r"(?m)^#+ (.+)$", re.sub(r"(?s)```.*?```", "", document.read_text(encoding="utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_document_names_files_and_headings_that_exist(name):
+def test_document_names_existing_files_and_headings(name):
     path = ROOT / name
     text = path.read_text(encoding="utf-8")
-    # Except a submission's or a run's own files, and one that a reader may write.
+    # Except for files of submissions and runs.
     files = set(re.findall(r"`((?:\w+/)*\w+\.(?:py|txt|tex|bib|pdf|md))`", text)) - {"Modules.py", "table.txt"}
     assert [file for file in files if not ((path.parent / file).exists() or (ROOT / file).exists())] == []
     for link in re.findall(r"\]\(([^)]+)\)", text):
@@ -58,7 +54,7 @@ def test_document_names_files_and_headings_that_exist(name):
             assert not anchor or anchor in anchors(target), link
 
 
-def test_speed_tables_quote_the_recorded_benchmarks():
+def test_speed_tables_quote_recorded_benchmarks():
     recorded = (ROOT / "tests" / "benchmarks" / "recorded.txt").read_text()
     benchmarks = (ROOT / "tests" / "README.md").read_text(encoding="utf-8").split("\n## Benchmarks\n")[1]
     rows = re.findall(r"^\| .*? \| (.*\d.*) \|$", benchmarks, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun: the same training as one, stopped together, restarted after a kill."""
+"""Several processes, started by torchrun: same training as in one, signals, restarts."""
 
 import os
 import signal
@@ -15,15 +15,15 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs 
 
 
 def torchrun(*flags, n=2, restarts=0):
-    """Return the command that trains the small MLP in `n` processes."""
+    """Return the command that trains the PyTorch MLP in `n` processes."""
     launcher = ["python", "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
     return this_python([*launcher, f"--max_restarts={restarts}", ROOT / f"{MLP}.py", *flags])
 
 
-@pytest.mark.parametrize("left_over", [{"LOCAL_RANK": "1", "RANK": "1"}, {"WORLD_SIZE": "2"}], ids=str)
-def test_left_over_environment_changes_nothing(synthetic_flags, reference, tmp_path, monkeypatch, left_over):
+@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "1", "RANK": "1"}, {"WORLD_SIZE": "2"}], ids=str)
+def test_incomplete_environment_is_ignored(synthetic_flags, reference, tmp_path, monkeypatch, variables):
     uninterrupted = reference(MLP)
-    for name, value in left_over.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     done = run(MLP, *synthetic_flags, *SMALL[MLP], "--out_dir", tmp_path / "run")
     assert done.status == 0, done.err
@@ -31,7 +31,7 @@ def test_left_over_environment_changes_nothing(synthetic_flags, reference, tmp_p
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one(synthetic_flags, tmp_path):
+def test_two_processes_have_losses_of_one(synthetic_flags, tmp_path):
     # Without batch norm and dropout, which depend on a process's share of the batch.
     flags = [*synthetic_flags, "--dnn_hidden_units=20", "--init=kaiming", "--batch_size=30", "--max_steps=20"]
     flags += ["--eval_freq=5", "--augment=flip_crop", "--momentum=0.9", "--device=cpu", "--quiet"]
@@ -63,31 +63,31 @@ def test_processes_stop_together_and_resume(synthetic_flags, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").exists(), reason="without /proc this test cannot find a worker to kill")
-def test_restart_after_a_killed_worker_matches_uninterrupted_run(synthetic_flags, tmp_path):
+@pytest.mark.skipif(not Path("/proc").exists(), reason="without /proc this test cannot find a process to kill")
+def test_restart_after_sigkill_matches_uninterrupted_run(synthetic_flags, tmp_path):
     flags = [*synthetic_flags, *SMALL[MLP], "--max_steps=60", "--eval_freq=10", "--out_dir"]
     uninterrupted, directory, log = tmp_path / "uninterrupted", tmp_path / "run", tmp_path / "log"
     assert run_process(*torchrun(*flags, uninterrupted)).status == 0
     with open(log, "w") as file:
         process = subprocess.Popen(torchrun(*flags, directory, restarts=1), stdout=file, stderr=file)
     wait_for(lambda: (directory / "checkpoint.pt").exists() and step_of(directory) >= 10, process, log)
-    os.kill(workers(process.pid)[-1], signal.SIGKILL)
+    os.kill(child_processes(process.pid)[-1], signal.SIGKILL)
     assert process.wait(timeout=300) == 0, log.read_text()
     assert_same_run(directory, uninterrupted)
 
 
 @pytest.mark.slow
 def test_restart_does_not_resume_another_run(synthetic_flags, reference, tmp_path):
-    """The first start refuses the directory of an old run; the second must not take it for its own."""
+    """The first attempt rejects the directory of an old run. The second must not resume that run."""
     before = contents(reference(MLP))
     done = run_process(*torchrun(*synthetic_flags, *SMALL[MLP], "--out_dir", reference(MLP), n=1, restarts=1))
     assert done.status != 0
-    assert done.err.count("already exists") == 2
+    assert done.err.count("is not empty") == 2
     assert contents(reference(MLP)) == before
 
 
-def workers(pid):
-    """Return the processes that a process has started."""
+def child_processes(pid):
+    """Return the pids of a process's child processes."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:

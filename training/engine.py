@@ -1,8 +1,7 @@
-"""What the PyTorch scripts share: device, precision, optimiser, schedule, evaluation, figures, and their `Run`."""
+"""The PyTorch scripts' device, precision, optimiser, schedule, evaluation, figures and `Run`."""
 
 import contextlib
 import importlib
-import math
 import os
 import signal
 
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from training import distributed
-from training.files import RunError
 from training.flags import check_batch_size
 from training.muon import Muon
 from training.plots import draw_confusion_matrix, draw_mistakes, draw_weights
@@ -22,7 +20,7 @@ from training.run import Run
 
 
 def check_flags(args):
-    """Return an error message for flags that contradict each other or this machine, or None."""
+    """Return an error message if flags contradict each other or do not fit this machine, or None."""
     if args.momentum and args.optimizer not in ("sgd", "muon"):
         return f"argument --momentum: got {args.momentum} with --optimizer {args.optimizer}, expected sgd or muon"
     if args.weight_decay and args.optimizer == "muon":
@@ -30,10 +28,10 @@ def check_flags(args):
     if args.shift != 4 and args.augment not in ("flip_crop", "flip_affine"):
         return f"argument --shift: got {args.shift} with --augment {args.augment}, expected flip_crop or flip_affine"
     if args.alternate and args.augment == "none":
-        return "argument --alternate: got it with --augment none, expected an augmentation that flips"
+        return "argument --alternate: got --augment none, expected an augmentation that flips"
     is_available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if args.device in is_available and not is_available[args.device]():
-        return f"argument --device: got {args.device!r}, which this machine or its PyTorch lacks; try auto"
+        return f"argument --device: got {args.device!r}, not available to PyTorch on this machine; use auto"
     if args.tensorboard:
         try:
             importlib.import_module("torch.utils.tensorboard")
@@ -47,15 +45,13 @@ def check_flags(args):
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Raise a lack of memory as `MemoryError`, and a failure of --compile as `RunError`."""
+    """Raise PyTorch's out-of-memory errors as `MemoryError`."""
     try:
         yield
     except RuntimeError as error:
         message = str(error).strip().split("\n")[0]
         if "out of memory" in message or "can't allocate memory" in message:
             raise MemoryError(message) from error
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise RunError(f"--compile failed ({message}); start a new run without it, or fix the compiler") from error
         raise
 
 
@@ -63,7 +59,7 @@ def one_line_errors():
 
 
 def choose_device(name):
-    """Return the `torch.device` for a `--device`."""
+    """Return the `torch.device` for the value of `--device`."""
     if name == "auto":
         has_mps = torch.backends.mps.is_available() and distributed.size() == 1  # gloo does not support it
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
@@ -75,21 +71,16 @@ def choose_device(name):
     return torch.device("cuda", distributed.local_rank())
 
 
-def describe(device):
-    """Return a device's name, for config.json."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-
-
 def autocast(device, precision):
-    """Return a context in which matrix products and convolutions run in `precision`, 'fp32' or 'bf16'."""
+    """Return a context for matrix products and convolutions in `precision`, 'fp32' or 'bf16'."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def use_fast_memory_formats(network):
-    """Convert a network's convolutions to the fastest memory formats, and return the one for its input."""
+    """Convert a network's convolutions to the fastest memory formats, and return the format for its input."""
     network.to(memory_format=torch.channels_last)
     for layer in network.modules():
-        # The ConvNet's last images are 4x4 and 2x2: on a CPU, its 512 channels are faster contiguous.
+        # On a CPU, contiguous is faster for the ConvNet's 512 channels of 4x4 and 2x2 pixels.
         if isinstance(layer, nn.Conv2d) and layer.out_channels >= 512 and layer.weight.device.type == "cpu":
             layer.to(memory_format=torch.contiguous_format)
             layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
@@ -100,7 +91,7 @@ def use_fast_memory_formats(network):
 
 
 def make_optimizer(network, args):
-    """Return the optimiser for the flags."""
+    """Return the optimiser that the flags describe."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     if args.optimizer == "muon":
         return Muon(parameters, args.learning_rate, args.momentum)
@@ -112,7 +103,7 @@ def make_optimizer(network, args):
 
 
 def make_schedule(optimizer, args):
-    """Return the learning-rate schedule for the flags, over `args.max_steps` steps."""
+    """Return the learning-rate schedule that the flags describe."""
     schedules = torch.optim.lr_scheduler
     if args.lr_schedule == "cosine":
         return schedules.CosineAnnealingLR(optimizer, args.max_steps)
@@ -135,7 +126,7 @@ def make_schedule(optimizer, args):
 def evaluate(network, images, args):
     """Return `{split: (mean loss, accuracy in [0, 1])}` for each split that has images.
 
-    The training split is evaluated on its first `args.train_eval_size` images. Processes share the work.
+    Of the training split, only the first `args.train_eval_size` images are evaluated (0: all).
     """
     limits = {"train": args.train_eval_size, "test": 0, "validation": 0}
     splits = (split for split in limits if len(images[split]))
@@ -144,7 +135,7 @@ def evaluate(network, images, args):
 
 @torch.inference_mode()
 def score(network, images, precision, limit=0):
-    """Return mean loss and accuracy, in [0, 1], over the first `limit` images of a split, 0 for all."""
+    """Return mean loss and accuracy, in [0, 1], over the first `limit` images of a split (0: all)."""
     n = min(limit or len(images), len(images))
     distributed.copy_from_main(network.buffers())  # each process has its own running statistics
     loss, n_correct = 0.0, 0
@@ -157,15 +148,15 @@ def score(network, images, precision, limit=0):
 
 @torch.inference_mode()
 def predict(network, images, precision):
-    """Return class probabilities for all images of a split, float32 (n, n_classes)."""
+    """Return class probabilities of all images of a split, float32 (n, n_classes)."""
     batches = _outputs(network, images, precision, np.arange(len(images)))
     return torch.cat([logits.softmax(dim=1) for logits, _ in batches]).cpu().numpy()
 
 
 def _outputs(network, images, precision, index):
-    """Yield float32 logits and labels of the examples at `index`, batch by batch, in evaluation mode."""
+    """Yield the float32 logits and the labels of the examples at `index`, in batches, in evaluation mode."""
     network.eval()
-    # On a CPU, the ConvNet's activations of 100 images fit into the cache.
+    # The ConvNet's activations for 100 images fit into a CPU's cache.
     n_batch = 100 if images.memory_format == torch.channels_last else 1000
     for start in range(0, len(index), n_batch):
         inputs, labels = images.batch(index[start : start + n_batch])
@@ -176,7 +167,7 @@ def _outputs(network, images, precision, index):
 
 
 def confusion_matrix(classes, probabilities):
-    """Return how often each class, a row, was predicted as which, a column: (n_classes, n_classes)."""
+    """Return counts of shape (n_classes, n_classes), with a row for each true and a column for each predicted class."""
     n_classes = probabilities.shape[1]
     counts = np.zeros((n_classes, n_classes), int)
     np.add.at(counts, (classes, probabilities.argmax(axis=1)), 1)
@@ -184,30 +175,26 @@ def confusion_matrix(classes, probabilities):
 
 
 def first_layer(network, image_shape):
-    """Return the first layer's weights as images (n, *image_shape) or kernels (n, 3, h, w), or None without such.
+    """Return the first layer's weights, as images (n, *image_shape) or kernels (n, 3, height, width).
 
-    Weights after a fixed linear layer, for whitening, are multiplied by that layer's.
+    With whitening, they are multiplied by the whitening layer's weights.
     """
-    fixed = [m for m in network.modules() if isinstance(m, nn.Linear) and not m.weight.requires_grad]
-    for weights in (parameter for parameter in network.parameters() if parameter.requires_grad):
-        if weights.ndim == 2 and fixed:
-            weights = weights @ fixed[0].weight
-        if weights.ndim == 2 and weights.shape[1] == math.prod(image_shape):
-            return weights.unflatten(1, image_shape)
-        if weights.ndim == 4 and weights.shape[1] == image_shape[0]:
-            return weights
-    return None
+    weights = next(p for p in network.parameters() if p.requires_grad)
+    if weights.ndim == 4:
+        return weights
+    if isinstance(network.whitening, nn.Linear):
+        weights = weights @ network.whitening.weight
+    return weights.unflatten(1, image_shape)
 
 
 def draw_results(network, images, class_names, title, args):
-    """Return `{name: figure}`: the confusion matrix; with `--pictures` also first-layer weights and worst mistakes."""
+    """Return `{name: figure}`: the confusion matrix and, with `--pictures`, first-layer weights and worst mistakes."""
     dataset, probabilities = images.dataset, predict(network, images, args.precision)
     counts = confusion_matrix(dataset.classes, probabilities)
     figures = {"confusion_matrix": draw_confusion_matrix(counts, class_names, f"{title}:\ntest images")}
     if args.pictures:
-        weights = first_layer(network, dataset.pixels.shape[1:])
-        if weights is not None:
-            figures["first_layer"] = draw_weights(weights.detach().cpu().numpy(), f"{title}:\nfirst-layer weights")
+        weights = first_layer(network, dataset.pixels.shape[1:]).detach().cpu().numpy()
+        figures["first_layer"] = draw_weights(weights, f"{title}:\nfirst-layer weights")
         mistakes = dataset.pixels, dataset.classes, probabilities, class_names
         figures["worst_mistakes"] = draw_mistakes(*mistakes, f"{title}:\nlowest probability of the true class")
     return figures
@@ -217,7 +204,7 @@ def draw_results(network, images, class_names, title, args):
 
 
 class TorchRun(Run):
-    """A `Run` with PyTorch's checkpoints, several processes and TensorBoard. Arguments: see `Run`."""
+    """A `Run` with PyTorch checkpoints, several processes and TensorBoard. See `Run` for the arguments."""
 
     checkpoint_name = "checkpoint.pt"
 
@@ -226,9 +213,10 @@ class TorchRun(Run):
         if n_processes > 1:
             n_local = int(os.environ["LOCAL_WORLD_SIZE"])
             self.command = ("torchrun", f"--nproc_per_node={n_local}" if n_local == n_processes else "...")
-        config = {"device": describe(device), "precision": args.precision}
+        name = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+        config = {"device": name, "precision": args.precision}
         super().__init__(args, data, parts, rank=rank, n_processes=n_processes, **config)
-        self.say(f"on {config['device']} in {args.precision}" + f", {n_processes} processes" * (n_processes > 1))
+        self.say(f"device {name}, precision {args.precision}" + f", {n_processes} processes" * (n_processes > 1))
         self._is_any_stopped = False
         self._writer = None
         if args.tensorboard and self.is_main and not self.is_complete:
@@ -239,7 +227,7 @@ class TorchRun(Run):
     def write_state(self, file, state):
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # "incomplete archive"; the cause is in its context
+        except RuntimeError as error:  # on a full disk, whose OSError is its context
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def read_state(self, file):
@@ -247,8 +235,8 @@ class TorchRun(Run):
             return torch.load(file, map_location="cpu", weights_only=True)
         except MemoryError:
             raise
-        except Exception as error:  # PyTorch's own message advises weights_only=False, which would run code
-            raise ValueError("it is cut off, or contains more than tensors, numbers and names") from error
+        except Exception as error:  # PyTorch's message suggests weights_only=False, which would run code
+            raise ValueError("it is incomplete, or contains more than tensors, numbers and strings") from error
 
     def log(self, **results):
         super().log(**results)
@@ -259,7 +247,7 @@ class TorchRun(Run):
             self._writer.flush()
 
     def update(self, loss):
-        # One process may get a signal earlier than the others: all stop by the same sum.
+        # Signals reach processes at different times; the sum makes all of them stop after the same step.
         loss, n_stopped = distributed.total(loss, self.stopped_by is not None)
         self._is_any_stopped = n_stopped > 0
         super().update(loss / self.n_processes)

@@ -7,19 +7,19 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks
+except ImportError:  # on Windows
     fcntl = None
 
 
 class RunError(Exception):
-    """A run cannot start, continue or be resumed; the message says what to do."""
+    """A run cannot start, continue or be resumed. The message is one line and says what to do."""
 
 
 def write_atomically(path, write):
-    """Call `write(file)` on a temporary binary file, flush it to disk and rename it to `path`.
+    """Write a file atomically by calling `write(file)` with a temporary binary file.
 
     Raises:
-        OSError: it cannot be written; the message names `path`, which is unchanged, and no temporary file is left.
+        OSError: the file cannot be written. The message names `path`, which is unchanged.
     """
     temporary = path.with_name(path.name + ".tmp")
     with _naming_file(path):
@@ -37,7 +37,7 @@ def write_atomically(path, write):
 
 
 def write_text(path, text):
-    """Write a UTF-8 text file atomically; characters that UTF-8 lacks become `\\udce9` and the like."""
+    """Write a UTF-8 text file atomically, with lone surrogates as escapes such as `\\udce9`."""
     write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
@@ -48,7 +48,7 @@ def write_json(path, content):
 
 @contextlib.contextmanager
 def _naming_file(path):
-    """Make an `OSError` in this block say which file could not be written."""
+    """Add the file's name to an `OSError` in this block."""
     try:
         yield
     except OSError as error:
@@ -56,7 +56,7 @@ def _naming_file(path):
 
 
 def append_metrics(directory, metrics):
-    """Append one evaluation to metrics.jsonl and flush it to disk."""
+    """Append an evaluation to metrics.jsonl and flush it to disk."""
     path = Path(directory, "metrics.jsonl")
     with _naming_file(path), open(path, "a") as file:
         file.write(json.dumps(metrics) + "\n")
@@ -65,7 +65,7 @@ def append_metrics(directory, metrics):
 
 
 def read_metrics(directory):
-    """Return the evaluations of a run directory, a list of dicts, without a last line that a crash cut off.
+    """Return the evaluations in a run directory, a list of dicts, without an incomplete last line.
 
     Raises:
         RunError: a line is not an evaluation.
@@ -83,10 +83,10 @@ def read_metrics(directory):
 
 @contextlib.contextmanager
 def only_process_in(directory):
-    """Create a directory, and lock it during this block against other processes that ask for it.
+    """Create a directory and hold an exclusive lock on it during this block.
 
     Raises:
-        RunError: another process has the lock; the message names it.
+        RunError: another process holds the lock. The message has its pid.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / ".lock", "a+") as file:
@@ -100,7 +100,7 @@ def only_process_in(directory):
 
 
 def lock(file):
-    """Lock an open file until it is closed. Return False if another process has locked it."""
+    """Lock an open file until it is closed. Return False if another process holds the lock."""
     if fcntl is None:
         return True
     try:

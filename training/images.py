@@ -1,4 +1,4 @@
-"""Batches of images in PyTorch: scaled, augmented, whitened."""
+"""Batches of images in PyTorch: preprocessing, augmentation, whitening."""
 
 import functools
 
@@ -10,12 +10,12 @@ from training import distributed
 
 
 class DeviceImages:
-    """One split on the device, as uint8. Batches become float32 when they are made.
+    """The images of one split, uint8, on a device, with float32 batches.
 
     Args:
         dataset: a `cifar10_utils.DataSet`.
-        device: where to keep the images.
-        mean, scale: batches are (pixels − mean) · scale; float32, broadcast to (n, 3, 32, 32).
+        device: `torch.device` for the images.
+        mean, scale: a batch is (pixels − mean) · scale; float32, broadcast to (n, 3, 32, 32).
         memory_format: memory format of the batches.
     """
 
@@ -30,11 +30,11 @@ class DeviceImages:
         return len(self.labels)
 
     def batch(self, index, **places):
-        """Return images, float32 (n, 3, 32, 32), and labels, int64 (n,), of the examples at `index`, int64 (n,).
+        """Return the images, float32 (n, 3, 32, 32), and labels, int64 (n,), at `index`.
 
         Args:
-            index: which examples.
-            places: augmentation of these examples, from `augmentation`.
+            index: indices of the examples, int64 (n,).
+            places: result of `augmentation` for these examples.
         """
         index = torch.as_tensor(index, device=self.labels.device)
         places = {name: torch.as_tensor(part, device=index.device) for name, part in places.items()}
@@ -44,13 +44,13 @@ class DeviceImages:
             pixels = F.grid_sample(pixels.float(), grid, padding_mode="reflection", align_corners=False)
         elif places:
             pixel_places = (places["rows"][:, :, None] * 32 + places["columns"][:, None, :]).flatten(1)[:, None]
-            # Indexing rows and columns at once takes four times as long on a CPU.
+            # Faster on a CPU than indexing with rows and columns.
             pixels = pixels.flatten(2).gather(2, pixel_places.expand(-1, 3, -1)).view(pixels.shape)
         images = ((pixels.float() - self.mean) * self.scale).contiguous(memory_format=self.memory_format)
         return images, self.labels[index]
 
     def next_batch(self, args, rng):
-        """Draw the next training batch, augmented as the flags say, and return this process's share of it."""
+        """Return this process's share of the next training batch, augmented according to the flags."""
         position, index = self.dataset.position, self.dataset.next_index(args.batch_size)
         is_flipped = alternate_flips(index, position, len(self), args.seed) if args.alternate else None
         places = augmentation(args.augment, len(index), rng, args.shift, is_flipped)
@@ -58,17 +58,17 @@ class DeviceImages:
 
 
 def to_device(data, device, preprocess, memory_format=torch.contiguous_format):
-    """Return `{split: DeviceImages}` of `{split: DataSet}`, scaled as `--preprocess` says."""
+    """Convert `{split: DataSet}` to `{split: DeviceImages}`; `preprocess` is a value of `--preprocess`."""
     mean, scale = preprocessing(data["train"], preprocess)
     return {split: DeviceImages(dataset, device, mean, scale, memory_format) for split, dataset in data.items()}
 
 
 def preprocessing(dataset, how):
-    """Return `mean` and `scale` for `DeviceImages`, both float32, from the training split.
+    """Return `mean` and `scale` for `DeviceImages`, both float32.
 
     Args:
-        dataset: a `cifar10_utils.DataSet`.
-        how: 'mean_image' gives shapes (3, 32, 32) and (); 'standardize' gives (3, 1, 1) twice.
+        dataset: the training split, a `cifar10_utils.DataSet`.
+        how: 'mean_image', for shapes (3, 32, 32) and (), or 'standardize', for (3, 1, 1) twice.
     """
     if how == "mean_image":
         return torch.from_numpy(dataset.mean_image), torch.ones(())
@@ -87,7 +87,7 @@ def preprocessing(dataset, how):
 def step_generator(seed, step):
     """Seed PyTorch for one training step, and return a NumPy generator for it.
 
-    All randomness of a step depends on the seed and the step alone, so that a run can be resumed at any step.
+    Both depend on the seed and the step only, so that runs can be resumed at any step.
     """
     rng = np.random.default_rng([seed, step])
     torch.manual_seed(int(rng.integers(2**32)) + distributed.rank())
@@ -95,15 +95,15 @@ def step_generator(seed, step):
 
 
 def alternate_flips(index, position, n_images, seed):
-    """Return which examples of a batch to flip, bool (n,): each image in alternate epochs.
+    """Return which examples of a batch to flip, bool (n,), so that each is flipped in alternate epochs.
 
     Source: K. Jordan, 2024, https://arxiv.org/abs/2404.00498.
 
     Args:
-        index: the examples, int64 (n,).
+        index: indices of the examples, int64 (n,).
         position: number of examples drawn before this batch.
         n_images: number of training images.
-        seed: seed of which half is flipped in the first epoch.
+        seed: seed of the half that is flipped in the first epoch.
     """
     epoch = (position + np.arange(len(index))) // n_images
     return _flipped_first(n_images, seed)[index] ^ (epoch % 2 == 1)
@@ -115,17 +115,17 @@ def _flipped_first(n_images, seed):
 
 
 def augmentation(how, n, rng, shift=4, is_flipped=None):
-    """Return where the pixels of n augmented images come from, `{name: array}`; {} for 'none'.
+    """Return the source positions of the pixels of n augmented images, `{name: array}`; {} for 'none'.
 
-    'flip' and 'flip_crop' give the `rows` and `columns` to take, int64 (n, 32); 'flip_crop' also shifts each image by
-    up to `shift` pixels, and fills the border by reflection. 'flip_affine' gives `maps`, from `affine_maps`.
+    For 'flip' and 'flip_crop', these are source `rows` and `columns`, int64 (n, 32). 'flip_crop' shifts each image and
+    fills the border by reflection. For 'flip_affine', they are `maps` from `affine_maps`.
 
     Args:
         how: 'none', 'flip', 'flip_crop' or 'flip_affine'.
         n: number of images.
-        rng: a NumPy generator.
-        shift: in pixels, at least 0.
-        is_flipped: which images to flip, bool (n,); None flips half of them at random.
+        rng: `numpy.random.Generator`.
+        shift: maximum shift in pixels, at least 0.
+        is_flipped: which images to flip, bool (n,). By default each is flipped with probability 1/2.
     """
     if how == "none":
         return {}
@@ -140,10 +140,10 @@ def augmentation(how, n, rng, shift=4, is_flipped=None):
 
 
 def affine_maps(n, rng, shift, is_flipped=None):
-    """Return affine maps of n images, float32 (n, 2, 3), as `F.affine_grid` takes them.
+    """Return random affine maps for `F.affine_grid`, float32 (n, 2, 3). Arguments as in `augmentation`.
 
-    Each flips or not, rotates by up to 15 degrees, scales each side by a factor from exp(-0.15) to exp(0.15) and shifts
-    by up to `shift` pixels in each direction.
+    A map rotates by up to 15 degrees, scales each side by a factor from exp(-0.15) to exp(0.15) and shifts by up to
+    `shift` pixels in each direction.
     """
     angle = rng.uniform(-1, 1, n) * np.radians(15)
     flip, one = np.where(_flips(n, rng, is_flipped), -1, 1), np.ones(n)
@@ -155,19 +155,19 @@ def affine_maps(n, rng, shift, is_flipped=None):
 
 
 def _flips(n, rng, is_flipped):
-    drawn = rng.random(n) < 0.5  # always drawn, so that --alternate changes no other draw
+    drawn = rng.random(n) < 0.5  # drawn in any case, so that all other draws are independent of --alternate
     return drawn if is_flipped is None else is_flipped
 
 
 def whitening(images, n_components):
     """Return the state dict of a linear layer that whitens images, float32.
 
-    `weight`, (n_components, n_pixels), and `bias`, (n_components,): the layer's outputs are the first principal
-    components, each divided by √(λ + 0.1), where λ is its variance: components with hardly any variance stay small.
+    The outputs of the layer are the first principal components, each divided by √(λ + 0.1) for a component of
+    variance λ, so that components with little variance remain small. `weight` has shape (n_components, n_pixels).
 
     Args:
         images: `DeviceImages` of the training split.
-        n_components: at most n_pixels.
+        n_components: number of components, at most n_pixels.
     """
     n_pixels = images.pixels[0].numel()
     total, products = torch.zeros(n_pixels), torch.zeros(n_pixels, n_pixels)

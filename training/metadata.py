@@ -1,4 +1,4 @@
-"""What config.json and summary.json say about where a run was made: versions, machine, commit, memory."""
+"""Metadata of a run: versions, machine, git commit, memory."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def describe_setup():
-    """Return date, versions, machine and git commit of this process, for config.json."""
+    """Return date, versions, machine and git commit, for config.json."""
     modules = ("numpy", "torch", "torchvision")
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -24,7 +24,7 @@ def describe_setup():
 
 
 def git_commit():
-    """Return the repository's commit, with '-dirty' if a tracked Python file differs from it, or None without git."""
+    """Return the repository's commit, with '-dirty' if tracked Python files were changed; None without git."""
 
     def git(*command):
         done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
@@ -38,15 +38,15 @@ def git_commit():
 
 
 def _processor():
-    """Return the processor's name, on which the last digits of a run depend."""
+    """Return the processor's name. The last digits of a run's metrics depend on the processor."""
     with contextlib.suppress(OSError, IndexError):
         return Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1].split("\n")[0].strip()
     return platform.processor()
 
 
 def peak_memory_mb():
-    """Return the process's peak resident memory in MB (10⁶ bytes), or None on Windows."""
-    with contextlib.suppress(OSError, IndexError):  # on Linux, where getrusage includes the parent process
+    """Return this process's peak resident memory in MB (10⁶ bytes), or None on Windows."""
+    with contextlib.suppress(OSError, IndexError):  # on Linux, whose getrusage includes the parent process
         return round(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
     try:
         import resource

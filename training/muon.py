@@ -4,16 +4,16 @@ import torch
 
 
 class Muon(torch.optim.Adam):
-    """Muon for matrices and the kernels of convolutions, Adam for all other parameters.
+    """Muon for matrices and convolution kernels, Adam for all other parameters.
 
-    A matrix takes a step along the orthogonal matrix nearest to its gradient's Nesterov momentum. It keeps the
-    Frobenius norm √n_rows, so `lr` sets the angle of a step; before batch norm, the norm has no effect. A kernel counts
-    as a matrix of (n_out, n_in · height · width). `torch.optim.Muon` does not accept kernels.
+    A matrix moves along the orthogonal matrix nearest to the Nesterov momentum of its gradient. Before each step it is
+    rescaled to the Frobenius norm √n_rows, so `lr` sets the angle of the step. Before batch norm, the scale has no
+    effect. A kernel is a matrix of shape (n_out, n_in · height · width); `torch.optim.Muon` does not accept kernels.
 
     Args:
-        params: an iterable of parameters, without groups.
-        lr: learning rate of matrices; Adam's is a tenth of it.
-        momentum: momentum of matrices, at least 0, below 1.
+        params: iterable of parameters, without groups.
+        lr: learning rate of matrices. Adam's is a tenth of it.
+        momentum: momentum of matrices, in [0, 1).
     """
 
     def __init__(self, params, lr, momentum):
@@ -29,7 +29,7 @@ class Muon(torch.optim.Adam):
             state = self.state[p]
             if not state:
                 state |= {"step": torch.zeros(()), "momentum_buffer": torch.zeros_like(p)}
-            state["step"] += 1  # Adam.load_state_dict expects it
+            state["step"] += 1  # required by Adam.load_state_dict
             buffer = state["momentum_buffer"].mul_(matrices["momentum"]).add_(p.grad)
             direction = p.grad.add(buffer, alpha=matrices["momentum"])
             p.mul_(len(p) ** 0.5 / p.norm())
@@ -39,13 +39,13 @@ class Muon(torch.optim.Adam):
 
 
 def orthogonal(matrix, n_iterations=3):
-    """Return an approximation of the nearest orthogonal matrix, of the matrix's shape and dtype.
+    """Return an approximation of the nearest orthogonal matrix, with the shape and dtype of `matrix`.
 
-    It has the matrix's singular vectors, and singular values from 0.5 to 1.2, except for those that were below 0.013 of
-    its Frobenius norm. At least float32 is used.
+    The result has the singular vectors of `matrix` and singular values from 0.5 to 1.2, except for those that
+    are below 0.013 of its Frobenius norm. It is computed in float32 or wider.
 
     Newton-Schulz iteration x ← p x with p = a + b x xᵀ + c (x xᵀ)² and Jordan's coefficients. Each p is a polynomial in
-    the first x xᵀ, so all products are small and square, except the last one (Gram Newton-Schulz, Dao AI Lab, 2026,
+    the first x xᵀ, so all products but the last have the size of x xᵀ (Gram Newton-Schulz, Dao AI Lab, 2026,
     https://dao-lab.ai/blog/2026/gram-newton-schulz).
     """
     is_tall = matrix.shape[0] > matrix.shape[1]

@@ -1,13 +1,12 @@
-"""All figures that a run draws. Matplotlib takes 0.4 s to import, so it is imported when a figure is drawn."""
+"""The figures of a run. Functions import Matplotlib themselves, because the import is slow."""
 
 import contextlib
-import os
 
 import numpy as np
 
 from training.files import write_atomically
 
-# Blue, green and vermilion with different line styles, for colour-blind readers and for grey print.
+# Different line styles and markers, for colour-blind readers and for grey print.
 SPLIT_STYLES = {
     "train": {"color": "#0072B2", "ls": "--", "marker": "o"},
     "validation": {"color": "#009E73", "ls": ":", "marker": "^"},
@@ -17,18 +16,15 @@ SPLIT_STYLES = {
 
 @contextlib.contextmanager
 def default_style():
-    """Use Matplotlib's default style in this block, whatever the user's matplotlibrc and MPLBACKEND say."""
-    backend = os.environ.pop("MPLBACKEND", None)  # it may name one that is not installed here
+    """Use Matplotlib's default style in this block instead of the user's matplotlibrc."""
     import matplotlib.style
 
-    if backend is not None:
-        os.environ["MPLBACKEND"] = backend
     with matplotlib.style.context("default"):
         yield
 
 
 def save_figure(figure, path):
-    """Write a figure as PNG, atomically."""
+    """Write a PNG file atomically."""
     with default_style():
         write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
@@ -41,7 +37,7 @@ def _figure(width, height):
 
 @default_style()
 def draw_curve(metrics, quantity, title):
-    """Return a figure of 'accuracy' or 'loss' over the steps, with one curve for each split in `metrics`."""
+    """Return a figure of 'accuracy' or 'loss' over steps, with a curve for each split in `metrics`."""
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
     steps = [m["step"] for m in metrics]
@@ -57,7 +53,7 @@ def draw_curve(metrics, quantity, title):
 
 @default_style()
 def draw_confusion_matrix(counts, class_names, title):
-    """Return a figure of a confusion matrix, counts of shape (n_classes, n_classes), one row per true class."""
+    """Return a figure of a confusion matrix, `counts` of shape (n_classes, n_classes), one row per true class."""
     figure = _figure(7, 6.6)
     axes = figure.subplots()
     show_confusion_matrix(axes, counts, class_names, fontsize=8)
@@ -66,7 +62,7 @@ def draw_confusion_matrix(counts, class_names, title):
 
 
 def show_confusion_matrix(axes, counts, class_names, fontsize):
-    """Show counts, as in `draw_confusion_matrix`, on existing axes."""
+    """Draw a confusion matrix on existing axes; `counts` as in `draw_confusion_matrix`."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
@@ -80,7 +76,7 @@ def show_confusion_matrix(axes, counts, class_names, fontsize):
 
 @default_style()
 def draw_weights(weights, title):
-    """Return a figure of the first 100 of a layer's weights, (n, 3, height, width), as images."""
+    """Return a figure of the first 100 weights of a layer, shape (n, 3, height, width), as images."""
     weights = weights[:100]
     n_columns = int(np.ceil(np.sqrt(len(weights))))
     n_rows = -(-len(weights) // n_columns)
@@ -92,7 +88,7 @@ def draw_weights(weights, title):
 
 
 def show_weights(axes, weights, n_columns):
-    """Show weights of shape (n, 3, height, width) as images, each stretched to its own range."""
+    """Draw weights of shape (n, 3, height, width) on existing axes, as images, each scaled to its own range."""
     low, high = (f(weights, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
     images = (weights - low) / np.maximum(high - low, np.finfo(weights.dtype).tiny)
     n_rows = -(-len(images) // n_columns)
@@ -106,13 +102,13 @@ def show_weights(axes, weights, n_columns):
 
 @default_style()
 def draw_mistakes(images, labels, probabilities, class_names, title):
-    """Return a figure of the 32 examples whose true class got the lowest probability, the worst first.
+    """Return a figure of the 32 misclassified examples with the lowest probability of the true class, lowest first.
 
     Args:
         images: uint8, shape (n, 3, height, width).
         labels: class numbers, shape (n,).
         probabilities: shape (n, n_classes).
-        class_names: names of the classes.
+        class_names: sequence of n_classes names.
         title: title of the figure.
     """
     n_columns, n_rows = 8, 4

@@ -1,25 +1,25 @@
-"""One training run: its directory, its progress, the signals that end it early. Nothing here imports torch.
+"""A training run: run directory, progress, signals, resuming. This module does not import torch.
 
 run = Run(args, data, {"model": model, "batches": data["train"]})  # with --resume, restores both
 for step in run.steps():  # from the restored step to max_steps
     if run.is_evaluation_step(step):
         run.log(train=(loss, accuracy), test=(loss, accuracy))  # metrics.jsonl and curves
         run.save_checkpoint()
-    if step == args.max_steps:  # only evaluated
+    if step == args.max_steps:  # for evaluation only
         break
     ...  # one training step
-    run.update(loss)  # progress bar; raises if the loss is NaN
+    run.update(loss)  # progress bar; raises if the loss is not finite
 run.finish()  # summary.json
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
 import shlex
 import signal
 import sys
-import threading
 import time
 import uuid
 import warnings
@@ -40,8 +40,8 @@ DIVERGED = "the run has diverged"
 def run_script(train, parser, argv=None, check=None):
     """Parse the flags, call `train(args)`, which returns a `Run`, and return the exit status.
 
-    0 after a complete run; 1, with one line on standard error, for a `RunError`, an `OSError` or a lack of memory; 130,
-    143 or 129 for a run ended by Ctrl-C, SIGTERM or SIGHUP. Wrong flags exit with 2.
+    The status is 0 after a complete run; 1, with one line on standard error, after a `RunError`, `OSError` or
+    `MemoryError`; 130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP. Invalid flags exit with status 2.
     """
     warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
     with robust_output():
@@ -61,29 +61,29 @@ def run_script(train, parser, argv=None, check=None):
 
 
 class Run:
-    """A training run: a new one, or with `args.resume` one that continues from its checkpoint.
+    """A training run, new or, with `args.resume`, restored from its last checkpoint.
 
     Args:
         args: flags from `parse_args`.
-        data: `{'train': DataSet, 'test': DataSet, …}`, for their origin and sizes.
-        parts: `{name: part}`, all that a checkpoint saves; a part has `state_dict` and `load_state_dict`.
-        rank, n_processes: of several processes, which one this is. Only rank 0 writes and prints.
-        **config: further entries of config.json.
+        data: `{'train': DataSet, 'test': DataSet, …}`.
+        parts: `{name: part}`, the content of a checkpoint. A part has `state_dict` and `load_state_dict`.
+        rank, n_processes: rank of this process and number of processes. Only rank 0 writes and prints.
+        **config: additional entries for config.json.
 
     Attributes:
-        directory: the run directory, a `pathlib.Path`; None for ranks above 0.
-        metrics: the evaluations so far, a list of dicts.
+        directory: run directory, a `pathlib.Path`; None for a new run on ranks above 0.
+        metrics: evaluations so far, a list of dicts.
         step: number of training steps done.
-        stopped_by: number of the signal that ended the run early, or None.
-        is_complete: whether the run has been evaluated at its last step, and finished.
+        stopped_by: number of the signal that stopped the run, or None.
+        is_complete: whether `finish` has completed the run.
 
     Raises:
-        RunError: the directory cannot be written, or the run to resume has no valid checkpoint, is in use, or used
-            other data.
+        RunError: the run directory cannot be written or is in use, the checkpoint is not valid, or the
+            images or the number of processes differ from those of the run to resume.
     """
 
     checkpoint_name = "checkpoint.npz"
-    command = ("python",)  # that starts a script
+    command = ("python",)  # starts a script
 
     def __init__(self, args, data, parts, *, rank=0, n_processes=1, **config):
         self.args, self.parts = args, parts
@@ -116,7 +116,7 @@ class Run:
             "flags": vars(self.args),
             "dataset": self.origin,
             "seed": self.args.seed,
-            "launcher_pid": os.getppid(),  # torchrun's, by which restarted processes recognise their run
+            "launcher_pid": os.getppid(),  # torchrun's pid, by which restarted processes recognise their run
             **config,
             **describe_setup(),
         }
@@ -125,19 +125,19 @@ class Run:
             open(self.directory / "config.json", "x").close()
             write_json(self.directory / "config.json", config)
         except FileExistsError:
-            raise RunError(f"another run has just begun in {self.directory}; name another directory") from None
+            raise RunError(f"another run has just started in {self.directory}; name another directory") from None
         except OSError as error:
             if self.directory is not None:
                 with contextlib.suppress(OSError):
                     (self.directory / "config.json").unlink(missing_ok=True)
                     self.directory.rmdir()
-            raise RunError(f"{error}; no run has begun: fix that and try again, or name another --out_dir") from error
+            raise RunError(f"{error}; the run did not start: fix this, or name another --out_dir") from error
         self._lock()
 
     def _lock(self):
         self._config_file = open(self.directory / "config.json", "rb")  # noqa: SIM115, locked until it is closed
         if not lock(self._config_file):
-            raise RunError(f"{self.directory} is in use by a process that trains in it; wait for it, or stop it")
+            raise RunError(f"{self.directory} is in use by another training process; wait for it, or stop it")
 
     def _resume(self):
         config = json.loads((self.directory / "config.json").read_text())
@@ -146,13 +146,13 @@ class Run:
             self._lock()
         if recorded != self.origin:
             raise RunError(
-                f"{self.directory} began on {recorded['name']} ({recorded['fingerprint']}), got {self.origin['name']} "
-                f"({self.origin['fingerprint']}); name the directory of the first with --data_dir"
+                f"{self.directory} was trained on {recorded['name']} ({recorded['fingerprint']}), got "
+                f"{self.origin['name']} ({self.origin['fingerprint']}); name the original images with --data_dir"
             )
         n_processes = config.get("processes", 1)
         if n_processes != self.n_processes:
             raise RunError(
-                f"{self.directory} began with {n_processes} processes, got {self.n_processes}; resume it with "
+                f"{self.directory} was started with {n_processes} processes, got {self.n_processes}; resume it with "
                 + ("python" if n_processes == 1 else f"torchrun and {n_processes} processes")
             )
         self.metrics = read_metrics(self.directory)
@@ -160,11 +160,11 @@ class Run:
             self.step, self.is_complete = self.args.max_steps, True
             return
         path = self.directory / self.checkpoint_name
-        if not path.exists() and len(self.metrics) <= 1:  # killed before its first checkpoint: start again
+        if not path.exists() and len(self.metrics) <= 1:  # killed before the first checkpoint: start from step 0
             self.metrics = []
         else:
             self._load_checkpoint(path)
-        # A run killed between its metrics and its checkpoint repeats that evaluation.
+        # A run killed between logging an evaluation and saving its checkpoint repeats the evaluation.
         self.metrics = [m for m in self.metrics if m["step"] <= self.step]
         if self.is_main:
             with self._resumable():
@@ -183,9 +183,9 @@ class Run:
             self._seconds_before, self._step_seconds = float(own["seconds"]), float(own["step_seconds"])
         except (MemoryError, PermissionError):
             raise
-        except Exception as error:  # a damaged file raises nearly every kind
-            reason = f"it lacks {error}" if isinstance(error, KeyError) else _first_line(error)
-            raise RunError(f"not a valid checkpoint: {path} ({reason}); start a new run") from error
+        except Exception as error:  # a damaged file raises almost any type of exception
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).strip() or type(error).__name__
+            raise RunError(f"{path} is not a valid checkpoint ({reason.splitlines()[0]}); start a new run") from error
 
     def save_checkpoint(self):
         """Save all parts and the step, atomically."""
@@ -197,11 +197,11 @@ class Run:
         self._step_began = time.perf_counter()
 
     def write_state(self, file, state):
-        """Write `{part: {name: array or scalar}}` to a file open for bytes."""
+        """Write `{part: {name: array or scalar}}` to a binary file."""
         np.savez(file, **{f"{part}.{name}": x for part, values in state.items() for name, x in values.items()})
 
     def read_state(self, file):
-        """Return what `write_state` wrote, without running anything in the file."""
+        """Read the state that `write_state` wrote, without running code in the file."""
         state = {}
         with np.load(file, allow_pickle=False) as arrays:
             for key in arrays:
@@ -212,9 +212,9 @@ class Run:
     # ---- The loop --------------------------------------------------------------------------------
 
     def steps(self):
-        """Yield each step from the restored one to `max_steps`. The last is for evaluation only: break before training.
+        """Yield each step from the restored one to `max_steps`; the last one is for evaluation only.
 
-        After Ctrl-C, SIGTERM or SIGHUP, saves a checkpoint and ends after the current step.
+        After Ctrl-C, SIGTERM or SIGHUP, save a checkpoint and stop.
         """
         if self.is_complete:
             self.say("this run is already complete")
@@ -229,25 +229,25 @@ class Run:
                 if self.should_stop():
                     self._bar.close()
                     self.save_checkpoint()
-                    self._warn(f"stopped at step {self.step}; to resume: {self._resume_command()}")
+                    self._warn(f"stopped after {self.step} steps; to resume: {self._resume_command()}")
                     self._unlock()
                     return
 
     def _resume_command(self):
-        spec = sys.modules["__main__"].__spec__  # of python -m
+        spec = sys.modules["__main__"].__spec__  # None unless started by python -m
         program = ["-m", spec.name] if spec else [sys.argv[0]]
         return shlex.join([*self.command, *program, "--resume", str(self.directory)])
 
     def is_evaluation_step(self, step):
-        """Return whether to evaluate before this step: every `eval_freq` steps and at the end, each step once."""
+        """Return whether to evaluate before this step: every `eval_freq` steps and at the end, unless already done."""
         is_due = step % self.args.eval_freq == 0 or step == self.args.max_steps
         return is_due and not (self.metrics and self.metrics[-1]["step"] == step)
 
     def log(self, *, extra=None, **results):
-        """Record an evaluation: append it to metrics.jsonl, print it and redraw the curves.
+        """Append an evaluation to metrics.jsonl, print it and redraw the curves.
 
         Args:
-            extra: further entries of the line in metrics.jsonl.
+            extra: additional entries for the line in metrics.jsonl.
             **results: `split=(loss, accuracy)`, at least train and test.
 
         Raises:
@@ -279,17 +279,17 @@ class Run:
         """Show the training loss.
 
         Raises:
-            RunError: the loss is not finite. The last checkpoint stays as it was.
+            RunError: the loss is not finite.
         """
         self._check_finite("training loss", loss)
         self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
 
     def finish(self, draw_figures=None, summarize=None):
-        """Draw figures and write summary.json, unless the run was stopped or had been complete before.
+        """Draw figures and write summary.json, unless the run was stopped or already complete.
 
         Args:
-            draw_figures: returns `{name: figure}`.
-            summarize: returns further entries of summary.json.
+            draw_figures: callback that returns `{name: figure}`.
+            summarize: callback that returns additional entries for summary.json.
         """
         if self.is_complete or self.metrics[-1]["step"] < self.args.max_steps:
             return
@@ -302,7 +302,7 @@ class Run:
             self._unlock()
         self.is_complete = True
 
-    def _write_summary(self, further):
+    def _write_summary(self, additional):
         last, seconds = self.metrics[-1], self._seconds()
         best = {"test_accuracy": max, "test_loss": min}
         best = {name: choose(self.metrics, key=lambda m, name=name: m[name]) for name, choose in best.items()}
@@ -314,35 +314,32 @@ class Run:
             "images_per_second": round(last["images_seen"] / self._step_seconds),
             "peak_memory_mb": peak_memory_mb(),
         }
-        write_json(self.directory / "summary.json", summary | further)
+        write_json(self.directory / "summary.json", summary | additional)
         curves = ", ".join(str(self.directory / name) for name in ("accuracy.png", "loss.png"))
         self.say(
             f"test accuracy {last['test_accuracy']:.4f}, test loss {last['test_loss']:.4f} after {self.step} steps "
             f"and {seconds:.1f} s; curves: {curves}"
         )
 
-    # ---- What surrounds it -----------------------------------------------------------------------
+    # ---- Signals, errors, output -----------------------------------------------------------------
 
     def should_stop(self):
-        """Return whether a signal has asked the run to stop."""
+        """Return whether to stop after the current step."""
         return self.stopped_by is not None
 
     @contextlib.contextmanager
     def _catch_signals(self):
-        """Let Ctrl-C, SIGTERM and SIGHUP set `stopped_by`; a second one ends a single process at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may set handlers
-            return
+        """Let Ctrl-C, SIGTERM and SIGHUP set `stopped_by`. A second signal stops a single process at once."""
         numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        # An ignored signal stays ignored: SIGHUP under nohup, Ctrl-C in a shell's background job.
+        # Ignored signals stay ignored: SIGHUP under nohup, Ctrl-C in a shell's background job.
         before = {number: old for number in numbers if (old := signal.getsignal(number)) is not signal.SIG_IGN}
 
         def stop(number, _frame):
             self.stopped_by, message = number, "\nstopping after this step"
-            if self.n_processes == 1:  # torchrun may signal a process that a scheduler has signalled already
+            if self.n_processes == 1:  # with several, the second signal may be torchrun's copy of a scheduler's
                 signal.signal(number, before[number])
                 message += "; signal again to stop at once"
-            with contextlib.suppress(OSError):  # not print, which a signal may have interrupted
+            with contextlib.suppress(OSError):  # not print, which is not reentrant
                 os.write(2, f"{message}\n".encode())
 
         for number in before:
@@ -355,11 +352,11 @@ class Run:
 
     @contextlib.contextmanager
     def _resumable(self):
-        """Make an `OSError` in this block say how to resume the run."""
+        """Add how to resume the run to an `OSError` in this block."""
         try:
             yield
         except OSError as error:
-            raise RunError(f"{error}; fix that, then resume: --resume {shlex.quote(str(self.directory))}") from error
+            raise RunError(f"{error}; fix this, then resume: --resume {shlex.quote(str(self.directory))}") from error
 
     def _unlock(self):
         if self.is_main:
@@ -368,26 +365,20 @@ class Run:
     def _check_finite(self, name, value):
         if not math.isfinite(value):
             raise RunError(
-                f"{name} is {float(value)} at step {self.step}: {DIVERGED}; start a new run with a --learning_rate "
-                f"below {self.args.learning_rate}. The last checkpoint stays as it was"
+                f"{name} is {float(value)} at step {self.step}: {DIVERGED}; the last checkpoint is unchanged. "
+                f"Start a new run with a --learning_rate below {self.args.learning_rate}"
             )
 
     def _seconds(self):
         return self._seconds_before + time.perf_counter() - self._began
 
     def _progress_bar(self):
-        is_disabled = True if self.args.quiet or not self.is_main else None  # None: if stderr is not a terminal
-        return tqdm(
-            total=self.args.max_steps,
-            initial=self.step,
-            unit="step",
-            disable=is_disabled,
-            dynamic_ncols=True,
-            leave=False,
-        )
+        is_disabled = True if self.args.quiet or not self.is_main else None  # None: unless stderr is a terminal
+        steps = {"total": self.args.max_steps, "initial": self.step, "unit": "step"}
+        return tqdm(**steps, disable=is_disabled, dynamic_ncols=True, leave=False)
 
     def say(self, message):
-        """Print a line, on rank 0 and without --quiet."""
+        """Print a line on rank 0, unless --quiet."""
         if self.is_main and not self.args.quiet:
             tqdm.write(message)  # above the progress bar
             sys.stdout.flush()
@@ -402,20 +393,13 @@ class Run:
 
 
 def _create_directory(out_dir, script):
-    """Create and return a new run directory: `out_dir`, or if that is None, one named after the time."""
+    """Create and return a run directory: `out_dir`, or a new one named after the time."""
     if out_dir is not None:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
         return Path(out_dir)
     base = Path("results", script, time.strftime("%Y-%m-%d_%H-%M-%S"))
-    directory, n = base, 1
-    while True:
-        try:
+    for n in itertools.count(1):
+        directory = base if n == 1 else base.with_name(f"{base.name}-{n}")
+        with contextlib.suppress(FileExistsError):
             directory.mkdir(parents=True)
             return directory
-        except FileExistsError:
-            n += 1
-            directory = base.with_name(f"{base.name}-{n}")
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Standard output and error that stop nothing: after a closed pipe, terminal or a full disk they are silent."""
+"""Standard output and error that fall silent on a closed pipe, a closed terminal or a full disk."""
 
 import contextlib
 import io
@@ -7,7 +7,7 @@ import sys
 
 
 class _Output:
-    """A text stream that is silent after the first write that fails."""
+    """Text stream that discards output after the first write error."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -22,7 +22,7 @@ class _Output:
         try:
             return function(*args)
         except OSError:
-            # What is still buffered would fail again when Python exits.
+            # Python flushes the stream's buffer again at exit.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             self._stream = io.StringIO()
@@ -34,11 +34,11 @@ class _Output:
 
 @contextlib.contextmanager
 def robust_output():
-    """Let nothing that is printed in this block raise an error."""
+    """Ignore errors of standard output and error in this block."""
     with contextlib.ExitStack() as stack:
         for name, redirect in (("stdout", contextlib.redirect_stdout), ("stderr", contextlib.redirect_stderr)):
-            stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115, None if it was closed before the start
+            stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115, None if the parent process closed it
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")  # for characters that its encoding lacks
+                stream.reconfigure(errors="backslashreplace")  # for characters outside its encoding
             stack.enter_context(redirect(_Output(stream)))
         yield

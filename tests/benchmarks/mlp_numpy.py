@@ -1,9 +1,8 @@
-"""How fast the NumPy MLP is, as ratios: against PyTorch, and against the matrix products that it cannot avoid.
+"""Speed of the NumPy MLP, compared with PyTorch and with the matrix products that it needs.
 
     python -m tests.benchmarks.mlp_numpy
 
-Needs CIFAR-10 in its default place, or takes synthetic images, on which the times are the same. Nothing
-else should be running.
+Uses CIFAR-10 from the default directory, or synthetic images, with the same times. Run nothing else meanwhile.
 """
 
 import argparse
@@ -32,7 +31,7 @@ DATASET = "cifar10" if DATA_DIR.exists() else "synthetic"
 
 
 def train_torch(args):
-    """Train as `train_mlp_numpy.train` does, in PyTorch: same data, batches, evaluations and files."""
+    """Train in PyTorch with the data, batches, evaluations and files of `train_mlp_numpy.train`."""
     import torch
 
     data = get_cifar10(args.data_dir, dataset=args.dataset, seed=args.seed, one_hot=False)
@@ -71,15 +70,15 @@ def train_torch(args):
     return run
 
 
-def train_one(framework, folder):
-    """Train with all defaults, in this process."""
-    flags = ["--quiet", "--dataset", DATASET, "--data_dir", str(DATA_DIR), "--out_dir", folder]
+def train_one(framework, directory):
+    """Train with the default flags in this process."""
+    flags = ["--quiet", "--dataset", DATASET, "--data_dir", str(DATA_DIR), "--out_dir", directory]
     train = {"numpy": train_mlp_numpy.train, "torch": train_torch}[framework]
     return run_script(train, train_mlp_numpy.make_flags(), flags)
 
 
 def median_ms(functions, n):
-    """Return the median milliseconds of each function, called in turn `n` times."""
+    """Return each function's median time in milliseconds over `n` calls; functions are called in turn."""
     times = [[] for _ in functions]
     for _ in range(n):
         for function, measured in zip(functions, times, strict=True):
@@ -122,10 +121,10 @@ def compare_steps():
 def compare_runs(n_runs):
     inside, whole = {"numpy": [], "torch": []}, {"numpy": [], "torch": []}
     memory = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         for i in range(n_runs):
             for framework in inside:
-                out_dir = Path(folder, f"{framework}{i}")
+                out_dir = Path(directory, f"{framework}{i}")
                 began = time.perf_counter()
                 command = [sys.executable, "-m", "tests.benchmarks.mlp_numpy", "--train", framework]
                 command += ["--out_dir", str(out_dir)]
@@ -155,13 +154,13 @@ def time_start():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5, help="default runs of each framework")
+    parser.add_argument("--runs", type=int, default=5, help="number of default runs of each framework")
     parser.add_argument("--train", choices=("numpy", "torch"), help=argparse.SUPPRESS)
     parser.add_argument("--out_dir", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.train:
         return train_one(args.train, args.out_dir)
-    warnings.filterwarnings("ignore", "not the official CIFAR-10")
+    warnings.filterwarnings("ignore", "md5 sums differ")
     print(f"on {os.cpu_count()} cores, with {DATASET} images and as many threads as each library takes by default")
     time_start()
     compare_steps()

@@ -1,10 +1,9 @@
-"""How fast the PyTorch scripts' steps are, as ratios to the same steps written plainly.
+"""Speed of the PyTorch scripts' steps, compared with plain PyTorch.
 
     python -m tests.benchmarks.networks_pytorch
 
-The plain way keeps the course's float32 images, in the order in which they come, computes in float32 and
-leaves PyTorch's options as they are. Needs CIFAR-10 in its default place, or takes synthetic images, on
-which the times are the same. Nothing else should be running.
+Plain PyTorch has float32 images in memory, contiguous, computes in float32 and keeps PyTorch's default options.
+Uses CIFAR-10 from the default directory, or synthetic images, with the same times. Run nothing else meanwhile.
 """
 
 import argparse
@@ -31,7 +30,7 @@ from training.images import to_device
 
 
 def plain(network, optimizer, data, batch_size):
-    """Return a training step and an evaluation, as one writes them first."""
+    """Return a training step and an evaluation in plain PyTorch."""
     images, labels = torch.from_numpy(data["train"].images), torch.from_numpy(data["train"].labels)
     test_images, test_labels = torch.from_numpy(data["test"].images), torch.from_numpy(data["test"].labels)
 
@@ -57,7 +56,7 @@ def plain(network, optimizer, data, batch_size):
 
 
 def ours(network, optimizer, data, batch_size, precision):
-    """Return a training step and an evaluation, as the training scripts do them."""
+    """Return a training step and an evaluation of the training scripts."""
     is_convolutional = isinstance(network, ConvNet)
     memory_format = engine.use_fast_memory_formats(network) if is_convolutional else torch.contiguous_format
     images = to_device(data, torch.device("cpu"), "mean_image", memory_format)
@@ -123,8 +122,8 @@ def compare_batch_norms():
 
 
 def measure_memory():
-    with tempfile.TemporaryDirectory() as folder:
-        out_dir = Path(folder, "run")
+    with tempfile.TemporaryDirectory() as directory:
+        out_dir = Path(directory, "run")
         command = [sys.executable, ROOT / "train_convnet_pytorch.py", "--max_steps=20", "--quiet"]
         command += [f"--dataset={DATASET}", f"--data_dir={DATA_DIR}", f"--out_dir={out_dir}"]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
@@ -134,9 +133,9 @@ def measure_memory():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=30, help="of the ConvNet each way; ten times as many of the MLP")
+    parser.add_argument("--steps", type=int, default=30, help="number of ConvNet steps, a tenth of the MLP's")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", "not the official CIFAR-10")
+    warnings.filterwarnings("ignore", "md5 sums differ")
     torch.manual_seed(0)
     print(f"on {os.cpu_count()} cores, PyTorch {torch.__version__}, with {DATASET} images")
     compare_batch_norms()
