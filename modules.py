@@ -156,7 +156,7 @@ class CrossEntropyModule:
     def backward(self, x, y):
         """Return dL/dx = −t / (B x), shape (B, n_classes), Eq. (batch-cross-entropy).
 
-        For one example, Eq. (cross-entropy-jacobian).
+        For one example, Eq. (cross-entropy-backward).
         """
         y = as_floating(y, x.dtype)
         return -y / (len(x) * self._floored(x))

@@ -18,7 +18,7 @@ VISIBILITIES = ("visible", "after_due_date", "after_published", "hidden")  # Gra
 # The report's equations that the right answer of a check follows from: for one example, then for a batch.
 EQUATIONS = {
     "cross_entropy.forward": ("cross-entropy-forward", "batch-cross-entropy-forward"),
-    "cross_entropy.backward": ("cross-entropy-jacobian", "batch-cross-entropy"),
+    "cross_entropy.backward": ("cross-entropy-backward", "batch-cross-entropy"),
     "softmax.forward": ("softmax-forward",),
     "softmax.backward": ("softmax-backward", "batch-softmax"),
     "softmax.large_logits": ("softmax-forward", "batch-softmax-cross-entropy"),

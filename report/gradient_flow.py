@@ -4,7 +4,6 @@ python -m report.gradient_flow --dnn_hidden_units 900,500,350,150,50 --optimizer
 """
 
 import io
-import math
 import sys
 
 import numpy as np
@@ -21,42 +20,20 @@ from training.images import step_generator, to_device
 from training.run import run_script
 
 
-class StepRecord:
-    """Gradients of the last step, and each step's loss, gradient and length since the last evaluation.
-
-    Attributes:
-        norms: `{'weight_1_gradient': norm, …}` of the last step.
-        batch_losses: training losses.
-        gradient_norms: norms of the gradient of all parameters, before clipping.
-        step_lengths: root mean square of the parameters' changes, divided by `--learning_rate`.
-    """
-
-    def __init__(self):
-        self.norms = {}
-        self.clear()
-
-    def clear(self):
-        """Forget the steps before an evaluation, except the last one's norms."""
-        self.batch_losses, self.gradient_norms, self.step_lengths = [], [], []
-
-    def entries(self, every_step):
-        """Return the further entries of a line in metrics.jsonl."""
-        lists = {name: values for name, values in vars(self).items() if name != "norms"}
-        return self.norms | (lists if every_step and self.norms else {})
+class Norms(dict):
+    """Gradient norms of the last step, `{'weight_1_gradient': norm, …}`; a checkpoint saves them."""
 
     def state_dict(self):
-        return dict(vars(self))
+        return dict(self)
 
-    def load_state_dict(self, state):
-        vars(self).update(state)
+    load_state_dict = dict.update
 
 
 @engine.one_line_errors()
 def train(args):
     """Train as `train_mlp_pytorch` does; a line of metrics.jsonl has `weight_1_gradient`, `bias_1_gradient` and so on.
 
-    These are Euclidean norms, before clipping, and layers count from 1. Step 0 has none. With `--every_step` a line
-    also has the lists of `StepRecord`.
+    These are Euclidean norms, before clipping, and layers count from 1. Step 0 has none.
     """
     device = engine.choose_device(args.device)
     data = get_cifar10(
@@ -73,21 +50,19 @@ def train(args):
     images = to_device(data, device, args.preprocess)
     torch.manual_seed(args.seed)
     network = train_mlp_pytorch.make_network(args).to(device)
-    parameters = list(network.parameters())
     layers = [module for module in network.layers if isinstance(module, nn.Linear)]
     optimizer = engine.make_optimizer(network, args)
     if args.optimizer != "sgd":
         for group in optimizer.param_groups:
             group |= {"eps": args.adam_eps, "betas": (group["betas"][0], args.adam_beta2 or group["betas"][1])}
     schedule = engine.make_schedule(optimizer, args)
-    steps = StepRecord()
+    norms = Norms()
 
-    parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"], "steps": steps}
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"], "norms": norms}
     run = engine.TorchRun(args, data, parts, device)
     for step in run.steps():
         if run.is_evaluation_step(step):
-            run.log(extra=steps.entries(args.every_step), **engine.evaluate(network, images, args))
-            steps.clear()
+            run.log(extra=dict(norms), **engine.evaluate(network, images, args))
             run.save_checkpoint()
         if step == args.max_steps:
             break
@@ -99,26 +74,14 @@ def train(args):
         loss.backward()
         for l, layer in enumerate(layers, 1):
             for name, parameter in layer.named_parameters():
-                steps.norms[f"{name}_{l}_gradient"] = rounded(parameter.grad.norm(), 4)
-        if args.every_step:
-            steps.batch_losses.append(rounded(loss))
-            steps.gradient_norms.append(rounded(math.hypot(*(p.grad.norm().item() for p in parameters))))
-            before = [p.detach().clone() for p in parameters]
+                norms[f"{name}_{l}_gradient"] = float(f"{parameter.grad.norm():.4g}")
         if args.clip_norm:
-            torch.nn.utils.clip_grad_norm_(parameters, args.clip_norm)
+            nn.utils.clip_grad_norm_(network.parameters(), args.clip_norm)
         optimizer.step()
-        if args.every_step:
-            moved = math.hypot(*((p.detach() - old).norm().item() for p, old in zip(parameters, before, strict=True)))
-            length = moved / math.sqrt(sum(p.numel() for p in parameters)) / args.learning_rate
-            steps.step_lengths.append(rounded(length))
         schedule.step()
         run.update(loss.item())
     run.finish(lambda: engine.draw_results(network, images["test"], CLASSES, run.title, args))
     return run
-
-
-def rounded(value, n_digits=3):
-    return float(f"{value:.{n_digits}g}")
 
 
 def through_jpeg(images, quality):
@@ -132,7 +95,7 @@ def through_jpeg(images, quality):
 
 
 def make_flags():
-    """Return the parser of this script's flags: those of train_mlp_pytorch.py and five more."""
+    """Return the parser of this script's flags: those of train_mlp_pytorch.py and four more."""
     parser = train_mlp_pytorch.make_flags()
     parser.prog, parser.description = "gradient_flow.py", "Train the PyTorch MLP and record its gradients' norms."
     parser.set_defaults(script="gradient_flow")
@@ -140,8 +103,6 @@ def make_flags():
     add("--adam_eps", type=number(0, exclusive=True), default=1e-8, help="Adam's ε")
     add("--adam_beta2", type=number(0, below=1), help="Adam's β₂ (default: 0.999)")
     add("--clip_norm", type=number(0), default=0.0, help="largest norm of the whole gradient; 0: no clipping")
-    every_step = "also record loss, gradient and length of each step"
-    parser.groups["run"].add_argument("--every_step", action="store_true", help=every_step)
     quality = "compress the images again at this JPEG quality; 0: do not"
     parser.groups["images"].add_argument("--jpeg", type=integer(0, 95), default=0, help=quality)
     return parser

@@ -15,7 +15,7 @@ from jinja2 import Template
 
 from grading.output import printable
 from grading.scheme import FILES
-from report.claims import CLAIMS, UNDECIDED, is_borne_out, judge, measures, prediction_interval
+from report.claims import CLAIMS, MIN_RUNS, REPRODUCED, judge, measures, prediction_interval
 from report.records import whole_runs
 from training.files import RunError, read_metrics, write_text
 
@@ -24,8 +24,6 @@ FREE_FLAGS = {
     "seed", "out_dir", "data_dir", "quiet", "dataset", "device", "precision", "resume",
     "synthetic_size", "compile", "tensorboard", "pictures",
 }  # fmt: skip
-# Flags that are newer than the recorded runs, with the values that have no effect.
-NEW_FLAGS = {"whiten": 0, "shift": 4, "alternate": False}
 
 
 class Row(NamedTuple):
@@ -35,8 +33,8 @@ class Row(NamedTuple):
         figure, says: number and words of the claim.
         value: the run's value.
         expected: the values for which the claim passes, in words.
-        evidence: what the recorded runs say about the claim.
-        verdict: 'pass', 'fail', or 'undecided' if the recorded runs do not support the claim.
+        evidence: what the recorded runs show.
+        verdict: 'pass', 'fail', or 'undecided' if the recorded runs do not reproduce the claim.
     """
 
     figure: int
@@ -90,13 +88,12 @@ def interval(values, confidence=0.99):
     The training checks use 99%, so that at most one of a hundred right answers fails by chance.
 
     Args:
-        values: one per run, at least one.
+        values: one per run, at least two.
         confidence: 0.95 or 0.99.
     """
     low, high = prediction_interval(values, confidence)
-    spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-    text = f"{len(values)} recorded runs, {statistics.mean(values):.4g}{spread}; {confidence:.0%} prediction interval"
-    return low, high, text
+    spread = f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.2g}"
+    return low, high, f"{len(values)} recorded runs, {spread}; {confidence:.0%} prediction interval"
 
 
 # ---- Comparison ----------------------------------------------------------------------------------
@@ -150,7 +147,7 @@ def find_experiment(path, flags):
     """
     candidates = []
     for experiment in CLAIMS:
-        theirs = NEW_FLAGS | read_runs(experiment)[0].config["flags"]
+        theirs = read_runs(experiment)[0].config["flags"]
         differing = [k for k in theirs if k in flags and k not in FREE_FLAGS and flags[k] != theirs[k]]
         if "eval_freq" in differing and theirs["eval_freq"] % flags["eval_freq"] == 0:
             differing.remove("eval_freq")  # it was evaluated at their steps, and at others
@@ -168,23 +165,27 @@ def find_experiment(path, flags):
 def make_row(claim, value, recorded):
     """Return the `Row` of a claim.
 
+    A number passes within the claim's margin, or in the 95% prediction interval of at least `MIN_RUNS` recorded runs if
+    that reaches further.
+
     Args:
         value: the run's value of the claim's quantity.
         recorded: `measures` of the recorded runs, a list.
     """
-    finding = judge(claim, recorded)
-    is_supported = is_borne_out(claim, recorded)
+    finding, values = judge(claim, recorded), [run[claim.quantity] for run in recorded]
     if claim.relation == "about":
-        low, high, evidence = interval([run[claim.quantity] for run in recorded], 0.95)
+        low, high = claim.bound - claim.margin, claim.bound + claim.margin
+        evidence = f"{len(values)} recorded runs, {statistics.mean(values):.4g}"
+        if len(values) >= MIN_RUNS:
+            *ends, evidence = interval(values, 0.95)
+            low, high = min(low, ends[0]), max(high, ends[1])
         expected, is_met = f"{max(low, 0):.4f} to {high:.4f}", low <= value <= high
-        if not is_supported:
-            evidence += f"; by these runs the claim {'is ' if finding == UNDECIDED else ''}{finding}"
     else:
         bound = claim.bound if isinstance(claim.bound, int) else f"{claim.bound:.4g}"
-        expected, is_met = f"{claim.relation} {bound}", claim.happens(value)
-        evidence = f"{finding} recorded runs show it"
-    verdict = "undecided" if not is_supported else "pass" if is_met else "fail"
-    return Row(claim.figure, claim.says, value, expected, evidence, verdict)
+        expected, is_met = f"{claim.relation} {bound}", claim.is_shown(value)
+        evidence = f"{sum(map(claim.is_shown, values))} of {len(values)} recorded runs show it"
+    verdict = "undecided" if finding != REPRODUCED else "pass" if is_met else "fail"
+    return Row(claim.figure, claim.says, value, expected, f"{evidence} ({finding})", verdict)
 
 
 # ---- Output --------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def curves(experiment, quantity, metrics):
     """
     from report import draw
 
-    figure, axes = draw.new_figure(6, 3.8)
+    figure, ((axes,),) = draw.new_panels(6, 3.8)
     draw.draw_claims(axes, experiment, quantity)
     for split in ("train", "test"):
         key, style = f"{split}_{quantity}", draw.STYLES[split]
@@ -230,10 +231,11 @@ def curves(experiment, quantity, metrics):
         dots = {"marker": "." if len(steps) < 20 else ""}  # nothing was measured between few evaluations
         axes.plot(steps, values.mean(axis=0), lw=0.9, label=f"{split}, recorded", **style | dots)
         own = [(m["step"], m[key]) for m in metrics]
-        axes.plot(*zip(*own, strict=True), lw=1.8, ms=4, label=f"{split}, this run", **style)
+        axes.plot(*zip(*own, strict=True), lw=1.8, label=f"{split}, this run", **style)
     draw.set_range(axes, quantity)
     title = f"{experiment}: mean and spread of {len(values)} recorded runs"
-    draw.label(figure, title, "training step", draw.YLABELS[quantity])
+    draw.label(axes, title, "training step", draw.YLABELS[quantity])
+    draw.add_legend(figure, 2)
     raw = io.BytesIO()
     figure.savefig(raw, format="png", dpi=140)
     return raw.getvalue()
@@ -241,4 +243,4 @@ def curves(experiment, quantity, metrics):
 
 def _summary(rows):
     n_passed, n_undecided = (sum(row.verdict == verdict for row in rows) for verdict in ("pass", "undecided"))
-    return f"{n_passed} of {len(rows)} claims hold" + (f", {n_undecided} undecided" if n_undecided else "")
+    return f"{n_passed} of {len(rows)} claims pass" + (f", {n_undecided} undecided" if n_undecided else "")

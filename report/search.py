@@ -18,11 +18,12 @@ import sys
 import tempfile
 from typing import NamedTuple
 
-from report.records import SEARCH, read_objects
+from report.runs import REPORT
 from training.files import RunError
 from training.flags import Parser, parse_args
 from training.streams import robust_output
 
+TRIALS = REPORT / "search.jsonl"
 N_VALIDATION = 5000  # the last training images
 SEED = 1000  # not a seed of the reported runs
 
@@ -131,13 +132,8 @@ def run_trial(script, flags, images, seed):
 
 
 def read_trials():
-    """Return the recorded trials by script, flags, images and seed.
-
-    Raises:
-        ValueError: a line is damaged.
-    """
-    remedy = "restore it, as by git checkout, or take that line out"
-    trials = read_objects(SEARCH, remedy) if SEARCH.exists() else []
+    """Return the recorded trials by script, flags, images and seed."""
+    trials = map(json.loads, TRIALS.read_text(encoding="utf-8").splitlines() if TRIALS.exists() else [])
     return {(t["script"], t["flags"], t["images"], t["seed"]): t for t in trials}
 
 
@@ -149,7 +145,7 @@ def trial(*key):
             found = run_trial(*key)
         except RunError as error:
             raise RunError(f"{key[1] or 'defaults'}: {error}") from error
-        with SEARCH.open("a") as file:  # one write, beside which another search may have its own
+        with TRIALS.open("a") as file:  # one write, beside which another search may have its own
             file.write(json.dumps(found) + "\n")
     print_trial(found)
     return found

@@ -18,6 +18,7 @@ FORWARD = (
     (r"L = -\log x^{(2)}_2", "cross-entropy-forward", "loss"),
 )
 BACKWARD = (
+    (r"\partial L / \partial \x^{(2)} = -\bm t \oslash \x^{(2)}", "cross-entropy-backward", "d_x_2"),
     (r"\partial L / \partial \xt^{(2)} = \x^{(2)} - \bm t", "softmax-cross-entropy", "d_x_tilde_2"),
     (r"\partial L / \partial W^{(2)} = \partial L / \partial \xt^{(2)}\; {\x^{(1)}}\T", "linear-weight", "d_weight_2"),
     (r"\partial L / \partial \bm b^{(2)} = \partial L / \partial \xt^{(2)}", "linear-bias", "d_bias_2"),
@@ -43,7 +44,8 @@ def quantities():
     found["x_tilde_2"] = second.forward(found["x_1"])
     found["x_2"] = softmax.forward(found["x_tilde_2"])
     found["loss"] = cross_entropy.forward(found["x_2"], T)
-    found["d_x_tilde_2"] = softmax.backward(cross_entropy.backward(found["x_2"], T))
+    found["d_x_2"] = cross_entropy.backward(found["x_2"], T)
+    found["d_x_tilde_2"] = softmax.backward(found["d_x_2"])
     found["d_x_1"] = second.backward(found["d_x_tilde_2"])
     found["d_x_tilde_1"] = activation.backward(found["d_x_1"])
     first.backward(found["d_x_tilde_1"])

@@ -1,4 +1,4 @@
-"""Train the NumPy MLP with a gradient that is wrong on purpose: its curve hardly shows it (report, section 6).
+"""Train the NumPy MLP with a gradient that is wrong on purpose: its curve hardly shows it.
 
 python -m report.wrong_gradients --mistake bias_averaged
 """
@@ -7,27 +7,42 @@ import sys
 
 import train_mlp_numpy
 from mlp_numpy import MLP
-from report.wrong_layers import BiasAveraged, CrossTermsLost, SlopeOfWrongSign
+from modules import LeakyReLUModule, LinearModule, SoftMaxModule
 from training.flags import make_mlp_parser
 from training.run import run_script
 
 
-class BiasAveragedMLP(MLP):
-    linear = BiasAveraged
+class BiasAveraged(LinearModule):
+    """The bias gradient is averaged over the batch instead of summed; the loss is already a mean."""
+
+    def backward(self, dout, needs_input_grad=True):
+        dx = super().backward(dout, needs_input_grad)
+        self.grads["bias"] = dout.mean(axis=0)
+        return dx
 
 
-class SlopeOfWrongSignMLP(MLP):
-    activation = SlopeOfWrongSign
+class SlopeOfWrongSign(LeakyReLUModule):
+    """The gradient of a negative input is −a · dL/dx instead of a · dL/dx."""
+
+    def backward(self, dout):
+        return dout * self.is_positive - self.neg_slope * (dout * ~self.is_positive)
 
 
-class CrossTermsLostMLP(MLP):
-    output = CrossTermsLost
+class CrossTermsLost(SoftMaxModule):
+    """The Jacobian is diagonal, xᵢ (1 − xᵢ), as if each logit changed its own probability only."""
+
+    def backward(self, dout):
+        return dout * self.out * (1 - self.out)
+
+
+def mlp_of(**layers):
+    return type("MLP", (MLP,), layers)
 
 
 MISTAKES = {
-    "bias_averaged": BiasAveragedMLP,
-    "slope_of_wrong_sign": SlopeOfWrongSignMLP,
-    "cross_terms_lost": CrossTermsLostMLP,
+    "bias_averaged": mlp_of(linear=BiasAveraged),
+    "slope_of_wrong_sign": mlp_of(activation=SlopeOfWrongSign),
+    "cross_terms_lost": mlp_of(output=CrossTermsLost),
 }
 
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd import gradcheck
+from wrong_layers import WRONG_BATCH_NORMS
 
 from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualFunction, CustomBatchNormManualModule
-from report.wrong_layers import WRONG_BATCH_NORMS
 
 EPS = 1e-5
 MODULES = [CustomBatchNormAutograd, CustomBatchNormManualModule]

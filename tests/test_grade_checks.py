@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import variants
 from graded import CHECKS, PROJECT, Classes, grade, grade_classes, lost, points
+from wrong_layers import WRONG_BATCH_NORMS, WRONG_LAYERS, layers_with
 
 import custom_batchnorm
 import modules
@@ -17,7 +18,6 @@ from grading.checks.check import Grading, difference
 from grading.checks.local import Local
 from grading.scheme import BY_HAND_POINTS, FILES, QUESTIONS
 from grading.worker.operations import numbers
-from report.wrong_layers import WRONG_BATCH_NORMS, WRONG_LAYERS, layers_with
 
 LAYERS = ("LinearModule", "LeakyReLUModule", "SoftMaxModule", "CrossEntropyModule")
 NORMS = ("CustomBatchNormAutograd", "CustomBatchNormManualFunction", "CustomBatchNormManualModule")
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
 def classes_of(wrong):
-    """Return `{target: class}` of a class of `report/wrong_layers.py`, in whatever is built of it as well."""
+    """Return `{target: class}` of a class of `tests/wrong_layers.py`, in whatever is built of it as well."""
     if wrong in WRONG_BATCH_NORMS.values():
         bases = [name for name in NORMS if issubclass(wrong, getattr(custom_batchnorm, name))]
         return {f"custom_batchnorm.{bases[0]}": wrong}

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from wrong_layers import WRONG_LAYERS, layers_with
 
 import modules
 from mlp_numpy import MLP
 from modules import CrossEntropyModule, LeakyReLUModule, LinearModule, SoftMaxModule
-from report.wrong_layers import WRONG_LAYERS, layers_with
 
 LOGITS = np.array([[200, 3, 0], [1, 0, 255]])
 

@@ -1,0 +1,339 @@
+"""The numbers and tables of the report, from recorded runs.
+
+`results.tex` defines each number that report.tex prints by its name, as `fig05_adam.test_accuracy.mean`.
+"""
+
+import re
+import statistics
+
+import numpy as np
+
+from report.claims import CLAIMS, REPRODUCED, judge, measured
+from report.finite_differences import chosen_step, relative_error
+from report.records import read_records, whole_runs
+from report.runs import EXPERIMENTS, REPORT, WIDTHS
+from report.search import SEARCHES, SEED, ablations, read_trials
+from report.worked_example import BACKWARD, FORWARD, example_tex, inputs_tex, step_tex
+
+# ---- Numbers -------------------------------------------------------------------------------------
+
+
+def spread(values):
+    """Return mean, standard deviation (n − 1; of two finite numbers or more), least and largest, by name."""
+    sd = {"sd": statistics.stdev(values)} if len(values) > 1 and np.isfinite(values).all() else {}
+    return {"mean": statistics.mean(values), **sd, "min": min(values), "max": max(values)}
+
+
+def numbers(name):
+    """Return `{'n': seeds, 'n_diverged': …, 'test_accuracy': spread, …}` of an experiment.
+
+    Runs that diverged count in the first two alone.
+    """
+    records, runs = read_records(name), measured(name)
+    found = {"n": len(records), "n_diverged": len(records) - len(runs)}
+    if runs:
+        found |= {quantity: spread([run[quantity] for run in runs]) for quantity in runs[0]}
+        found["n_with_collapse"] = sum(run["n_collapses"] > 0 for run in runs)
+    return found
+
+
+def change(name, other):
+    """Return the `spread` of an experiment's test accuracy minus that of another one with the same seeds."""
+    before = {run.seed: run.metrics[-1]["test_accuracy"] for run in whole_runs(other)}
+    return spread([run.metrics[-1]["test_accuracy"] - before[run.seed] for run in whole_runs(name)])
+
+
+def gradients(record):
+    """Return steps, and root mean squares of the gradients of weights and biases, each (layers, steps), of a run."""
+    sizes, metrics = (3072, *WIDTHS, 10), record.metrics[1:]  # the first is before any step
+    found = []
+    for name, n_entries in (("weight", np.multiply(sizes[:-1], sizes[1:])), ("bias", np.array(sizes[1:]))):
+        norms = [[m[f"{name}_{layer}_gradient"] for m in metrics] for layer in range(1, len(sizes))]
+        found.append(np.array(norms) / np.sqrt(n_entries)[:, None])
+    return [m["step"] for m in metrics], *found
+
+
+def gradient_numbers():
+    """Return the gradients of the five-layer network under SGD, from the course's weights.
+
+    `gradients.last.early` and `.late` are the largest of the last layer's weights in the first and the second thousand
+    steps; `gradients.least_ratio` is how many times those from PyTorch's weights are at least as large, in any layer.
+    """
+    (course,), (pytorch,) = (read_records(f"gradients_{init}_sgd") for init in ("normal", "pytorch"))
+    (steps, weights, _), (_, others, _) = gradients(course), gradients(pytorch)
+    early = np.array(steps) <= 1000
+    return {
+        "gradients.last.early": f"{weights[-1, early].max():.1e}",
+        "gradients.last.late": f"{weights[-1, ~early].max():.1e}",
+        "gradients.least_ratio": f"{(others / weights).min():.0e}",
+    }
+
+
+def search_numbers():
+    """Return the number of trials for each network, and the images of the longest.
+
+    `search.mlp.default.sd` is the standard deviation of the default MLP's test accuracy at the ablation's 5,000 steps.
+    """
+    accuracies = [m["test_accuracy"] for run in whole_runs("fig09_long") for m in run.metrics if m["step"] == 5000]
+    found = {"search.mlp.default.sd": f"{statistics.stdev(accuracies):.3f}"}
+    for network in SEARCHES:
+        images = [trial["images"] for trial in read_trials().values() if trial["script"].startswith(f"train_{network}")]
+        found |= {f"search.{network}.n": str(len(images)), f"search.{network}.images": str(max(images))}
+    return found
+
+
+def claim_numbers():
+    """Return the original's numbers, and how many of its claims are reproduced in the configuration that fits best."""
+    found = {
+        f"claim.{name}.{claim.quantity}": f"{claim.number:.3g}"
+        for name, claims in CLAIMS.items()
+        for claim in claims
+        if claim.number is not None
+    }
+    verdicts = [verdict for name, claims in CLAIMS.items() if name in RUNS for *_, verdict in judged(name, claims)]
+    return found | {"claims.n": str(len(verdicts)), "claims.n_reproduced": str(verdicts.count(REPRODUCED))}
+
+
+# Digits after the decimal point; others have three.
+DIGITS = dict.fromkeys(("n_falls", "n_jumps", "n_collapses", "first_train_loss"), 1)
+DIGITS |= dict.fromkeys(("flat_from", "best_step", "gap_from"), 0)
+
+
+def format_number(quantity, value, statistic="mean"):
+    if isinstance(value, int) and statistic != "mean":  # a count or a step
+        return str(value)
+    return f"{value:.0e}" if quantity == "loss_change" else f"{value:.{DIGITS.get(quantity, 3)}f}"
+
+
+def all_numbers():
+    """Return `{'fig05_adam.test_accuracy.mean': '0.356', …}`, of every experiment with a record."""
+    found = claim_numbers() | gradient_numbers() | search_numbers()
+    for dtype in (np.float32, np.float64):
+        found[f"differences.{dtype.__name__}"] = f"{relative_error(dtype, chosen_step(dtype)):.0e}"
+    for name in filter(read_records, EXPERIMENTS):
+        values = numbers(name)
+        if name.startswith("jpeg"):
+            values["change"] = change(name, "fig03_mlp_pytorch")
+        for quantity, value in values.items():
+            for statistic, number in value.items() if isinstance(value, dict) else [("", value)]:
+                found[".".join(filter(None, (name, quantity, statistic)))] = format_number(quantity, number, statistic)
+    return found
+
+
+# ---- Tables --------------------------------------------------------------------------------------
+
+RUNS = {
+    "fig01_mlp_numpy": "NumPy MLP, defaults",
+    "fig03_mlp_pytorch": "PyTorch MLP, defaults",
+    "fig05_adam": "Adam",
+    "fig07_five_layers": "five hidden layers",
+    "fig09_long": "50,000 steps",
+    "fig11_five_layers_adam_long": "five hidden layers, Adam, 50,000 steps, standardised pixels",
+    "fig13_convnet": "ConvNet, defaults",
+}
+MODIFICATIONS = {
+    "fig03_mlp_pytorch": "none",
+    "learning_rate_1e-5": "learning rate 0.00001",
+    "learning_rate_1e-3": "learning rate 0.001",
+    "learning_rate_5e-3": "learning rate 0.005",
+    "standardize_fig03": "standardised pixels",
+    "fig05_adam": "Adam",
+    "adam_1e-4": "Adam, learning rate 0.0001",
+    "standardize_fig05": "Adam, standardised pixels",
+    "fig07_five_layers": "five hidden layers",
+    "depth_5_pytorch": "five hidden layers, PyTorch's initial weights",
+    "depth_2_pytorch": "two hidden layers, PyTorch's initial weights",
+    "fig09_long": "50,000 steps",
+    "course_fig11": "five hidden layers, Adam, 50,000 steps",
+    "fig11_five_layers_adam_long": "the same, standardised pixels",
+    "best_mlp": "the better MLP",
+}
+CONFIGURATIONS = {
+    "the course's": ("fig03_mlp_pytorch", "fig05_adam", "fig07_five_layers", "course_fig11"),
+    "PyTorch's weights": ("pytorch_fig03", "pytorch_fig05", "depth_5_pytorch", "pytorch_fig11"),
+    "standardised pixels": (
+        "standardize_fig03", "standardize_fig05", "standardize_fig07", "fig11_five_layers_adam_long",
+    ),
+}  # fmt: skip
+LONG_RUNS = {name: configured[-1] for name, configured in CONFIGURATIONS.items()}
+CONTROLS = {
+    "none": "collapses_none",
+    "gradient clipped at a norm of 1": "collapses_clip_1",
+    "β₂ of 0.99": "collapses_beta2_0.99",
+    "ε of 1e-4": "collapses_eps_1e-4",
+    "standardised pixels": "collapses_standardize",
+}
+README_RUNS = {
+    "fig01_mlp_numpy": "`train_mlp_numpy.py`",
+    "fig03_mlp_pytorch": "`train_mlp_pytorch.py`",
+    "fig13_convnet": "`train_convnet_pytorch.py`",
+    "best_mlp": "`train_mlp_pytorch.py @report/experiments/best_mlp.args`",
+    "best_convnet": "`train_convnet_pytorch.py @report/experiments/best_convnet.args`",
+}
+
+
+def plus_minus(name, quantity):
+    values = numbers(name)[quantity]
+    return " ± ".join(format_number(quantity, values[key]) for key in ("mean", "sd") if key in values)
+
+
+def low_to_high(name, quantity):
+    values = numbers(name)[quantity]
+    return " to ".join(dict.fromkeys(format_number(quantity, values[end], end) for end in ("min", "max")))
+
+
+def judged(name, claims):
+    """Yield words of a claim, our runs and the verdict, for each claim about an experiment."""
+    runs = measured(name)
+    for claim in claims:
+        if not runs:
+            yield claim.says, "not run", judge(claim, runs)
+        elif claim.relation == "about":
+            yield claim.says, plus_minus(name, claim.quantity), judge(claim, runs)
+        else:
+            n = sum(claim.is_shown(run[claim.quantity]) for run in runs)
+            yield claim.says, f"{n} of {len(runs)} seeds ({low_to_high(name, claim.quantity)})", judge(claim, runs)
+
+
+def claims_tex():
+    blocks = []
+    for name, run in RUNS.items():
+        first, *others = judged(name, CLAIMS[name])
+        figure = CLAIMS[name][0].figure
+        blocks.append(rows_tex([(f"{figure}, {figure + 1}", run, *first), *(("", "", *claim) for claim in others)]))
+    return "\\addlinespace\n".join(blocks)
+
+
+def modifications_tex():
+    rows = []
+    for name, modification in MODIFICATIONS.items():
+        values = numbers(name)
+        if "test_accuracy" in values:
+            rows.append((modification, plus_minus(name, "test_accuracy"), plus_minus(name, "best_test_accuracy")))
+        else:
+            rows.append((modification, "diverged" if values["n"] else "not run", ""))
+        rows[-1] += (str(values["n"]),)
+    return rows_tex(rows)
+
+
+def configurations_tex():
+    """Return for each configuration and figure how many claims are reproduced, and the test accuracy at the end."""
+    blocks = []
+    for configuration, names in CONFIGURATIONS.items():
+        cells = [[configuration], [""]]
+        for figure, name in zip(CONFIGURATIONS["the course's"], names, strict=True):
+            verdicts = [verdict for *_, verdict in judged(name, CLAIMS[figure])]
+            is_run = bool(measured(name))
+            cells[0].append(f"{verdicts.count(REPRODUCED)} of {len(verdicts)}" if is_run else "not run")
+            cells[1].append(plus_minus(name, "test_accuracy") if is_run else "")
+        blocks.append(rows_tex(cells))
+    return "\\addlinespace\n".join(blocks)
+
+
+def ranges_tex(experiments, quantities):
+    """Return rows of name, number of seeds, and quantities from lowest to highest."""
+    rows = [
+        (c, str(len(measured(name))), *(low_to_high(name, q) for q in quantities)) for c, name in experiments.items()
+    ]
+    return rows_tex(rows)
+
+
+def ablation_tex(network):
+    """Return rows of an ingredient, its gain alone and the drop without it; the two baselines come first."""
+    search, trials = SEARCHES[network], read_trials()
+    accuracies = {
+        name: [trials[search.script, flags, search.ablation_budget, SEED]["validation_accuracy"] for flags in both]
+        for name, both in ablations(search).items()
+    }
+    start, end = accuracies.pop(None)
+    rows = [(name, signed(alone - start), signed(end - without)) for name, (alone, without) in accuracies.items()]
+    return rows_tex([("defaults; all ingredients", f"{start:.3f}", f"{end:.3f}")]) + "\\addlinespace\n" + rows_tex(rows)
+
+
+def signed(value):
+    text = f"{value:+.3f}"
+    return "0.000" if float(text) == 0 else f"${text}$"
+
+
+def convnet_tex():
+    """Return rows of layer, shape of its output, and number of parameters."""
+    from convnet_pytorch import LAYERS
+
+    rows, channels, side = [], 3, 32
+    for layer in LAYERS:
+        if layer == "pool":
+            side, name, parameters = side // 2, r"max pooling $3 \times 3$, stride 2", 0
+        else:  # weights, and for each channel a bias, γ and β
+            name, parameters, channels = f"convolution, {layer} channels", (9 * channels + 3) * layer, layer
+        rows.append((name, rf"${channels} \times {side} \times {side}$", parameters))
+    rows.append(("linear", "10", (channels + 1) * 10))
+    rows.append((r"\midrule all", "", sum(parameters for *_, parameters in rows)))
+    return rows_tex((name, shape, f"{parameters:,}") for name, shape, parameters in rows)
+
+
+def rows_tex(rows):
+    """Return rows of a table, each the texts of its columns, as LaTeX."""
+    text = "".join(" & ".join(row) + " \\\\\n" for row in rows)
+    text = re.sub(r"\d+e-\d+", r"\\num{\g<0>}", text)
+    for symbol, tex in (("±", r"$\pm$"), ("ε", r"$\adameps$"), ("β₂", r"$\beta_2$")):
+        text = text.replace(symbol, tex)
+    return text
+
+
+def results_markdown():
+    """Return the README's table of results."""
+    lines = ["| run | seeds | test accuracy | test loss | training accuracy |", "|---|---|---|---|---|"]
+    for name, run in README_RUNS.items():
+        columns = " | ".join(plus_minus(name, q) for q in ("test_accuracy", "test_loss", "train_accuracy"))
+        lines.append(f"| {run} | {numbers(name)['n']} | {columns} |")
+    return "\n".join(lines) + "\n"
+
+
+# ---- results.tex ---------------------------------------------------------------------------------
+
+# Macros of report.tex that print numbers, and the names that each reads.
+MACROS = {
+    "result": ("{}",),
+    "claimed": ("claim.{}",),
+    "pmresult": ("{}.mean", "{}.sd"),
+    "rangeresult": ("{}.min", "{}.max"),
+}
+
+
+def quoted_numbers():
+    """Return the names of the numbers that report.tex prints, in their order."""
+    text = re.sub(r"(?<!\\)%.*", "", (REPORT / "report.tex").read_text(encoding="utf-8"))
+    quoted = re.findall(rf"\\({'|'.join(MACROS)})\{{([^#{{}}]+)\}}", text)
+    return list(dict.fromkeys(part.format(name) for macro, name in quoted for part in MACROS[macro]))
+
+
+def results_tex():
+    """Return the content of results.tex.
+
+    Raises:
+        ValueError: report.tex prints a number that no recorded run gives.
+    """
+    quoted, found = quoted_numbers(), all_numbers()
+    # One seed has no standard deviation; \pmresult then prints the mean alone.
+    unknown = [n for n in quoted if n not in found and not (n.endswith(".sd") and f"{n[:-3]}.mean" in found)]
+    if unknown:
+        raise ValueError(f"report.tex prints {', '.join(unknown)}, which no recorded run gives: see report/numbers.py")
+    lines = ["% Written by report/reproduce.py from report/results; \\result{NAME} prints a number."]
+    lines += [rf"\defineresult{{{name}}}{{{found[name]}}}" for name in quoted if name in found]
+    long_quantities = ("best_test_accuracy", "best_step", "train_accuracy", "test_accuracy", "n_collapses")
+    tables = {
+        "claimrows": claims_tex(),
+        "modificationrows": modifications_tex(),
+        "configurationrows": configurations_tex(),
+        "longrows": ranges_tex(LONG_RUNS, long_quantities),
+        "controlrows": ranges_tex(CONTROLS, ("n_collapses", "best_test_accuracy", "best_train_accuracy")),
+        "convnetrows": convnet_tex(),
+        "mlpablationrows": ablation_tex("mlp"),
+        "convnetablationrows": ablation_tex("convnet"),
+        "exampleinputs": inputs_tex(),
+        "exampleforward": example_tex(FORWARD),
+        "examplebackward": example_tex(BACKWARD),
+        "examplestep": step_tex(),
+    }
+    lines += [f"\\newcommand{{\\{name}}}{{%\n{rows}}}" for name, rows in tables.items()]
+    return "\n".join(lines) + "\n"
