@@ -60,8 +60,8 @@ def quantities():
 
 
 def matrix_tex(value, form="{:.4f}"):
-    """Return a number, a vector as a column, or a matrix as LaTeX."""
-    rows = [" & ".join(form.format(number) for number in np.atleast_1d(row)) for row in np.atleast_1d(value)]
+    """Return a number, a vector as a column, or a matrix as LaTeX; zeros have no sign."""
+    rows = [" & ".join(form.format(number + 0.0) for number in np.atleast_1d(row)) for row in np.atleast_1d(value)]
     return rows[0] if value.ndim == 0 else r"\begin{pmatrix} " + r" \\ ".join(rows) + r" \end{pmatrix}"
 
 
