@@ -95,7 +95,7 @@ def test_wrong_gradients_asks_for_a_mistake(capsys):
 
 
 @pytest.mark.parametrize("mistake", wrong_gradients.MISTAKES)
-def test_wrong_gradient_changes_the_first_steps_only_after_the_start(mistake):
+def test_wrong_gradient_changes_a_run_after_its_start(mistake):
     wrong, right = (records.read_records(name)[0] for name in (f"wrong_{mistake}", "fig01_mlp_numpy"))
     assert wrong.metrics[0]["test_loss"] == pytest.approx(right.metrics[0]["test_loss"], rel=1e-6)
     assert abs(wrong.metrics[1]["test_loss"] - right.metrics[1]["test_loss"]) > 1e-6
