@@ -20,6 +20,7 @@ STYLES = {
     split: style | {"mfc": style["color"] if split == "test" else "white", "markersize": 3.5}
     for split, style in SPLIT_STYLES.items()
 }
+SPLITS = {"train": "training", "test": "test"}  # and their names in legends
 YLABELS = {"accuracy": "accuracy", "loss": "cross-entropy loss"}
 CHANCE = {"accuracy": 0.1, "loss": math.log(10)}
 FULL, HALF = 6.7, 3.3  # inches
@@ -86,14 +87,18 @@ def set_range(axes, quantity):
 
 
 def draw_curves(axes, name, quantity):
-    """Draw training and test curves: the mean thick, single seeds thin."""
+    """Draw an experiment's training and test curves over the original report's numbers."""
     draw_claims(axes, name, quantity)
-    for turn, split in enumerate(("train", "test")):
-        steps, values = curves(name, f"{split}_{quantity}")
-        style = STYLES[split] | {"label": {"train": "training", "test": "test"}[split]}
-        axes.plot(steps, values.mean(axis=0), lw=1.2, **style, **every(len(steps), turn))
-        axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.6)
+    for split in SPLITS:
+        draw_seeds(axes, *curves(name, f"{split}_{quantity}"), split)
     set_range(axes, quantity)
+
+
+def draw_seeds(axes, steps, values, split):
+    """Draw values, (seeds, steps): the mean thick, single seeds thin."""
+    style = STYLES[split] | {"label": SPLITS[split]} | every(len(steps), list(SPLITS).index(split))
+    axes.plot(steps, values.mean(axis=0), lw=1.2, **style)
+    axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.6)
 
 
 def draw_points(axes, places, names, quantity, **style):
@@ -135,7 +140,7 @@ def draw_single_run(name):
 
 def draw_metrics(axes, metrics, quantity, **style):
     """Draw the curves of one run."""
-    for split, name in (("train", "training"), ("test", "test")):
+    for split, name in SPLITS.items():
         own = {"color": STYLES[split]["color"], "ls": STYLES[split]["ls"], "lw": 0.9, "label": name} | style
         axes.plot([m["step"] for m in metrics], [m[f"{split}_{quantity}"] for m in metrics], **own)
     set_range(axes, quantity)
@@ -168,11 +173,9 @@ def draw_five_layers():
     """Return a figure of accuracy, and of how far the loss moves from its start: both splits coincide otherwise."""
     figure, panels = new_panels(FULL, 1.9, 1, 2)
     draw_curves(panels[0, 0], "fig07_five_layers", "accuracy")
-    for turn, split in enumerate(("train", "test")):
+    for split in SPLITS:
         steps, values = curves("fig07_five_layers", f"{split}_loss")
-        moved = values - values[:, :1]
-        panels[0, 1].plot(steps, moved.mean(axis=0), lw=1.2, **STYLES[split], **every(len(steps), turn))
-        panels[0, 1].plot(steps, moved.T, color=STYLES[split]["color"], lw=0.4, alpha=0.6)
+        draw_seeds(panels[0, 1], steps, values - values[:, :1], split)
     panels[0, 1].yaxis.get_offset_text().set_fontsize(FONT_SIZE)
     label(panels[0, 0], "", "training step", "accuracy")
     label(panels[0, 1], "", "training step", "change of the loss")
@@ -189,8 +192,7 @@ def draw_learning_rates():
     ):
         rates = {float(name.removeprefix(prefix)): name for name in EXPERIMENTS if name.startswith(prefix)}
         rates = dict(sorted((rates | {2e-3: default}).items()))
-        for split in ("train", "test"):
-            name = {"train": "training", "test": "test"}[split]
+        for split, name in SPLITS.items():
             draw_points(axes, rates, rates.values(), f"{split}_accuracy", **STYLES[split] | {"label": name})
         diverged = [rate for rate, name in rates.items() if numbers(name)["n_diverged"]]
         axes.plot(diverged, [0.02] * len(diverged), "x", color="black", label="diverged")

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from training.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
-# What is not recorded: paths, and what the evaluations say already.
+# What is not recorded: paths, and what the configuration and the evaluations say already.
 UNRECORDED_FLAGS = {"seed", "out_dir", "data_dir", "dataset", "resume", "quiet"}
-UNRECORDED = {"launcher_pid", "dataset", "last", "best"}
+UNRECORDED_SUMMARY = {"dataset", "last", "best"}
 
 
 class Record(NamedTuple):
@@ -83,13 +83,13 @@ def add_run(name, directory, diverged=None):
     config = json.loads((directory / "config.json").read_text())
     if config["dataset"]["is_synthetic"]:
         raise ValueError(f"{directory} is a run on synthetic images, expected CIFAR-10: remove it")
-    config = {key: value for key, value in config.items() if key not in UNRECORDED - {"dataset"}}
+    config.pop("launcher_pid", None)
     config["flags"] = {flag: value for flag, value in config["flags"].items() if flag not in UNRECORDED_FLAGS}
     metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     summary = None
     if diverged is None:
         summary = json.loads((directory / "summary.json").read_text())
-        summary = {key: value for key, value in summary.items() if key not in UNRECORDED}
+        summary = {key: value for key, value in summary.items() if key not in UNRECORDED_SUMMARY}
     write_records(name, [*read_records(name), Record(config, metrics, summary, diverged)])
 
 

@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 
 from report.records import add_run, is_recorded, read_records, record_file
 from report.runs import EXPERIMENTS, LONG, REPORT, SEED
@@ -116,9 +117,17 @@ def figures_hash():
 
 
 def write_figures():
-    """Draw all figures as PDF, and those of the README as PNG, too."""
+    """Draw all figures as PDF, and those of the README as PNG, too.
+
+    Raises:
+        ReproduceError: an experiment has no recorded run.
+    """
     from report.draw import FIGURES, README_FIGURES
 
+    if lacking := [name for name in EXPERIMENTS if not read_records(name)]:
+        names = textwrap.shorten(", ".join(lacking), 200, placeholder=" …")
+        remedy = "run them with --only NAME"
+        raise ReproduceError(f"figures and numbers are left as they are: no run is recorded of {names}; {remedy}")
     DRAWN_FROM.parent.mkdir(exist_ok=True)
     for name, draw in FIGURES.items():
         figure = draw()

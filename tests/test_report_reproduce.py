@@ -148,6 +148,13 @@ def test_reproduce_exits_with_2_for_wrong_flags(capsys, flags, message):
     assert message in capsys.readouterr().err
 
 
+def test_reproduce_names_experiments_without_a_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    assert reproduce.main(["--figures"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "left as they are: no run is recorded of fig01_mlp_numpy, fig03_mlp_pytorch" in line
+
+
 def test_reproduce_names_what_to_install_without_latex(monkeypatch):
     monkeypatch.setattr(reproduce.shutil, "which", lambda name: None)
     with pytest.raises(reproduce.ReproduceError, match="latexmk is not installed; on Debian: apt-get install"):
