@@ -30,10 +30,6 @@ def rows_of(experiment, metrics):
     return [make_row(claim, values[claim.quantity], recorded) for claim in CLAIMS[experiment]]
 
 
-def runs_with(values):
-    return [{"test_accuracy": value, "best_train_accuracy": value} for value in values]
-
-
 def flag(**flags):
     return lambda config, metrics: config["flags"].update(flags)
 
