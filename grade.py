@@ -37,7 +37,6 @@ def make_flags():
     add("--no_training", action="store_true", help="leave out the checks that train networks, minutes per submission")
     images = "./cifar10/cifar-10-batches-py"
     add("--data_dir", type=file_path, default=images, help="directory of CIFAR-10, for the checks that train networks")
-    add("--lenient", action="store_true", help="restore names that NumPy has removed, and report which were used")
     add("--regrade", action="store_true", help="ignore earlier results of the same files and flags")
     add("--limits_only", action="store_true", help="do without bubblewrap, in a container that forbids it")
     add(

@@ -17,7 +17,7 @@ import numpy as np
 
 from grading.checks.check import Answer
 from grading.scheme import ROOT
-from grading.worker import frames, old_names
+from grading.worker import frames
 from training.files import RunError
 
 # What a Python process reads of the system; the rest of the disk is not visible.
@@ -143,9 +143,9 @@ class Sandbox(contextlib.AbstractContextManager):
         args += ["--disable-userns"] if can_disable_namespaces() else []
         return {"args": args + python, "env": ENVIRONMENT}
 
-    def worker(self, files, folders, lenient=False):
+    def worker(self, files, folders):
         """Return a `Worker` for a submission."""
-        self._workers.append(Worker(self, files, folders, lenient))
+        self._workers.append(Worker(self, files, folders))
         return self._workers[-1]
 
     def stop(self):
@@ -165,16 +165,13 @@ class Worker(contextlib.AbstractContextManager):
         sandbox: a `Sandbox`.
         files: `{path in the submission: bytes}`.
         folders: those directories in which Python looks for modules, the first being the working directory.
-        lenient: restore names that NumPy and `collections` have dropped.
 
     Attributes:
-        old_names: those that the submission used, as 'numpy.float', if lenient.
         refused: `{target: Answer}` of those that gave no answer and are not called again.
     """
 
-    def __init__(self, sandbox, files, folders, lenient=False):
-        self.sandbox, self.files, self.folders, self.lenient = sandbox, files, folders, lenient
-        self.old_names, self.refused = set(), {}
+    def __init__(self, sandbox, files, folders):
+        self.sandbox, self.files, self.folders, self.refused = sandbox, files, folders, {}
         self._process, self._seconds_left = None, TOTAL_SECONDS
 
     def ask(self, op, target, params, arrays, seconds=None):
@@ -228,9 +225,8 @@ class Worker(contextlib.AbstractContextManager):
         except OSError as error:
             self._scratch.cleanup()
             raise SandboxError(str(error)) from error
-        request = {"folders": self.folders, "lenient": self.lenient}
         with self._process.stderr as errors:
-            answer = self._exchange(request, files, START_SECONDS)
+            answer = self._exchange({"folders": self.folders}, files, START_SECONDS)
             if answer.error:
                 said = errors.read().decode(errors="replace").strip().split("\n")[-1]
                 raise SandboxError(said[:300] or answer.error)
@@ -256,8 +252,6 @@ class Worker(contextlib.AbstractContextManager):
         except frames.FrameError as error:
             self.close()
             return Answer(error=f"It broke the grader's protocol ({error}).", kind="protocol")
-        old = header.get("old")  # the submission can write into it
-        self.old_names |= {name for name in old_names.NAMES if isinstance(old, list) and name in old}
         answer = Answer(results, seconds=time.monotonic() - began)
         if error := header.get("error"):
             kind, message, answer.where = (_text(error, name) for name in ("kind", "message", "where"))

@@ -19,7 +19,6 @@ from grading.checks.training import load_training
 from grading.sandbox import Sandbox, SandboxError
 from grading.scheme import FILES, ROOT
 from grading.submission import Submission, SubmissionError, read_submission
-from grading.worker.old_names import restores
 from training.files import write_json, write_text
 
 UNFINISHED = "Grading has not ended: this is not a grade yet."
@@ -142,26 +141,19 @@ def grade_one(job, sandbox, training, args, progress):
         write_json(job.folder / "results.json", content)
         return content
 
-    with sandbox.worker(submission.files, submission.folders, args.lenient) as worker:
+    with sandbox.worker(submission.files, submission.folders) as worker:
         grading = Grading(worker.ask, submission.found, training)
         for check in ALL_CHECKS:
             results[check] = grading.run(check)
             write_results([UNFINISHED])
             progress.update()
-        notes = [*submission.notes, *sorted(grading.notes), *_notes_on_old_code(grading, worker), sandbox.protection]
+        notes = [*submission.notes, *sorted(grading.notes), sandbox.protection]
         notes, rows = [*map(output.printable, notes)], [*results.items()]
     write_text(job.folder / "table.txt", output.table(job.name, rows, notes) + "\n")
     write_text(job.folder / "report.html", output.page(job.name, rows, notes, args.equations))
     # If a request had no answer, or training images were missing, another grading may give more points.
     is_open = not args.no_training and any(result.status == "not run" for result in results.values())
     return write_results(notes, **({} if worker.refused or is_open else {"digest": job.digest}))
-
-
-def _notes_on_old_code(grading, worker):
-    if worker.old_names:
-        return [f"graded with --lenient, which restored {', '.join(sorted(worker.old_names))}"]
-    old = sorted({error.split(". ")[0] for error in grading.errors | grading.notes if restores(error)})
-    return [f"old code, which grade.py runs with --lenient: {error}" for error in old]
 
 
 def _write_note(folder, note, args):

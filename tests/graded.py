@@ -47,10 +47,10 @@ def grade_classes(classes, checks=CHECKS):
     return {check.name: grading.run(check) for check in checks}
 
 
-def grade(sandbox, files, checks=CHECKS, lenient=False):
+def grade(sandbox, files, checks=CHECKS):
     """Return `{check name: Result}` of a submission's files, `{name: text or bytes}`, graded in the sandbox."""
     raw = {name: text if isinstance(text, bytes) else text.encode() for name, text in files.items()}
-    with sandbox.worker(raw, ["."], lenient) as worker:
+    with sandbox.worker(raw, ["."]) as worker:
         grading = Grading(worker.ask, raw)
         return {check.name: grading.run(check) for check in checks}
 

@@ -18,7 +18,7 @@ from graded import grade, points
 from grading import sandbox as sandbox_module
 from grading.sandbox import Sandbox, SandboxError, marked_processes
 from grading.scheme import ROOT
-from grading.worker import frames, old_names
+from grading.worker import frames
 
 CANARY = Path(tempfile.gettempdir(), f"grade-canary-{os.getpid()}")
 SLEEP = "import time; time.sleep(1000)"
@@ -116,8 +116,8 @@ def sandbox(request):
     return request.getfixturevalue(request.param)
 
 
-def worker_of(sandbox, lenient=False, **modules):
-    return sandbox.worker({f"{name}.py": code.encode() for name, code in modules.items()}, ["."], lenient)
+def worker_of(sandbox, **modules):
+    return sandbox.worker({f"{name}.py": code.encode() for name, code in modules.items()}, ["."])
 
 
 def import_modules(sandbox, code, seconds=None):
@@ -271,18 +271,6 @@ def test_packages_of_another_environment_are_visible(tmp_path):
     command = [tmp_path / "venv" / "bin" / "python", "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "imported\n", done.stderr
-
-
-def test_lenient_restores_old_names_and_records_them(shared_sandbox):
-    code = "import numpy as np\nfrom collections import Iterable\nassert np.asscalar(np.PINF) == np.math.inf"
-    with worker_of(shared_sandbox, modules=code, lenient=True) as worker:
-        assert worker.ask("import", "modules", {}, {}).error == ""
-        assert worker.old_names == {"collections.Iterable", "numpy.asscalar", "numpy.PINF", "numpy.math"}
-
-
-def test_lenient_is_advised_only_if_it_helps(shared_sandbox):
-    for code, is_advised in (("np.float", True), ("np.float_", True), ("np.laot", False), ("np.ones(1).ptp()", False)):
-        assert old_names.restores(import_modules(shared_sandbox, f"import numpy as np\n{code}").error) == is_advised
 
 
 def decoded(message):

@@ -88,13 +88,12 @@ class Grading:
         training: a `training.Training`; None leaves the training checks out.
 
     Attributes:
-        errors: texts of all errors that the submission raised.
         notes: on statements of its files that failed, for staff.
     """
 
     def __init__(self, ask, found, training=None):
         self.send, self.found, self.training = ask, set(found), training
-        self.errors, self.notes, self._answers = set(), set(), {}
+        self.notes, self._answers = set(), {}
 
     def ask(self, op, target, params=None, arrays=None, seconds=None):
         """Return the `Answer` to an operation on the class `target`; repeated requests are answered from a cache."""
@@ -103,7 +102,6 @@ class Grading:
         key = op, target, repr(sorted(params.items())), hash(content)
         if key not in self._answers:
             self._answers[key] = self.send(op, target, params, arrays, seconds)
-            self.errors |= {self._answers[key].error} - {""}
         return self._answers[key]
 
     def broken(self, file):

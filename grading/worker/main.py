@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from . import frames, load, old_names
+from . import frames, load
 
 MEMORY_BYTES = 4 << 30  # beyond what is mapped already
 FILE_BYTES = 64 << 20
@@ -28,15 +28,13 @@ def main(has_torch):
     del sys.path[0]  # this package's directory
     stream = connection.makefile("rb")
     request, files = receive(stream)
-    loader, used = write_files(request["folders"], files), set()
-    if request["lenient"]:
-        old_names.restore(used)
+    loader = write_files(request["folders"], files)
     null = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(null, standard)
     error, out = None, {}
     while True:
-        send(connection, {"id": request["id"], "old": sorted(used), "error": error}, out)
+        send(connection, {"id": request["id"], "error": error}, out)
         try:
             request, arrays = receive(stream)
         except EOFError:
