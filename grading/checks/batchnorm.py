@@ -233,15 +233,6 @@ def _needs_input_grad(grading):
     return PASSED if n_right else failure(case.ask(grading), case.called(), "There is no gradient.")
 
 
-def _instance(grading):
-    case = function(grading, needs=[True] * 3, is_instance=True)
-    case = dataclasses.replace(case, expression=case.expression.replace(".apply", "(4).apply"))
-    out = function(grading).got(grading, "out")
-    if not is_varied(out):
-        return constant_output(grading, case)
-    return same(grading, case, {"out": out}, "apply on the class gives", backward=False)
-
-
 # ---- The module around it ----------------------------------------------------------------------
 
 
@@ -276,14 +267,13 @@ CHECKS = [
     q31("bn_autograd.second_batch", 0.75, "independent of the batch before", _second_batch),
     q31("bn_autograd.wrong_shape", 0.75, "a wrong number of neurons is refused", _wrong_shape("Autograd")),
     q31("bn_autograd.float32", 0.5, "float32, as in training", _single(autograd())),
-    q32b("bn_function.forward", 0.25, "normalised output", _forward(function)),
+    q32b("bn_function.forward", 0.5, "normalised output", _forward(function)),
     q32b("bn_function.input_gradient", 0.5, "gradient of x", _gradient("dx")),
     q32b("bn_function.gamma_gradient", 0.5, "gradient of gamma", _gradient("dgamma")),
     q32b("bn_function.beta_gradient", 0.5, "gradient of beta", _gradient("dbeta")),
     q32b("bn_function.gamma_of_zero", 0.25, "gradient of x if gamma is 0", _gamma_of_zero),
     q32b("bn_function.eps", 0.25, "the given eps, added to the variance, forward and backward", _function_eps),
     q32b("bn_function.needs_input_grad", 0.25, "None for gradients that are not needed", _needs_input_grad),
-    q32b("bn_function.instance", 0.25, "apply on an instance", _instance),
     q32b("bn_function.float32", 0.25, "float32, as in training", _single(function)),
     q32c("bn_module.parameters", 0.125, "gamma of 1, beta of 0, trainable", _parameters("ManualModule")),
     q32c("bn_module.forward", 0.25, "normalised output with its own eps", by_any_function(_forward, SMALL, 0.5)),

@@ -69,7 +69,7 @@ class TorchUnit:
 
     Args:
         params: `args` and `named`, which it is made with; `float32`; `evaluation`; for the function `eps`,
-            `passes_eps`, `is_instance`, and `needs`, which of x, γ and β require a gradient.
+            `passes_eps`, and `needs`, which of x, γ and β require a gradient.
 
     Attributes:
         problem: what the grader tolerates in it, for the price of one check; a sentence.
@@ -128,14 +128,8 @@ class TorchUnit:
                 unit.returned = result if isinstance(result, tuple) else (result,)
                 return result
 
-        applied = Watched
-        if self.params.get("is_instance"):
-            with contextlib.suppress(TypeError):
-                applied = function()
-            if applied is Watched:  # made as a module is
-                applied = function(x.shape[1])
         eps = [self.params["eps"]] if self.params.get("passes_eps", True) else []
-        return applied.apply(x, *(q.clone() for q in self.tensors.values()), *eps)
+        return Watched.apply(x, *(q.clone() for q in self.tensors.values()), *eps)
 
     def forward(self, arrays):
         torch.manual_seed(0)  # for dropout
