@@ -56,48 +56,39 @@ def draw_confusion_matrix(counts, class_names, title):
     """Return a figure of a confusion matrix, `counts` of shape (n_classes, n_classes), one row per true class."""
     figure = _figure(7, 6.6)
     axes = figure.subplots()
-    show_confusion_matrix(axes, counts, class_names, fontsize=8)
-    axes.set_title(title)
-    return figure
-
-
-def show_confusion_matrix(axes, counts, class_names, fontsize):
-    """Draw a confusion matrix on existing axes; `counts` as in `draw_confusion_matrix`."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=fontsize)
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
     ticks = range(len(class_names))
     axes.set_xticks(ticks, class_names, rotation=45, ha="right")
     axes.set_yticks(ticks, class_names)
-    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    return figure
 
 
 @default_style()
 def draw_weights(weights, title):
-    """Return a figure of the first 100 weights of a layer, shape (n, 3, height, width), as images."""
+    """Return a figure of the first 100 weights of a layer, shape (n, 3, height, width), as images.
+
+    Each is scaled to its own range.
+    """
     weights = weights[:100]
-    n_columns = int(np.ceil(np.sqrt(len(weights))))
-    n_rows = -(-len(weights) // n_columns)
-    figure = _figure(6, 6.3 * n_rows / n_columns)
-    axes = figure.subplots()
-    show_weights(axes, weights, n_columns)
-    axes.set_title(title)
-    return figure
-
-
-def show_weights(axes, weights, n_columns):
-    """Draw weights of shape (n, 3, height, width) on existing axes, as images, each scaled to its own range."""
     low, high = (f(weights, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
     images = (weights - low) / np.maximum(high - low, np.finfo(weights.dtype).tiny)
+    n_columns = int(np.ceil(np.sqrt(len(images))))
     n_rows = -(-len(images) // n_columns)
     n, n_channels, height, width = images.shape
     sheet = np.ones((n_rows * n_columns, height + 1, width + 1, n_channels), images.dtype)  # white lines between images
     sheet[:n, :height, :width] = images.transpose(0, 2, 3, 1)
     sheet = sheet.reshape(n_rows, n_columns, height + 1, width + 1, n_channels).swapaxes(1, 2)
+    figure = _figure(6, 6.3 * n_rows / n_columns)
+    axes = figure.subplots()
     axes.imshow(sheet.reshape(n_rows * (height + 1), n_columns * (width + 1), n_channels), interpolation="nearest")
     axes.set_axis_off()
+    axes.set_title(title)
+    return figure
 
 
 @default_style()
