@@ -144,7 +144,7 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
             dgamma = (dout * x_hat).sum(dim=0)
         if needs_dx:
             n_batch, scale = len(dout), gamma * inverse_std
-            # Two passes over memory. Computed term by term, the equation takes four.
+            # dx = scale * (dout - dbeta / n_batch - x_hat * dgamma / n_batch), in two passes over memory, not four
             dx = torch.addcmul(dout, x_hat, dgamma, value=-1 / n_batch)
             dx = torch.addcmul(scale * dbeta / -n_batch, scale, dx)
         return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None, None

@@ -21,13 +21,8 @@ from training.run import run_script
 
 @engine.one_line_errors()
 @distributed.process_group()
-def train(args, summarize=None):
-    """Train with the given flags, and return the `Run`.
-
-    Args:
-        args: flags from `parse_args`.
-        summarize: callback; `summarize(network, images)` returns additional entries for summary.json.
-    """
+def train(args):
+    """Train with the given flags, and return the `Run`."""
     device = engine.choose_device(args.device)
     with distributed.first_on_each_machine():
         data = get_cifar10(
@@ -67,10 +62,7 @@ def train(args, summarize=None):
         optimizer.step()
         schedule.step()
         run.update(loss.item())
-    run.finish(
-        lambda: engine.draw_results(network, images["test"], CLASSES, run.title, args),
-        lambda: summarize(network, images) if summarize else {},
-    )
+    run.finish(lambda: engine.draw_results(network, images["test"], CLASSES, run.title, args))
     return run
 
 

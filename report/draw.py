@@ -9,7 +9,7 @@ from report.claims import CLAIMS
 from report.finite_differences import chosen_step, relative_error
 from report.numbers import gradients, numbers
 from report.records import read_records
-from report.runs import EXPERIMENTS, WIDTHS
+from report.runs import ADAM_RATES, EXPERIMENTS, SGD_RATES, WIDTHS
 from training.plots import SPLIT_STYLES
 
 FONT_SIZE = 8  # in points
@@ -24,7 +24,7 @@ SPLITS = {"train": "training", "test": "test"}  # and their names in legends
 YLABELS = {"accuracy": "accuracy", "loss": "cross-entropy loss"}
 CHANCE = {"accuracy": 0.1, "loss": math.log(10)}
 FULL, HALF = 6.7, 3.3  # inches
-LAYER_COLOURS = ("#440154", "#414487", "#2A788E", "#22A884", "#7AD151", "#C9B400")  # from the input to the output
+LAYER_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # from the input to the output
 
 # ---- Parts of a figure ---------------------------------------------------------------------------
 
@@ -186,12 +186,11 @@ def draw_five_layers():
 def draw_learning_rates():
     """Return a figure of accuracy after 1,500 steps over the learning rate, of SGD and of Adam."""
     figure, panels = new_panels(FULL, 2.3, 1, 2, sharey=True)
-    for axes, title, prefix, default in (
-        (panels[0, 0], "SGD", "learning_rate_", "fig03_mlp_pytorch"),
-        (panels[0, 1], "Adam", "adam_", "fig05_adam"),
+    for axes, title, names in (
+        (panels[0, 0], "SGD", {rate: f"learning_rate_{rate}" for rate in SGD_RATES} | {2e-3: "fig03_mlp_pytorch"}),
+        (panels[0, 1], "Adam", {rate: f"adam_{rate}" for rate in ADAM_RATES} | {2e-3: "fig05_adam"}),
     ):
-        rates = {float(name.removeprefix(prefix)): name for name in EXPERIMENTS if name.startswith(prefix)}
-        rates = dict(sorted((rates | {2e-3: default}).items()))
+        rates = dict(sorted((float(rate), name) for rate, name in names.items()))
         for split, name in SPLITS.items():
             draw_points(axes, rates, rates.values(), f"{split}_accuracy", **STYLES[split] | {"label": name})
         diverged = [rate for rate, name in rates.items() if numbers(name)["n_diverged"]]

@@ -20,9 +20,10 @@ import sys
 import textwrap
 
 from report.records import add_run, is_recorded, read_records, record_file
-from report.runs import EXPERIMENTS, LONG, REPORT, SEED
+from report.runs import EXPERIMENTS, REPORT, SEED
 from training.files import RunError, only_process_in, write_atomically, write_text
 from training.flags import Parser, integer
+from training.metadata import git_commit
 from training.run import DIVERGED
 from training.streams import robust_output
 
@@ -49,13 +50,15 @@ def run(name, seed):
     """Run one seed of an experiment, or resume it, and record it.
 
     Raises:
-        ReproduceError: it failed, other than by diverging, which is a result.
+        ReproduceError: it failed, other than by diverging, which is a result; or the code is not committed.
         KeyboardInterrupt: a signal ended it; the same call resumes it.
     """
     directory = RUNS / name / f"seed{seed}"
     with only_process_in(RUNS / name):
         if is_recorded(name, seed):  # by another process since
             return
+        if (git_commit() or "").endswith("-dirty"):
+            raise ReproduceError("Python files differ from the commit that the record would name: commit them first")
         diverged = None
         if not (directory / "summary.json").exists():
             diverged = train(name, seed, directory)
@@ -220,7 +223,7 @@ def main(argv=None):
         parser.error("--figures and --pdf take all that is recorded: leave out --only and --seeds")
     names = fnmatch.filter(EXPERIMENTS, args.only or "*")
     if not args.only and not args.list:
-        names = [name for name in names if name not in LONG]
+        names = [name for name in names if not EXPERIMENTS[name].is_long]
     if not names:
         parser.error(f"argument --only: no experiment matches {args.only!r}; --list shows them")
     try:

@@ -147,8 +147,10 @@ def find_experiment(path, flags):
     """
     candidates = []
     for experiment in CLAIMS:
-        theirs = read_runs(experiment)[0].config["flags"]
-        differing = [k for k in theirs if k in flags and k not in FREE_FLAGS and flags[k] != theirs[k]]
+        theirs = dict.fromkeys(flags) | read_runs(experiment)[0].config["flags"]
+        # Flags that are newer than the recorded runs are off by default.
+        is_on = {k for k in flags if flags[k] or theirs[k]}
+        differing = [k for k in flags if k in is_on - FREE_FLAGS and flags[k] != theirs[k]]
         if "eval_freq" in differing and theirs["eval_freq"] % flags["eval_freq"] == 0:
             differing.remove("eval_freq")  # it was evaluated at their steps, and at others
         if theirs["script"] == flags["script"]:

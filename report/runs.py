@@ -9,6 +9,8 @@ FLAG_FILES = REPORT / "experiments"
 SEED = 42  # the first seed of each experiment; the others follow
 
 MLP, CONVNET, FLOW = "train_mlp_pytorch", "train_convnet_pytorch", "report/gradient_flow"
+SGD_RATES = ("1e-5", "1e-4", "5e-4", "1e-3", "5e-3", "1e-2", "2e-2", "5e-2", "1e-1")  # besides the default, 2e-3
+ADAM_RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "5e-3")
 WIDTHS = (900, 500, 350, 150, 50)  # hidden layers of the original's figures 7, 8, 11 and 12
 FIVE_LAYERS = "--dnn_hidden_units " + ",".join(map(str, WIDTHS))
 LONG_RUN = f"{FIVE_LAYERS} --optimizer adam --max_steps 50000 --eval_freq 500"
@@ -23,11 +25,13 @@ class Experiment(NamedTuple):
         script: that trains, as 'train_mlp_pytorch' or 'report/gradient_flow'.
         seeds: how many.
         flags: for the script, beside seed and directory; None if they are in report/experiments/NAME.args.
+        is_long: a seed takes a quarter of an hour or more, so that it is run only if it is named.
     """
 
     script: str
     seeds: int
     flags: str | None = None
+    is_long: bool = False
 
     def command(self, name):
         """Return the arguments for Python that start a run."""
@@ -43,19 +47,12 @@ EXPERIMENTS = {
     "fig05_adam": Experiment(MLP, 5),
     "fig07_five_layers": Experiment(MLP, 5),
     "fig09_long": Experiment(MLP, 5),
-    "fig11_five_layers_adam_long": Experiment(MLP, 5),
-    "fig13_convnet": Experiment(CONVNET, 5),
-    "best_mlp": Experiment(MLP, 3),
-    "best_convnet": Experiment(CONVNET, 3),
-    # Learning rates of SGD and of Adam.
-    **{
-        f"learning_rate_{rate}": Experiment(MLP, 5, f"--learning_rate {rate}")
-        for rate in ("1e-5", "1e-4", "5e-4", "1e-3", "5e-3", "1e-2", "2e-2", "5e-2", "1e-1")
-    },
-    **{
-        f"adam_{rate}": Experiment(MLP, 5, f"--optimizer adam --learning_rate {rate}")
-        for rate in ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "5e-3")
-    },
+    "fig11_five_layers_adam_long": Experiment(MLP, 5, is_long=True),
+    "fig13_convnet": Experiment(CONVNET, 5, is_long=True),
+    "best_mlp": Experiment(MLP, 3, is_long=True),
+    "best_convnet": Experiment(CONVNET, 3, is_long=True),
+    **{f"learning_rate_{rate}": Experiment(MLP, 5, f"--learning_rate {rate}") for rate in SGD_RATES},
+    **{f"adam_{rate}": Experiment(MLP, 5, f"--optimizer adam --learning_rate {rate}") for rate in ADAM_RATES},
     # Depth and initial weights; five layers with the course's weights are figure 7.
     **{
         f"depth_{n}_{init}": Experiment(
@@ -71,10 +68,10 @@ EXPERIMENTS = {
         for by in ("sgd", "adam")
     },
     # Other configurations of the original's figures than the course's weights and mean-subtracted pixels.
-    "course_fig11": Experiment(MLP, 5, LONG_RUN),
+    "course_fig11": Experiment(MLP, 5, LONG_RUN, is_long=True),
     "pytorch_fig03": Experiment(MLP, 5, "--init pytorch"),
     "pytorch_fig05": Experiment(MLP, 5, "--init pytorch --optimizer adam"),
-    "pytorch_fig11": Experiment(MLP, 5, f"{LONG_RUN} --init pytorch"),
+    "pytorch_fig11": Experiment(MLP, 5, f"{LONG_RUN} --init pytorch", is_long=True),
     "standardize_fig03": Experiment(MLP, 5, "--preprocess standardize"),
     "standardize_fig05": Experiment(MLP, 5, "--preprocess standardize --optimizer adam"),
     "standardize_fig07": Experiment(MLP, 5, f"--preprocess standardize {FIVE_LAYERS}"),
@@ -91,5 +88,3 @@ EXPERIMENTS = {
         for mistake in ("bias_averaged", "slope_of_wrong_sign", "cross_terms_lost")
     },
 }
-# A quarter of an hour or more per seed: run only if they are named.
-LONG = {name for name in EXPERIMENTS if name.endswith("_fig11") or name.startswith(("fig11", "fig13", "best_"))}

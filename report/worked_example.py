@@ -1,4 +1,7 @@
-"""One step of SGD on a network that is small enough to follow by hand, computed by modules.py (report, section 1)."""
+"""One step of SGD on a network that is small enough to follow by hand, computed by modules.py (report, section 1).
+
+python -m report.worked_example
+"""
 
 import numpy as np
 
@@ -93,3 +96,8 @@ def step_tex():
     )
     loss = rf"L: {matrix_tex(found['loss'])} \to {matrix_tex(found['loss_after'])}"
     return rf"\begin{{gathered}} {first}, \\[3pt] {second}, \; {loss}. \end{{gathered}}"
+
+
+if __name__ == "__main__":
+    for name, value in quantities().items():
+        print(f"{name:16} {np.array2string(value + 0.0, precision=4, separator=', ').replace(chr(10), '')}")

@@ -8,7 +8,6 @@ import sys
 import train_mlp_numpy
 from mlp_numpy import MLP
 from modules import LeakyReLUModule, LinearModule, SoftMaxModule
-from training.flags import make_mlp_parser
 from training.run import run_script
 
 
@@ -52,8 +51,10 @@ def train(args):
 
 
 def make_flags():
-    """Return the parser of this script's flags."""
-    parser = make_mlp_parser("wrong_gradients", "Train the NumPy MLP with a gradient that is wrong on purpose.")
+    """Return the parser of this script's flags: those of train_mlp_numpy.py and one more."""
+    parser = train_mlp_numpy.make_flags()
+    parser.prog, parser.description = "wrong_gradients.py", "Train the NumPy MLP with a gradient that is wrong."
+    parser.set_defaults(script="wrong_gradients")
     parser.groups["network"].add_argument("--mistake", choices=MISTAKES, help="which gradient is wrong; required")
     return parser
 

@@ -299,6 +299,12 @@ def test_figures_ignore_the_users_matplotlib_style():
     assert (axes.get_facecolor(), axes.title.get_usetex()) == ((1, 1, 1, 1), False)
 
 
+@pytest.mark.parametrize(("first_loss", "scale"), [(2.3, "linear"), (140, "log")])
+def test_loss_axis_is_logarithmic_if_the_loss_starts_high(first_loss, scale):
+    (axes,) = draw_curve([METRICS[0] | {"train_loss": first_loss}, METRICS[1]], "loss", "title").axes
+    assert axes.get_yscale() == scale
+
+
 @pytest.mark.parametrize(("quantity", "label"), [("accuracy", "accuracy"), ("loss", "cross-entropy loss")])
 def test_curve_shows_each_split_with_title_and_labels(quantity, label):
     (axes,) = draw_curve(METRICS, quantity, "script on CIFAR-10").axes

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,6 +149,14 @@ def test_resume_allows_repeated_flags_and_moved_data(started):
 def test_resume_rejects_changed_flags(error_of, started):
     error = error_of(NUMPY, "--resume", started, "--seed=8")
     assert f"argument --seed: got 8, but the run in {started!r} has 7" in error
+
+
+def test_resume_gives_newer_flags_their_defaults(error_of, started):
+    config = json.loads(Path(started, "config.json").read_text())
+    del config["flags"]["neg_slope"]  # as if the run were older than the flag
+    Path(started, "config.json").write_text(json.dumps(config))
+    assert parse("--resume", started).neg_slope == 0.02
+    assert "--neg_slope: got 0.1, but the run" in error_of(NUMPY, "--resume", started, "--neg_slope=0.1")
 
 
 def test_resume_rejects_run_of_another_script(error_of, started):

@@ -7,7 +7,7 @@ import pytest
 from report import draw, numbers, records, reproduce
 from report.claims import Claim, judge, measures
 from report.records import Record
-from report.runs import EXPERIMENTS, LONG, REPORT
+from report.runs import EXPERIMENTS, REPORT
 
 TEX = re.sub(r"(?<!\\)%.*", "", (REPORT / "report.tex").read_text(encoding="utf-8"))
 README = REPORT.parent / "README.md"
@@ -155,4 +155,4 @@ def test_every_record_file_belongs_to_an_experiment():
 
 
 def test_experiments_that_run_by_default_are_recorded():
-    assert reproduce.missing_runs([name for name in EXPERIMENTS if name not in LONG]) == []
+    assert reproduce.missing_runs([name for name in EXPERIMENTS if not EXPERIMENTS[name].is_long]) == []

@@ -21,12 +21,13 @@ def small(monkeypatch, tmp_path, official_folder):
     flags = f"--data_dir {official_folder} {SMALL}"
     experiments = {
         "small": Experiment("train_mlp_numpy", 2, flags),
-        "steep": Experiment("train_mlp_numpy", 1, f"{flags} --learning_rate 1e9"),
+        "steep": Experiment("train_mlp_numpy", 1, f"{flags} --learning_rate 1e9", is_long=True),
         "wrong": Experiment("train_mlp_numpy", 1, "--data_dir nowhere"),
     }
     monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(reproduce, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(reproduce, "EXPERIMENTS", experiments)
+    monkeypatch.setattr(reproduce, "git_commit", lambda: None)
     monkeypatch.setattr(reproduce, "write_figures", lambda: None)
     monkeypatch.setattr(reproduce, "write_numbers", lambda: None)
     sigterm = signal.getsignal(signal.SIGTERM)
@@ -103,7 +104,7 @@ def test_reproduce_passes_sigterm_to_the_run(small):
     """The run is left with a checkpoint, and the status is that of an interrupted command."""
     script = (
         "import sys; from pathlib import Path; from report import records, reproduce;"
-        "from report.runs import Experiment;"
+        "from report.runs import Experiment; reproduce.git_commit = lambda: None;"
         f"records.RESULTS, reproduce.RUNS = Path({str(small / 'results')!r}), Path({str(small / 'runs')!r});"
         f"reproduce.EXPERIMENTS = {{'long': Experiment('train_mlp_numpy', 1, "
         f"{reproduce.EXPERIMENTS['small'].flags + ' --max_steps 100000'!r})}};"
@@ -120,11 +121,17 @@ def test_reproduce_passes_sigterm_to_the_run(small):
 
 def test_reproduce_runs_long_experiments_by_name_only(monkeypatch, small):
     ran = []
-    monkeypatch.setattr(reproduce, "LONG", {"steep"})
     monkeypatch.setattr(reproduce, "run", lambda name, seed: ran.append(name))
     assert reproduce.main([]) == 0
     assert reproduce.main(["--only", "steep"]) == 0
     assert ran == ["small", "wrong", "small", "steep"]
+
+
+def test_reproduce_runs_committed_code_only(small, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "git_commit", lambda: "0123abc-dirty")
+    assert reproduce.main(["--only", "small"]) == 1
+    assert "commit them first" in capsys.readouterr().err
+    assert records.read_records("small") == []
 
 
 def test_reproduce_lists_what_is_recorded(capsys):

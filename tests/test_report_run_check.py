@@ -112,6 +112,7 @@ def test_compare_run_prints_verdicts_and_writes_page(tmp_path, capsys):
         (flag(learning_rate=0.5), "nearest is fig01_mlp_numpy, but this run has --learning_rate 0.5 instead of 0.002"),
         (flag(eval_freq=150), "--eval_freq 150 instead of 100"),
         (flag(neg_slope=0.1), "--neg_slope 0.1 instead of 0.02"),
+        (flag(newer=0.5), "--newer 0.5 instead of None"),
         (flag(script="train_x"), "no figure of such a run"),
         (lambda _, metrics: metrics[:-3], "is at step 1200 of 1500: resume it with"),
         (lambda _, metrics: metrics[:5] + metrics[7:], "expected evaluations at the recorded runs' steps, 0, 100"),
@@ -141,7 +142,8 @@ def test_is_run_is_false_for_submissions_and_unreadable_paths(tmp_path):
 def test_each_flag_of_a_script_is_compared_or_free(experiment):
     recorded = read_runs(experiment)[0].config["flags"]
     flags = vars(importlib.import_module(recorded["script"]).make_flags().parse_args([]))
-    assert flags.keys() - FREE_FLAGS == recorded.keys() - FREE_FLAGS
+    assert recorded.keys() <= flags.keys()
+    assert [name for name in flags if flags[name] and name not in {*FREE_FLAGS, *recorded}] == [], "on by default"
 
 
 @pytest.mark.parametrize(("confidence", "n"), [(0.95, 2), (0.95, 5), (0.99, 5), (0.99, 40)])

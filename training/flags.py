@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"a flag file is not UTF-8 text: {error}")
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (flags: {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -222,16 +222,17 @@ def _parse_resumed(parser, argv, directory):
     """Return the flags of the run in `directory`. The command line may repeat them but not change them."""
     try:
         config = json.loads(Path(directory, "config.json").read_text())
-        recorded = config["flags"] | {"resume": directory}
+        recorded = config["flags"]
         is_synthetic = config["dataset"]["is_synthetic"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        parser.error(f"argument --resume: {directory!r} is not a run directory ({error}); name one with a config.json")
+        reason = "it has no config.json" if isinstance(error, FileNotFoundError) else error
+        parser.error(f"argument --resume: {directory!r} is not a run directory ({reason}); name another one")
     script = parser.get_default("script")
     if recorded.get("script") != script:
         parser.error(f"argument --resume: {directory!r} is a run of {recorded.get('script')}.py; use that script")
     parser.set_defaults(**recorded)
     args = parser.parse_args(argv)
-    for name, value in recorded.items():
+    for name, value in vars(parser.parse_args([])).items():
         # The images may have moved (`Run` compares their fingerprint), and --quiet does not affect results.
         if name not in ("data_dir", "quiet", "resume") and getattr(args, name) != value:
             parser.error(

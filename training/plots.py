@@ -46,6 +46,8 @@ def draw_curve(metrics, quantity, title):
             axes.plot(steps, [m[f"{split}_{quantity}"] for m in metrics], label=split, markersize=3.5, **style)
     axes.set(xlabel="training step", ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss", title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    if quantity == "loss" and axes.get_ylim()[1] > 20:  # a first loss of 100 would flatten the rest
+        axes.set_yscale("log")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

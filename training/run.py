@@ -48,6 +48,8 @@ def run_script(train, parser, argv=None, check=None):
         args = parse_args(parser, argv, check)
         try:
             run = train(args)
+            if run is None:
+                raise RunError("train() returned None; end it with: return run")
             return 0 if run.is_complete else 128 + run.stopped_by
         except MemoryError as error:
             reason = f" ({error})" if str(error) else ""
@@ -102,7 +104,7 @@ class Run:
         self._began = self._step_began = time.perf_counter()
         sizes = ", ".join(f"{d.num_examples} {name}" for name, d in data.items() if d.num_examples)
         self.say(f"{self.origin['name']} ({sizes} images); run directory {self.directory}")
-        if self.step:
+        if self.step and not self.is_complete:
             self.say(f"resumed at step {self.step}")
         self._warn_if_synthetic()
 
@@ -284,12 +286,11 @@ class Run:
         self._check_finite("training loss", loss)
         self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
 
-    def finish(self, draw_figures=None, summarize=None):
+    def finish(self, draw_figures=None):
         """Draw figures and write summary.json, unless the run was stopped or already complete.
 
         Args:
             draw_figures: callback that returns `{name: figure}`.
-            summarize: callback that returns additional entries for summary.json.
         """
         if self.is_complete or self.metrics[-1]["step"] < self.args.max_steps:
             return
@@ -297,12 +298,12 @@ class Run:
             with self._catch_signals(), self._resumable():
                 for name, figure in (draw_figures() if draw_figures else {}).items():
                     save_figure(figure, self.directory / f"{name}.png")
-                self._write_summary(summarize() if summarize else {})
+                self._write_summary()
             self._warn_if_synthetic()
             self._unlock()
         self.is_complete = True
 
-    def _write_summary(self, additional):
+    def _write_summary(self):
         last, seconds = self.metrics[-1], self._seconds()
         best = {"test_accuracy": max, "test_loss": min}
         best = {name: choose(self.metrics, key=lambda m, name=name: m[name]) for name, choose in best.items()}
@@ -314,7 +315,7 @@ class Run:
             "images_per_second": round(last["images_seen"] / self._step_seconds),
             "peak_memory_mb": peak_memory_mb(),
         }
-        write_json(self.directory / "summary.json", summary | additional)
+        write_json(self.directory / "summary.json", summary)
         curves = ", ".join(str(self.directory / name) for name in ("accuracy.png", "loss.png"))
         self.say(
             f"test accuracy {last['test_accuracy']:.4f}, test loss {last['test_loss']:.4f} after {self.step} steps "
