@@ -63,7 +63,7 @@ def is_unwritten(result):
 
 def citations(check, result):
     """Return sentences on the report's equations that a failed check should follow."""
-    if result.status != "failed" or result.called.startswith("import "):
+    if result.status != "failed" or result.is_error:
         return []
     return [f"See Eq. ({name}) on page {PAGES[name]} of report.pdf." for name in EQUATIONS.get(check.name, ())]
 

@@ -33,7 +33,7 @@ def train(args):
     1. Seed NumPy's generator with `args.seed`.
     2. Read the images:
        `data = get_cifar10(args.data_dir, dataset=args.dataset, seed=args.seed, synthetic_size=args.synthetic_size)`.
-    3. Create the MLP: 3072 inputs, `args.dnn_hidden_units`, 10 classes, `args.neg_slope`.
+    3. Create the MLP: 3072 inputs, `args.dnn_hidden_units` (a list), 10 classes, `args.neg_slope`.
     4. Create the run directory: `run = Run(args, data, {"mlp": mlp, "batches": data["train"]})`. With --resume, this
        restores the parameters and the order of the images from the checkpoint.
     5. Repeat for each `step in run.steps()`, from 0 to `args.max_steps`:
@@ -47,7 +47,7 @@ def train(args):
        - Backward: the gradient of the loss, then of the MLP.
        - Step: subtract `args.learning_rate` times its gradient from each parameter.
        - `run.update(loss)` shows the loss, and stops the run if it is not finite.
-    6. `run.finish()` writes the summary.
+    6. `run.finish()` writes the summary. Return `run`.
     """
     raise NotImplementedError
 

@@ -66,10 +66,14 @@ def test_wrong_class_costs_one_check(name):
     ("name", "check", "says"),
     [
         ("weight_gradient_transposed", "linear.weight_gradient", "transposed"),
-        ("bias_averaged", "linear.bias_gradient", "divided by the batch size"),
+        ("bias_averaged", "linear.bias_gradient", "the mean over the batch"),
         ("slope_ignored", "leaky_relu.forward", "the slope is not used"),
         ("cross_terms_missing", "softmax.backward", "cross terms are missing"),
         ("maximum_not_subtracted", "softmax.large_logits", "overflows"),
+        ("cross_terms_added", "softmax.backward", "wrong sign"),
+        ("cross_terms_over_batch", "softmax.backward", "summed over the batch"),
+        ("cross_terms_unweighted", "softmax.backward", "lacks the probabilities"),
+        ("loss_over_all", "cross_entropy.forward", "mean over the classes"),
         ("loss_gradient_of_logits", "cross_entropy.backward", "softmax and loss together"),
         ("slope_not_passed", "mlp_numpy.forward", "neg_slope is not used"),
         ("bessel", "bn_autograd.forward", "Bessel"),
@@ -185,6 +189,20 @@ def test_two_mistakes_cost_what_each_costs(n):
         assert lost_by(a, b) == lost_by(a) | lost_by(b), (a, b)
 
 
+def test_mlp_that_runs_with_substitutes_is_not_asked_with_its_own_layers():
+    """If its softmax does not return, nothing else of the MLP may be lost with it."""
+    asked = []
+
+    def ask(op, target, params, *rest):
+        asked.append((target, params.get("substitutes")))
+        return Local(Classes({})).ask(op, target, params, *rest)
+
+    grading = Grading(ask, FILES)
+    assert lost({check.name: grading.run(check) for check in OF_QUESTION["1.2"]}) == []
+    assert ("mlp_numpy.MLP", "modules.") in asked
+    assert ("mlp_numpy.MLP", None) not in asked
+
+
 class Nonsense:
     def __init__(self, *args):
         self.params = {"weight": np.zeros(args[::-1][:2]), "bias": np.zeros(args[-1])} if len(args) == 2 else {}
@@ -206,7 +224,7 @@ def test_missing_class_costs_no_more_than_nonsense(name):
     assert points(missing) >= points(nonsense)
     own = {"LinearModule": "linear", "LeakyReLUModule": "leaky_relu", "SoftMaxModule": "softmax"}
     prefix = own.get(name, "cross_entropy")
-    assert all(check.startswith((prefix, "numpy.batch_mean")) for check in lost(missing))
+    assert all(check.startswith((prefix, "layers.batch_mean")) for check in lost(missing))
     assert {missing[check].status for check in lost(missing)} == {"not written"}
 
 
@@ -226,8 +244,8 @@ def test_loop_behind_a_removed_trace_function_is_not_passed():
         return out
 
     wrong = type("LinearModule", (modules.LinearModule,), {"forward": forward})
-    checks = [check for check in CHECKS if check.name == "numpy.speed"]
-    assert lost(grade_classes({"modules.LinearModule": wrong}, checks)) == ["numpy.speed"]
+    checks = [check for check in CHECKS if check.name == "layers.speed"]
+    assert lost(grade_classes({"modules.LinearModule": wrong}, checks)) == ["layers.speed"]
 
 
 @pytest.mark.parametrize("deviation", [0.01, 1.0])

@@ -207,7 +207,7 @@ def always_training(self, right, x):
 VARIANTS = {
     # Layers and MLPs in NumPy.
     "gradients shared between instances": (
-        changed(LinearModule, backward=shared_grads), ["numpy.second_batch"], "a second instance"),
+        changed(LinearModule, backward=shared_grads), ["layers.second_batch"], "a second instance"),
     "a list as output": (
         changed(LinearModule, lambda self, right, x: right(x).tolist()), ["linear.forward"], "list or tuple"),
     "two arrays as output": (

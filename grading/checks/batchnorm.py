@@ -261,12 +261,12 @@ def _checks_of(question):
 q31, q32b, q32c = _checks_of("3.1"), _checks_of("3.2b"), _checks_of("3.2c")
 CHECKS = [
     q31("bn_autograd.parameters", 1.5, "gamma of 1, beta of 0, trainable", _parameters("Autograd")),
-    q31("bn_autograd.forward", 3, "normalised output", _forward(autograd())),
+    q31("bn_autograd.forward", 2, "normalised output", _forward(autograd())),
     q31("bn_autograd.eps", 1, "the given eps, added to the variance", _eps(lambda _, *args: module("Autograd", *args))),
-    q31("bn_autograd.gradients", 2.5, "gradients of x, gamma and beta, with gammas of 0", _gradients(autograd(ZERO))),
-    q31("bn_autograd.second_batch", 0.75, "independent of the batch before", _second_batch),
+    q31("bn_autograd.gradients", 3, "gradients of x, gamma and beta, with gammas of 0", _gradients(autograd(ZERO))),
+    q31("bn_autograd.second_batch", 1, "independent of the batch before", _second_batch),
     q31("bn_autograd.wrong_shape", 0.75, "a wrong number of neurons is refused", _wrong_shape("Autograd")),
-    q31("bn_autograd.float32", 0.5, "float32, as in training", _single(autograd())),
+    q31("bn_autograd.float32", 0.75, "float32, as in training", _single(autograd())),
     q32b("bn_function.forward", 0.5, "normalised output", _forward(function)),
     q32b("bn_function.input_gradient", 0.5, "gradient of x", _gradient("dx")),
     q32b("bn_function.gamma_gradient", 0.5, "gradient of gamma", _gradient("dgamma")),

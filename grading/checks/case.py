@@ -13,6 +13,7 @@ from grading.checks.mistakes import name_mistake
 # Central differences have a step that suits a layer that computes in float32: rounding gives some 1e-4 of the largest.
 STEP, DIFFERENCES_TOLERANCE = 1e-3, 2e-3
 BATCHED = ("x", "y", "dout")  # arrays whose first axis is the batch
+NEW_INSTANCE = "a new instance gives. Keep nothing between batches, and set gradients by =, not by +="
 CONSTANT = "The output is the same for all inputs, not finite, or nothing that this class should return."
 
 
@@ -181,7 +182,7 @@ def second_batch(grading, case, before):
     expected = case.ask(grading).arrays
     after = case.replace({f"before_{name}": array for name, array in before.items()})
     for is_twin, when in ((False, "after another batch"), (True, "a second instance runs before its backward")):
-        result = same(grading, after.replace(is_twin=is_twin), expected, "a new instance gives")
+        result = same(grading, after.replace(is_twin=is_twin), expected, NEW_INSTANCE)
         if not result.passed:
             return dataclasses.replace(result, called=f"{result.called}; {when}")
     return PASSED

@@ -64,12 +64,14 @@ class Result:
         called: what was called, as code.
         problem: what came back and what was expected, in sentences.
         note: the known mistake that gives this, or another hint.
+        is_error: whether an exception, a timeout or the like is the problem, not a value.
     """
 
     status: str
     called: str = ""
     problem: str = ""
     note: str = ""
+    is_error: bool = False
 
     @property
     def passed(self):
@@ -132,7 +134,7 @@ def failure(answer, called, problem="", note=""):
         return Result("not written", called, sentence(answer.error))
     if answer.error:
         problem, note = sentence(answer.error.rstrip(".") + (f" ({answer.where})" if answer.where else "")), ""
-    return Result("failed", called, problem, note)
+    return Result("failed", called, problem, note, bool(answer.error))
 
 
 def sentence(text):

@@ -99,7 +99,10 @@ def in_words(kinds):
     wrong = {}
     for i, (got, expected) in enumerate(zip(*parts, strict=True)):
         if got != expected:
-            text = f"{', '.join(got) or 'nothing'}; Table 1 has {', '.join(expected)}"
+            right = ", ".join(expected)
+            if any(kind.startswith("pool of") for kind in got):
+                right = right.replace("pool", "pool of kernel 3, stride 2 and padding 1")
+            text = f"{', '.join(got) or 'nothing'}; Table 1 has {right}"
             wrong.setdefault(text, []).append(str(i))
     texts = {f"After convolution{'s' * (len(n) > 1)} {', '.join(n)}: {text}" for text, n in wrong.items()}
     return ". ".join(sorted(texts)).replace("After convolution 0", "Before the first convolution")

@@ -94,16 +94,16 @@ def working_layers(grading):
 
 
 def _parameter_gradient(name):
-    """A sum over the batch; or the mean, if the other one's is, too, or if nothing else divides by the batch."""
+    """A sum over the batch; or the mean, if the other one is a mean, too."""
     other = {"dweight0": "dbias0", "dbias0": "dweight0"}[name]
 
     def run(grading):
         factor, other_factor = (LINEAR.scale(grading, n, scales(LINEAR, n)) for n in (name, other))
         if factor is None:
             return gradient(grading, LINEAR, name)
-        if other_factor not in (None, factor) and (factor == 1) != (loss_divisions(grading) > 0):
-            problem = LINEAR.wrong(grading, name) or f"The {LINEAR.label(name)} is a sum over the batch."
-            note = "Only one of the gradients of weight and bias is divided by the batch size: use the sum in both"
+        if other_factor == 1 and factor != 1:
+            problem = LINEAR.wrong(grading, name)
+            note = f"This is the mean over the batch, but the {LINEAR.label(other)} is a sum: use the sum in both"
             return Result("failed", LINEAR.called(), problem, note)
         # The shape of a square weight does not tell whether its gradient is transposed.
         square = linear(6, 4, 4, seed=18, is_out_in=bool(LINEAR.got(grading, "is_out_in")[0]))
@@ -209,7 +209,12 @@ def _loops(grading, case):
     place = answer.text("place")
     problem = f"{LONG_BATCH - SHORT_BATCH} more examples take {many - few:.0f} more lines of Python"
     problem += f", most of them in {place}." if place else "."
-    return Result("failed", called, problem, "Use array operations on the whole batch, no loop over its examples")
+    return Result(
+        "failed",
+        called,
+        problem,
+        "Use array operations on the whole batch: no loop, np.apply_along_axis or np.vectorize",
+    )
 
 
 # ---- Divisions by the size of the batch --------------------------------------------------------
@@ -254,9 +259,9 @@ CHECKS = [
     _check("softmax.large_logits", 0.5, "logits of 1000 do not overflow, forward or backward", _large_logits),
     _check("cross_entropy.forward", 0.75, "the loss, the mean over the batch", _forward(ENTROPY)),
     _check("cross_entropy.backward", 0.75, "gradient of the loss", _backward(LOSS_GRADIENT)),
-    _check("numpy.second_batch", 0.5, "independent of the batch before", for_all(_second_batch)),
-    _check("numpy.batch_of_one", 0.25, "a batch of one example", for_all(_batch_of_one)),
-    _check("numpy.float32", 0.25, "inputs and gradients in float32, as in training",
+    _check("layers.second_batch", 0.5, "independent of the batch before", for_all(_second_batch)),
+    _check("layers.batch_of_one", 0.25, "a batch of one example", for_all(_batch_of_one)),
+    _check("layers.float32", 0.25, "inputs and gradients in float32, as in training",
            for_all(lambda grading, case: float32(grading, case, needs_float32=False))),
-    _check("numpy.speed", 0.5, "array operations, no loops over the batch", for_all(_loops)),
+    _check("layers.speed", 0.5, "array operations, no loops over the batch", for_all(_loops)),
 ]  # fmt: skip

@@ -19,6 +19,10 @@ def softmax(x, axis=1):
     return e / e.sum(axis=axis, keepdims=True)
 
 
+def row_exp(x):
+    return np.exp(x - x.max(axis=1, keepdims=True))
+
+
 def normalised(c, axis=0, ddof=0, eps=None):
     """Return the normalised input, over the batch unless another axis is given."""
     variance = c.x.var(axis=axis, ddof=ddof, keepdims=True)
@@ -53,6 +57,7 @@ LINEAR = {
 LEAKY_RELU = {
     "out": [
         ("Negative inputs give 0: the slope is not used", lambda c: np.maximum(c.x, 0)),
+        ("The slopes of positive and negative inputs are swapped", lambda c: np.where(c.x > 0, c.slope, 1) * c.x),
         ("The slope has the wrong sign", lambda c: abs(c.out) * np.where(c.slope, 1, 0)),
         ("The slope is always 0.01: neg_slope is not used", lambda c: np.where(c.x > 0, c.x, 0.01 * c.x)),
         ("The slope is always 0.02: neg_slope is not used", lambda c: np.where(c.x > 0, c.x, 0.02 * c.x)),
@@ -60,14 +65,21 @@ LEAKY_RELU = {
     "dx": [
         ("Negative inputs have gradient 0: the slope is not used", lambda c: c.dx * (c.x > 0)),
         ("Negative inputs have the gradient of positive ones: the slope is not used", lambda c: c.dout),
+        ("The slopes of positive and negative inputs are swapped", lambda c: np.where(c.x > 0, c.slope, 1) * c.dout),
+        ("The slope depends on the sign of dout instead of that of the input", lambda c: np.where(c.dout > 0, 1, c.slope) * c.dout),
     ],
 }
 SOFTMAX = {
     "out": [
         ("The probabilities are normalised over the batch; normalise each row", lambda c: softmax(c.x, axis=0)),
+        ("The sum is over the batch; normalise each row", lambda c: row_exp(c.x) / row_exp(c.x).sum(axis=0)),
     ],
     "dx": [
         ("The cross terms are missing: the Jacobian has entries off its diagonal", lambda c: c.out * c.dout),
+        ("The cross terms have the wrong sign", lambda c: c.out * (c.dout + (c.dout * c.out).sum(axis=1, keepdims=True))),
+        ("The sum of the cross terms lacks the probabilities", lambda c: c.out * (c.dout - c.dout.sum(axis=1, keepdims=True))),
+        ("The cross terms are summed over the batch; sum over each row", lambda c: c.out * (c.dout - (c.dout * c.out).sum(axis=0))),
+        ("This is dout: multiply it by the Jacobian of softmax", lambda c: c.dout),
         ("Only the diagonal of the Jacobian, p (1 − p), is used: add its other entries", lambda c: c.out * (1 - c.out) * c.dout),
     ],
     "large out": [
@@ -79,9 +91,13 @@ CROSS_ENTROPY = {
     "out": [
         ("The loss is the sum over the batch; take the mean", lambda c: c.n * c.out),
         ("The loss has the wrong sign", lambda c: -c.out),
+        ("The loss is a mean over the classes, too; take their sum", lambda c: c.out / c.x.shape[1]),
     ],
     "dx": [
         ("The gradient has the wrong sign", lambda c: -c.dx),
+        ("The gradient is divided by the size of the batch twice", lambda c: c.dx / c.n),
+        ("The gradient is divided by the number of classes, too", lambda c: c.dx / c.x.shape[1]),
+        ("The gradient is divided by the number of classes instead of the size of the batch", lambda c: c.dx * c.n / c.x.shape[1]),
         ("This is the gradient of softmax and loss together", lambda c: (c.x - c.y) / c.n),
         ("This is the gradient of softmax and loss together, not divided by the batch", lambda c: c.x - c.y),
         ("The targets are not used", lambda c: -1 / c.x / c.n),
