@@ -83,14 +83,15 @@ def grade(parser, argv):
 
 @contextlib.contextmanager
 def results_in(folder):
-    """Lock a directory for results during this block, and remove it if nothing was written."""
+    """Lock a directory for results during this block, and remove it if it is new and nothing was written."""
+    is_new = not folder.exists()
     with only_process_in(folder):
         try:
             yield
         finally:
             if [path.name for path in folder.iterdir()] == [".lock"]:
-                with contextlib.suppress(OSError):  # a mounted directory stays
-                    (folder / ".lock").unlink()
+                (folder / ".lock").unlink()
+                if is_new:
                     folder.rmdir()
 
 

@@ -157,23 +157,25 @@ def page(name, rows, notes, equations=False):
 # ---- Many submissions --------------------------------------------------------------------------
 
 
-def grades_csv(graded):
-    """Return grades.csv as text: points in all and by question, points that are open, notes.
+def grades_csv(graded, paths):
+    """Return grades.csv as text: points in all and by question, points that are open, notes, path.
 
     Args:
         graded: `{name: content of results.json}`.
+        paths: `{name: path of the submission}`.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["submission", "score", *QUESTIONS, "not_run", "not_decided", "notes"])
+    writer.writerow(["submission", "score", "out_of", *QUESTIONS, "not_run", "not_decided", "notes", "path"])
     for name, results in sorted(graded.items()):
         points, extra = Counter(), results["extra_data"]
         for check in extra["checks"]:
             points[check["question"] if check["status"] == "passed" else check["status"]] += check["points"]
-        columns = [results["score"], *(points[column] for column in (*QUESTIONS, "not run", "not decided"))]
-        safe = f"'{name}" if name[:1] in "=+-@" else name  # a spreadsheet would take it for a formula
-        notes = [note for note in extra["notes"] if not note.startswith("Your code ran ")]
-        writer.writerow([safe, *(f"{p:g}" for p in columns), "; ".join(notes)])
+        out_of = sum(check["points"] for check in extra["checks"]) - points["not run"]
+        columns = [results["score"], out_of, *(points[column] for column in (*QUESTIONS, "not run", "not decided"))]
+        texts = [name, "; ".join(extra["notes"]), printable(paths[name])]
+        name, *texts = (f"'{text}" if text[:1] in tuple("=+-@") else text for text in texts)  # no formulas
+        writer.writerow([name, *(f"{p:g}" for p in columns), *texts])
     return text.getvalue()
 
 

@@ -82,10 +82,10 @@ class Sandbox(contextlib.AbstractContextManager):
             problem = self._problem()
         if problem:
             self._directory.cleanup()
-            raise SandboxError(
-                f"submissions cannot be run here ({problem}): apt-get install bubblewrap, grade as an ordinary user, "
-                "or use a container that allows bubblewrap"
-            )
+            remedy = "apt-get install bubblewrap, grade as an ordinary user, or use a container that allows bubblewrap"
+            if "Permission denied" in problem:
+                remedy = "let all users read and run this Python and the directories above it"
+            raise SandboxError(f"submissions cannot be run here ({problem}): {remedy}")
 
     def _problem(self):
         """Return why no worker starts, or an empty text."""
@@ -98,10 +98,10 @@ class Sandbox(contextlib.AbstractContextManager):
 
     @property
     def protection(self):
-        """A sentence for students."""
+        """How submissions are run, as a sentence."""
         if self.has_bubblewrap:
-            return "Your code ran in a sandbox, without internet access."
-        return "Your code ran without a sandbox, under limits only" + f" ({self.why_not})" * bool(self.why_not) + "."
+            return "Submissions run in a sandbox, without internet access."
+        return "Submissions run without a sandbox, under limits only" + f" ({self.why_not})" * bool(self.why_not) + "."
 
     @functools.cached_property
     def _mounts(self):

@@ -72,7 +72,8 @@ def grade_all(trees, folders, args, out_dir=None):
         print(f"grade.py: error: {output.printable(path)} could not be graded: {why}", file=sys.stderr)
         results[path] = _write_note(folders[path], f"Could not be graded: {why}", args)
     if out_dir:
-        write_text(out_dir / "grades.csv", output.grades_csv({names[path]: results[path] for path in trees}))
+        by_name = {names[path]: results[path] for path in trees}
+        write_text(out_dir / "grades.csv", output.grades_csv(by_name, {name: path for path, name in names.items()}))
         print(output.summary(graded, time.monotonic() - began))
         print(f"results: {out_dir / 'grades.csv'}, and a directory for each submission next to it")
     elif graded:
@@ -103,6 +104,7 @@ def _grade(jobs, args, out_dir):
                     results[path] = error or future.result()
                     if out_dir:
                         said = "could not be graded" if error else output.in_short(results[path])
+                        said += "; it has none of the course's files" * (not jobs[path].submission.found)
                         tqdm.write(f"{n}/{len(jobs)} {jobs[path].name}: {said}")
             except BaseException:
                 sandbox.stop()
@@ -147,13 +149,14 @@ def grade_one(job, sandbox, training, args, progress):
             results[check] = grading.run(check)
             write_results([UNFINISHED])
             progress.update()
-        notes = [*submission.notes, *sorted(grading.notes), sandbox.protection]
+        notes = [*submission.notes, *sorted(grading.notes)]
         notes, rows = [*map(output.printable, notes)], [*results.items()]
     write_text(job.folder / "table.txt", output.table(job.name, rows, notes) + "\n")
     write_text(job.folder / "report.html", output.page(job.name, rows, notes, args.equations))
     # If a request had no answer, or training images were missing, another grading may give more points.
     is_open = not args.no_training and any(result.status == "not run" for result in results.values())
-    return write_results(notes, **({} if worker.refused or is_open else {"digest": job.digest}))
+    extra = {} if worker.refused or is_open else {"digest": job.digest}
+    return write_results(notes, sandbox=sandbox.protection, **extra)
 
 
 def _write_note(folder, note, args):

@@ -154,7 +154,7 @@ def find_experiment(path, flags):
         if "eval_freq" in differing and theirs["eval_freq"] % flags["eval_freq"] == 0:
             differing.remove("eval_freq")  # it was evaluated at their steps, and at others
         if theirs["script"] == flags["script"]:
-            difference = ", ".join(f"--{k} {flags[k]} instead of {theirs[k]}" for k in differing)
+            difference = ", ".join(f"--{k} {_as_flag(flags[k])} instead of {_as_flag(theirs[k])}" for k in differing)
             candidates.append((len(differing), experiment, difference))
     if not candidates:
         raise RunError(f"{path} is a run of {flags['script']}.py, and the report has no figure of such a run")
@@ -162,6 +162,10 @@ def find_experiment(path, flags):
     if n_differing:
         raise RunError(f"{path} has the flags of no figure; the nearest is {experiment}, but this run has {difference}")
     return experiment
+
+
+def _as_flag(value):
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def make_row(claim, value, recorded):

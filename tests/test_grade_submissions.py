@@ -155,9 +155,11 @@ def test_grading_that_cannot_start_leaves_nothing(tmp_path, monkeypatch, capsys,
 
     monkeypatch.setattr(submissions, "Sandbox", refuse)
     folder = write(tmp_path / "one", {"modules.py": ""})
-    assert call_grade(folder, "--no_training", "--out_dir", tmp_path / "out") == status
-    assert capsys.readouterr().err == f"grade.py: {says}\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    (tmp_path / "old").mkdir()  # as by a platform
+    for out in ("new", "old"):
+        assert call_grade(folder, "--no_training", "--out_dir", tmp_path / out) == status
+        assert capsys.readouterr().err == f"grade.py: {says}\n"
+    assert {path.name for path in tmp_path.rglob("*")} == {"one", "modules.py", "old"}
 
 
 def test_nothing_is_graded_if_the_project_itself_fails(shared_sandbox, tmp_path, monkeypatch):
@@ -218,7 +220,7 @@ def texts_of(rows, **more):
 
 
 def csv_row(name, rows):
-    (row,) = csv.DictReader(output.grades_csv({name: output.results_json(rows, [])}).splitlines())
+    (row,) = csv.DictReader(output.grades_csv({name: output.results_json(rows, [])}, {name: "in/one"}).splitlines())
     return row
 
 
@@ -232,6 +234,8 @@ def test_open_points_count_nowhere_but_are_not_lost(status, n_tests):
     assert [test.get("status") for test in results["tests"]] == ["passed", "failed", None][:n_tests]
     row = csv_row("one", rows)
     assert [float(row[name]) for name in ("score", "1.2", status.replace(" ", "_"))] == [passed, passed, still_open]
+    assert float(row["out_of"]) == passed + failed + still_open * (status == "not decided")
+    assert row["path"] == "in/one"
     assert "failed most often: " + ALL_CHECKS[1].name + " (1)" in output.summary([results], 1)
 
 
