@@ -125,8 +125,8 @@ def _find_files(data_dir, download):
         )
     if data_dir.name != DIRECTORY_NAME:
         raise DataError(
-            f"{data_dir} is missing or empty, and a download needs a directory called {DIRECTORY_NAME}. "
-            f"Use --data_dir {data_dir / DIRECTORY_NAME} to download CIFAR-10."
+            f"{data_dir} is missing or empty. Name the directory of CIFAR-10 with --data_dir, or let it be "
+            f"downloaded to one called {DIRECTORY_NAME}: --data_dir {data_dir / DIRECTORY_NAME}."
         )
     _download(data_dir.parent / ARCHIVE_NAME)
 
@@ -201,7 +201,8 @@ def _read_files(data_dir):
     unofficial = [name for (name, _, md5), found in zip(FILES, md5_sums, strict=True) if md5 != found]
     if unofficial:
         names = "all files" if len(unofficial) == len(FILES) else ", ".join(unofficial)
-        warnings.warn(f"md5 sums differ from the official CIFAR-10: {names} in {data_dir}", stacklevel=3)
+        changed = f"md5 sums differ from the official CIFAR-10: {names} in {data_dir}"
+        warnings.warn(f"{changed}; results may differ slightly", stacklevel=3)
     fingerprint = hashlib.md5("".join(md5_sums).encode(), usedforsecurity=False).hexdigest()
     return images.reshape(-1, *IMAGE_SHAPE), labels.reshape(-1), fingerprint
 
@@ -298,7 +299,6 @@ class DataSet:
         self.classes = np.asarray(labels, np.int64)
         self.labels = np.eye(len(CLASSES), dtype=np.float32)[self.classes] if one_hot else self.classes
         self.mean_image = mean_image
-        self.one_hot = one_hot
         self.seed = seed
         self.origin = origin
         self.position = 0

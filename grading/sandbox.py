@@ -284,7 +284,7 @@ class Worker(contextlib.AbstractContextManager):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self, grace=0):
-        """End the process and all that it started, and return how it ended by itself within `grace` seconds."""
+        """End the process and all that it started. Return how it had ended, if it did within `grace` seconds."""
         if self._process is None:
             return ""
         process, self._process = self._process, None

@@ -37,7 +37,7 @@ class Job:
 
 
 def grade_all(trees, folders, args, out_dir=None):
-    """Grade submissions and return whether all could be graded. One that could not gets 0 points and a reason.
+    """Grade submissions and return whether all could be graded. The others get 0 points and a reason.
 
     Args:
         trees: `{path: archives.Tree}`.

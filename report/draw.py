@@ -56,7 +56,7 @@ def add_legend(figure, n_columns):
 
 
 def every(n_points, turn=0, n_turns=2):
-    """Return which of a curve's points have a marker, about ten, in turn with those of other curves."""
+    """Return which points of a curve have a marker: about ten. `turn` numbers the curves, so that markers alternate."""
     step = max(n_turns, n_points // 10)
     return {"markevery": (turn * step // n_turns, step)}
 

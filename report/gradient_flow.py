@@ -111,7 +111,7 @@ def make_flags():
 def check_flags(args):
     """Return what is wrong with the flags, or None."""
     if args.optimizer == "muon" or args.whiten:
-        return "argument --optimizer muon or --whiten: gradient_flow.py records neither; use train_mlp_pytorch.py"
+        return "arguments --optimizer muon, --whiten: got one of them, expected neither; use train_mlp_pytorch.py"
     if distributed.expected_size() > 1:
         return "gradient_flow.py runs in one process: start it without torchrun"
     return train_mlp_pytorch.check_flags(args)

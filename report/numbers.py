@@ -58,7 +58,7 @@ def gradient_numbers():
     """Return the gradients of the five-layer network under SGD, from the course's weights.
 
     `gradients.last.early` and `.late` are the largest of the last layer's weights in the first and the second thousand
-    steps; `gradients.least_ratio` is how many times those from PyTorch's weights are at least as large, in any layer.
+    steps; `gradients.least_ratio` is the least ratio of those from PyTorch's weights to these.
     """
     (course,), (pytorch,) = (read_records(f"gradients_{init}_sgd") for init in ("normal", "pytorch"))
     (steps, weights, _), (_, others, _) = gradients(course), gradients(pytorch)

@@ -173,7 +173,7 @@ def halve(search):
 
 
 def ablations(search):
-    """Return the flags of an ablation: `{ingredient: (it alone, all but it)}`; those of None are none, and all."""
+    """Return the flags of an ablation, `{ingredient: (it alone, all but it)}`; the key None has no flags, and all."""
     parts = search.ingredients
     both = {name: (own, " ".join(f for f in parts.values() if f != own)) for name, own in parts.items()}
     return {None: ("", " ".join(parts.values()))} | both

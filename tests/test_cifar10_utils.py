@@ -53,7 +53,7 @@ def replace(path, raw):
     ("file", "message"),
     [
         ("images", "images cannot be read as a directory: Not a directory."),
-        ("images/.hidden", f"Use --data_dir .*/images/{DIRECTORY_NAME} to download"),
+        ("images/.hidden", f"--data_dir .*/images/{DIRECTORY_NAME}"),
         ("images/test_batch", "which is not empty but lacks data_batch_1, .*, data_batch_5. Name"),
     ],
 )

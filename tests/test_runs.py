@@ -136,7 +136,7 @@ def test_run_does_not_overwrite_one_that_just_started(synthetic_flags, tmp_path,
     monkeypatch.setattr(train_mlp_numpy, "get_cifar10", get_cifar10_while_another_run_starts)
     done = run(NUMPY, *synthetic_flags, *SMALL[NUMPY], "--out_dir", tmp_path / "run")
     assert done.status == 1
-    assert "another run has just started in" in done.error
+    assert "already has a config.json; name another directory" in done.error
     assert contents(tmp_path / "run") == {"config.json": b"another run's"}
 
 

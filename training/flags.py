@@ -252,5 +252,5 @@ def _is_restarted_run(out_dir):
         launcher = json.loads(Path(out_dir, "config.json").read_text())["launcher_pid"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    # Other ranks may be on other machines. If rank 0 refuses the directory, torchrun stops them.
+    # Only rank 0 is certain to share a machine with the launcher. If it refuses the directory, torchrun stops all.
     return os.environ.get("RANK") != "0" or launcher == os.getppid()

@@ -127,7 +127,7 @@ class Run:
             open(self.directory / "config.json", "x").close()
             write_json(self.directory / "config.json", config)
         except FileExistsError:
-            raise RunError(f"another run has just started in {self.directory}; name another directory") from None
+            raise RunError(f"{self.directory} already has a config.json; name another directory") from None
         except OSError as error:
             if self.directory is not None:
                 with contextlib.suppress(OSError):

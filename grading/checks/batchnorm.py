@@ -79,7 +79,7 @@ def manual(*args):
 
 
 def _forward(case_of):
-    """A default of eps that is wrong is a matter of `eps`."""
+    """A wrong default of eps is left to the check `eps`."""
 
     def run(grading):
         case = case_of(grading)
@@ -159,7 +159,7 @@ def _gradients(case_of):
         case = case_of(grading)
         results = {name: gradient(grading, case, name) for name in ("dx", "dgamma", "dbeta")}
         own = case.own(grading) if results["dx"].passed else {}
-        unused = [name for name in own if abs(own[name]).max() < 1e-6]  # `forward` has cost that it is not used
+        unused = [name for name in own if abs(own[name]).max() < 1e-6]  # γ or β is not used, which `forward` has found
         return first_failed(result for name, result in results.items() if name not in unused)
 
     return run

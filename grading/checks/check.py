@@ -188,5 +188,5 @@ def is_close(got, expected, bound=0.0, tolerance=TOLERANCE):
 
 
 def is_varied(array):
-    """Return whether an array is there, finite, and its rows differ: an output that ignores its input is no result."""
+    """Return whether an array exists, is finite, and has rows that differ. A constant output could match by chance."""
     return array is not None and array.size > 1 and bool(np.isfinite(array).all() and np.ptp(array, axis=0).any())

@@ -230,7 +230,7 @@ def ratio_if_doubled(grading, case, name):
 
 
 def loss_divisions(grading):
-    """Return how often loss and softmax divide the gradient by the batch; what is unclear does as usual."""
+    """Return how often loss and softmax divide the gradient by the batch size; 1 for a loss that cannot be told."""
     return (ratio_if_doubled(grading, LOSS_GRADIENT, "dx") != 1) + (ratio_if_doubled(grading, SOFTMAX, "dx") == 0.5)
 
 

@@ -72,7 +72,7 @@ def if_plain(check, case):
 
 
 def expected(grading, n_hidden, acts):
-    """Return the logits by PyTorch, without biases if the network has none: `parameters` has cost that."""
+    """Return the logits by PyTorch, without biases if the network has none, which `parameters` finds."""
     case, got = network(n_hidden, acts=acts), network(n_hidden).ask(grading).arrays
     layers = [l for l in range(len(n_hidden) + 1) if f"dweight{l}" in got and f"dbias{l}" not in got]
     return case.replace({f"bias{l}": 0 * case.arrays[f"bias{l}"] for l in layers}).expected["out"]
@@ -110,7 +110,7 @@ def _forward(grading):
 def _slope(grading):
     cases = [network((5,), asked) for asked in (SLOPE, 0.0)]
     slopes, outs = [own_slope(grading, case) for case in cases], [case.got(grading, "out") for case in cases]
-    if None in slopes:  # what else is wrong is a matter of `forward`
+    if None in slopes:  # other mistakes are left to `forward`
         runs = all(map(is_varied, outs))
         if runs and not np.array_equal(*outs):
             return PASSED

@@ -117,7 +117,7 @@ def _fill_in(module):
 
 
 class StatementLoader(importlib.machinery.SourceFileLoader):
-    """If a module fails as a whole, runs each of its statements: others than its classes may be what failed.
+    """If a module fails as a whole, runs each of its statements, since its classes may be right.
 
     Args:
         failed: `Loader.failed`.

@@ -92,7 +92,7 @@ def substituted(load, prefix):
                 continue
             try:
                 found = load(target)
-            except Exception:  # then it is a substitute already
+            except Exception:  # it is a substitute already
                 continue
             for name, value in vars(substitute).items():
                 if name in ("__init__", "forward", "backward", "apply"):
