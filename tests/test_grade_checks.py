@@ -4,6 +4,7 @@ import functools
 import itertools
 import random
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +107,17 @@ def test_variant_costs_what_is_wrong_in_it(wrong, checks, words):
     assert lost(results) == checks, [results[check] for check in lost(results)]
     texts = [(results[check].called, results[check].problem, results[check].note) for check in checks]
     assert words in str(texts)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).with_name("submissions").glob("*.py")), ids=lambda path: path.stem
+)
+def test_right_submission_in_another_style_loses_nothing(shared_sandbox, path):
+    kinds = {"numpy": "modules.py", "batchnorm": "custom_batchnorm.py", "convnet": "convnet_pytorch.py"}
+    text = path.read_text(encoding="utf-8")
+    file = kinds.get(path.stem.split("_")[-1], "mlp_pytorch.py" if "torch" in text else "mlp_numpy.py")
+    checks = [check for check in CHECKS if file in check.files]
+    assert lost(grade(shared_sandbox, PROJECT | {file: text}, checks)) == []
 
 
 @pytest.mark.parametrize("function", variants.OTHER_MLPS)

@@ -45,7 +45,7 @@ def built(load, target, params):
 
 
 def gamma_beta(module):
-    """Return `{'gamma', 'beta'}` of a new module: in order, unless the name of the first one says that it is β.
+    """Return `{'gamma', 'beta'}` of a new module: in order, unless start value or name of the first one says it is β.
 
     Also of tensors that are not registered, as `torch.ones(n, requires_grad=True)`.
     """
@@ -54,7 +54,8 @@ def gamma_beta(module):
     if len(named) != 2:
         raise TypeError(f"it has {len(named)} parameters ({', '.join(n for n, _ in named)}), expected gamma and beta")
     (first_name, first), (_, second) = named
-    if any(word in first_name for word in BETA_WORDS):
+    starts = [set(q.detach().flatten().tolist()) for q in (first, second)]
+    if starts == [{0.0}, {1.0}] or (starts != [{1.0}, {0.0}] and any(word in first_name for word in BETA_WORDS)):
         first, second = second, first
     return {"gamma": first, "beta": second}
 
