@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from training.run import Run
 
 ROOT = Path(__file__).parents[1]
 CIFAR10 = ROOT / "cifar10" / "cifar-10-batches-py"
+DEVICE = os.environ.get("DEVICE", "cpu")  # of small runs in PyTorch
 NUMPY, MLP, CONVNET = SCRIPTS = ("train_mlp_numpy", "train_mlp_pytorch", "train_convnet_pytorch")
 # Flags of small runs with frequent evaluations; for PyTorch with everything that a checkpoint contains.
 SMALL = {
@@ -26,11 +28,12 @@ SMALL = {
     MLP: [
         "--dnn_hidden_units=20,10", "--batch_size=30", "--max_steps=24", "--eval_freq=3", "--init=kaiming",
         "--batch_norm=manual", "--dropout=0.2", "--momentum=0.9", "--lr_schedule=onecycle", "--augment=flip_crop",
-        "--validation_size=100", "--label_smoothing=0.1", "--learning_rate=0.01", "--device=cpu", "--alternate",
+        "--validation_size=100", "--label_smoothing=0.1", "--learning_rate=0.01", f"--device={DEVICE}", "--alternate",
     ],
     CONVNET: [
         "--batch_size=4", "--max_steps=6", "--eval_freq=1", "--train_eval_size=50", "--augment=flip",
-        "--optimizer=muon", "--momentum=0.6", "--lr_schedule=triangle", "--preprocess=standardize", "--device=cpu",
+        "--optimizer=muon", "--momentum=0.6", "--lr_schedule=triangle", "--preprocess=standardize",
+        f"--device={DEVICE}",
     ],
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from runs import CONVNET, MLP, NUMPY, ROOT, SMALL, assert_same_run, contents, run
+from runs import CONVNET, DEVICE, MLP, NUMPY, ROOT, SMALL, assert_same_run, contents, run
 
 import train_mlp_numpy
 from training.files import RunError, fcntl, only_process_in, read_metrics, write_atomically
@@ -61,7 +61,7 @@ def test_config_describes_the_run(drawn):
     assert config["flags"]["dnn_hidden_units"] == [20, 10]
     assert config["dataset"]["is_synthetic"] is True
     assert len(config["dataset"]["fingerprint"]) == 32
-    assert (config["seed"], config["device"], config["precision"]) == (42, "cpu", "fp32")
+    assert (config["seed"], config["device"].split()[0], config["precision"]) == (42, DEVICE, "fp32")
     assert set(config["versions"]) >= {"python", "numpy", "torch"}
 
 

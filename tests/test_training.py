@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from runs import CIFAR10, CONVNET, MLP, NUMPY, run
+from runs import CIFAR10, CONVNET, DEVICE, MLP, NUMPY, run
 
 import mlp_numpy
 import mlp_pytorch
@@ -32,7 +32,8 @@ def directory_of(synthetic_flags, tmp_path):
 
     def directory_of(script, *flags):
         directory = tmp_path / str(len(list(tmp_path.iterdir())))
-        few = ["--batch_size=50", "--eval_freq=1000", "--train_eval_size=20", *["--device=cpu"] * (script != NUMPY)]
+        few = ["--batch_size=50", "--eval_freq=1000", "--train_eval_size=20"]
+        few += [f"--device={DEVICE}"] * (script != NUMPY)
         done = run(script, *synthetic_flags, *few, *flags, "--quiet", "--out_dir", directory)
         assert done.status == 0, done.err
         return directory
