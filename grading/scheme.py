@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]  # the project's folder
+ROOT = Path(__file__).resolve().parents[1]  # the project's directory
 QUESTIONS = {
     "1.2": "the NumPy MLP",
     "2": "the PyTorch MLP",

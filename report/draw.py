@@ -234,7 +234,7 @@ def draw_gradients():
             if by == "adam":
                 axes.axhline(1e-8, color=GREY, ls=DASHED, lw=1, label="Adam's ε")
             axes.set_yscale("log")
-            if (init, by) != ("normal", "sgd"):  # which has a range of its own
+            if (init, by) != ("normal", "sgd"):  # which has its own range
                 axes.set_ylim(3e-9, 30)
             label(axes, f"{words}, {'SGD' if by == 'sgd' else 'Adam'}", "training step" * row, "r.m.s. gradient")
     add_legend(figure, 8)

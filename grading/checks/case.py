@@ -29,7 +29,7 @@ class Case:
         function: the same by PyTorch, of tensors by the names of `arrays`.
         bounds: `{name: how much more than rounding a result may be off}`.
         is_comparable: takes Grading and Case; whether it may be compared with itself: a constant may not.
-        name_mistake: takes Case, name of a result and what came back; returns a sentence, or an empty one.
+        name_mistake: takes Case, name of a result and its value; returns a sentence, or an empty one.
         step: of finite differences.
         also_right: takes Case and its own results; returns further gradients that count as right.
     """
@@ -90,7 +90,7 @@ class Case:
         return {name: value.detach().numpy() for name, value in {"out": out, **found}.items()}
 
     def own(self, grading):
-        """Return finite differences of its own forward pass, from one request, as `{'dx', …}`; {} if it fails."""
+        """Return finite differences of the submission's forward pass, as `{'dx', …}`; {} if it fails."""
         names = [name for name in self.arrays if name not in ("y", "dout")]
         n_cases = 2 * sum(self.arrays[name].size for name in names)
         stacked = {n: np.repeat(a[None].astype(float), n_cases, axis=0) for n, a in self.arrays.items() if n != "dout"}
@@ -121,7 +121,7 @@ class Case:
     def scale(self, grading, name, scales=(1.0,)):
         """Return the factor of `scales` by which a gradient differs from the right one, or None.
 
-        The right one is PyTorch's, or, unless it is zero, that of its own forward pass.
+        The right one is PyTorch's, or, unless it is zero, that of the submission's forward pass.
         """
         got = self.got(grading, name)
         if got is None:

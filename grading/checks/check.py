@@ -13,7 +13,7 @@ TOLERANCE = 200 * EPS32
 
 @dataclass
 class Answer:
-    """What came back to one request.
+    """The answer to one request.
 
     Attributes:
         arrays: `{name: array}`, also if an error came after them.
@@ -62,7 +62,7 @@ class Result:
     Attributes:
         status: 'passed', 'failed', 'not written' (which is a failure, too), 'not decided' or 'not run'.
         called: what was called, as code.
-        problem: what came back and what was expected, in sentences.
+        problem: what was returned and what was expected, in sentences.
         note: the known mistake that gives this, or another hint.
         is_error: whether an exception, a timeout or the like is the problem, not a value.
     """
@@ -123,7 +123,7 @@ class Grading:
         try:
             result = result or check.run(self)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            problem = f"What came back could not be judged ({type(error).__name__}: {error})."
+            problem = f"The result could not be compared ({type(error).__name__}: {error})."
             return Result("failed", check.title, problem)
         return dataclasses.replace(result, note=result.note and sentence(result.note))
 

@@ -122,7 +122,7 @@ def _linear_start(grading):
     if sorted(weight.shape) != [300, 400] or bias.size != 300:
         problem = f"The shapes are {weight.shape} and {bias.shape}, expected (300, 400) or its transpose, and (300,)."
         return Result("failed", called, problem)
-    # Of 120,000 draws the mean is within 5 of its standard errors, and the deviation within 2 %, 10 of its own.
+    # Of 120,000 draws, the mean is within 5 standard errors, and the deviation within 2 %, about 10 standard errors.
     if not abs(weight.mean()) < 5 * 1e-4 / np.sqrt(weight.size) or not abs(weight.std() / 1e-4 - 1) < 0.02:
         found = f"mean {weight.mean():.2g} and standard deviation {weight.std():.3g}"
         problem = f"The weights have {found}, expected 0 and 0.0001."
@@ -230,7 +230,7 @@ def ratio_if_doubled(grading, case, name):
 
 
 def loss_divisions(grading):
-    """Return how often loss and softmax divide the gradient by the batch size; 1 for a loss that cannot be told."""
+    """Return how often loss and softmax divide the gradient by the batch size; 1 if it is unclear for the loss."""
     return (ratio_if_doubled(grading, LOSS_GRADIENT, "dx") != 1) + (ratio_if_doubled(grading, SOFTMAX, "dx") == 0.5)
 
 

@@ -140,7 +140,7 @@ def name_mistake(case, name, got):
     Args:
         case: what the check has sent, a `case.Case`.
         name: of the result, a key of its table.
-        got: what came back, or None.
+        got: an array, or None.
     """
     if got is None:
         return ""

@@ -109,7 +109,7 @@ def _batch_mean(grading):
 
 
 def _forward(grading):
-    """Also for hidden layers of equal sizes, each of which needs weights of its own."""
+    """Also for hidden layers of equal sizes, each of which needs its own weights."""
     result = with_either(forward, (5,), (9, 7, 5))(grading)
     if not result.passed:
         return result
@@ -121,7 +121,7 @@ def _forward(grading):
 
 
 def _float32(grading):
-    """With the first network that runs: one that does not has checks of its own."""
+    """With the first network that runs: one that does not has its own checks."""
 
     def check(cases):
         runs = [case for case in cases if any(is_varied(case.got(grading, f"d{name}")) for name in case.arrays)]

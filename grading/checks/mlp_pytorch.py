@@ -175,7 +175,7 @@ def _is_network(grading, case):
 
 
 def for_running(check, *cases):
-    """Return a check of those networks that run; one that does not has checks of its own.
+    """Return a check of those networks that run; one that does not has its own checks.
 
     Args:
         check: takes `Grading` and the cases that run, returns a `Result`.

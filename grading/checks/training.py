@@ -1,8 +1,8 @@
 """The training checks: each network trained by the grader's own loop, in the submission's process, on CIFAR-10.
 
-That process gets training images and their labels, those of some steps at a time. The MLPs' weights come back, and
-the test set is classified here; the ConvNet's logits of test images come back, which its process gets after training,
-without labels.
+That process receives training images and labels, those of some steps at a time. It returns an MLP's weights, with which
+the grader classifies the test set. For the ConvNet it returns logits of test images, which it receives after training
+and without labels.
 """
 
 import copy

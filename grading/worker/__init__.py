@@ -1,4 +1,4 @@
-"""What runs in a submission's process. It is copied to a directory of its own and imports nothing of the project.
+"""What runs in a submission's process. It is copied to its own directory and imports nothing of the project.
 
 It contains no expected value and no comparison: it computes what it is asked for and returns arrays.
 """
