@@ -144,9 +144,9 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
             dgamma = (dout * x_hat).sum(dim=0)
         if needs_dx:
             n_batch, scale = len(dout), gamma * inverse_std
-            # dx = scale * (dout - dbeta / n_batch - x_hat * dgamma / n_batch), in two passes over memory, not four
-            dx = torch.addcmul(dout, x_hat, dgamma, value=-1 / n_batch)
-            dx = torch.addcmul(scale * dbeta / -n_batch, scale, dx)
+            # Two passes over memory. Computed term by term, the equation takes four.
+            dx = torch.addcmul(dout, x_hat, dgamma, value=-1 / n_batch)  # dout - x_hat * dgamma / B
+            dx = torch.addcmul(scale * dbeta / -n_batch, scale, dx)  # scale * (dx - dbeta / B)
         return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None, None
 
 

@@ -13,8 +13,10 @@ import torch
 from runs import CONVNET, DEVICE, MLP, NUMPY, ROOT, SMALL, assert_same_run, contents, run
 
 import train_mlp_numpy
+from cifar10_utils import get_cifar10
 from training.files import RunError, fcntl, only_process_in, read_metrics, write_atomically
 from training.metadata import git_commit
+from training.run import Run, run_script
 
 FILES = {"config.json", "metrics.jsonl", "accuracy.png", "loss.png", "summary.json"}
 TORCH_FILES = FILES | {"checkpoint.pt", "confusion_matrix.png", "first_layer.png", "worst_mistakes.png"}
@@ -54,6 +56,35 @@ def test_metrics_have_one_line_per_evaluation(drawn):
     assert list(metrics[0]) == keys
     assert [(m["step"], m["images_seen"]) for m in metrics] == [(0, 0), (20, 600), (40, 1200)]
     assert {"validation_loss", "validation_accuracy"} <= read_metrics(drawn(MLP))[0].keys()
+
+
+GUESS = (torch.tensor(2.3), np.float32(0.1))
+
+
+@pytest.mark.parametrize(
+    ("logged", "is_returned", "message"),
+    [
+        ({"train": GUESS, "test": GUESS}, True, ""),
+        ({"train": GUESS, "test": (0.1, 2.3)}, True, "log: got test=(0.1, 2.3), expected loss and accuracy"),
+        ({}, True, "finish: there is no evaluation"),
+        ({"train": GUESS, "test": GUESS}, False, "end it with: return run"),
+    ],
+)
+def test_mistake_in_a_students_loop_is_one_line(synthetic_flags, tmp_path, capsys, logged, is_returned, message):
+    def train(args):
+        data = get_cifar10("none", dataset="synthetic", synthetic_size=500)
+        run = Run(args, data, {"batches": data["train"]})
+        for step in run.steps():
+            if logged and run.is_evaluation_step(step):
+                run.log(**logged)
+            if step == args.max_steps:
+                break
+        run.finish()
+        return run if is_returned else None
+
+    flags = [*synthetic_flags, "--max_steps=2", f"--out_dir={tmp_path / 'run'}", "--quiet"]
+    assert run_script(train, train_mlp_numpy.make_flags(), flags) == bool(message)
+    assert message in capsys.readouterr().err
 
 
 def test_config_describes_the_run(drawn):

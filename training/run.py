@@ -257,7 +257,10 @@ class Run:
         """
         metrics = {"step": self.step}
         for split, (loss, accuracy) in results.items():
+            loss, accuracy = float(loss), float(accuracy)
             self._check_finite(f"{split} loss", loss)
+            if not 0 <= accuracy <= 1:
+                raise RunError(f"log: got {split}=({loss:.4g}, {accuracy:.4g}), expected loss and accuracy, 0 to 1")
             metrics |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
         metrics |= {
             "images_seen": self.step * self.args.batch_size,
@@ -292,6 +295,8 @@ class Run:
         Args:
             draw_figures: callback that returns `{name: figure}`.
         """
+        if not self.metrics:
+            raise RunError("finish: there is no evaluation; call log at each evaluation step")
         if self.is_complete or self.metrics[-1]["step"] < self.args.max_steps:
             return
         if self.is_main:
@@ -367,7 +372,7 @@ class Run:
         if not math.isfinite(value):
             raise RunError(
                 f"{name} is {float(value)} at step {self.step}: {DIVERGED}; the last checkpoint is unchanged. "
-                f"Start a new run with a --learning_rate below {self.args.learning_rate}"
+                f"Check the gradients, or start a new run with a --learning_rate below {self.args.learning_rate}"
             )
 
     def _seconds(self):

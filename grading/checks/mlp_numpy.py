@@ -41,7 +41,7 @@ def plain(x, **weights):
 def name_mlp_mistake(case, name, got):
     """Return the common mistake that gives an output of substitutes; of gradients, what has to be done."""
     if name != "out":
-        return "Call backward of all layers, the last one first"
+        return "Call backward of all modules, also of softmax and each leaky ReLU, the last one first"
     slopes = {"is always 0": 0, "is always 0.01": 0.01, "is always 0.02": 0.02, "has the wrong sign": -SLOPE}
     known = {f"The slope of the activations {what}: neg_slope is not used": {"slope": s} for what, s in slopes.items()}
     known["The softmax after the last layer is missing"] = {"last": lambda x: x}
@@ -85,7 +85,7 @@ def _either(check, cases):
 
 def _gradients(grading, case):
     scales = (1, 1 / len(case.arrays["x"]))  # it may divide by the batch
-    names = [f"d{name}" for name in case.arrays if name.startswith(("weight", "bias"))]
+    names = [f"d{name}" for name in reversed(case.arrays) if name.startswith(("weight", "bias"))]
     return first_failed(gradient(grading, case, name, scales) for name in names)
 
 
