@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ BWRAP = shutil.which("bwrap")
 MARK = "GRADE_WORKER"  # a variable in the environment of all processes that a submission starts
 CHECK_SECONDS = 30  # for what takes a tenth of one on an idle machine
 TOTAL_SECONDS = 300  # of all checks of a submission together, without training
-SECONDS_AFTER_TIMEOUT = 5  # per request, also once `TOTAL_SECONDS` are spent
+SECONDS_AFTER_TIMEOUT = 5  # per request without a limit of its own, also once `TOTAL_SECONDS` are spent
+MAX_UNANSWERED = 5  # requests to a class without an answer, after which it is not called again
 START_SECONDS = 60
 MAX_REPLY_BYTES = 64 << 20
 
@@ -167,36 +169,36 @@ class Worker(contextlib.AbstractContextManager):
         folders: those directories in which Python looks for modules, the first being the working directory.
 
     Attributes:
-        refused: `{target: Answer}` of those that gave no answer and are not called again.
+        unanswered: number of requests without an answer, by target.
     """
 
     def __init__(self, sandbox, files, folders):
-        self.sandbox, self.files, self.folders, self.refused = sandbox, files, folders, {}
+        self.sandbox, self.files, self.folders, self.unanswered = sandbox, files, folders, Counter()
         self._process, self._seconds_left = None, TOTAL_SECONDS
 
     def ask(self, op, target, params, arrays, seconds=None):
         """Return the `Answer` to an operation on a class or module of the submission.
 
-        A class that gave no answer is not called again, nor the classes of such a module.
+        A class that often gave no answer is not called again, nor are the classes of a module that gave none.
 
         Raises:
             SandboxError: no process can be started, or the sandbox was stopped.
         """
         for name in (target, target.split(".")[0]):
-            if name in self.refused:
-                return self.refused[name]
+            if self.unanswered[name] >= MAX_UNANSWERED:
+                error = f"Earlier calls of {name} did not return, so it was not called again."
+                return Answer(error=error, kind="timeout")
         if self._process is None:
             self.start()
-        limit = CHECK_SECONDS if seconds is None else seconds
-        limit = limit if self._seconds_left > 0 else min(limit, SECONDS_AFTER_TIMEOUT)
+        if (limit := seconds) is None:
+            limit = CHECK_SECONDS if self._seconds_left > 0 else SECONDS_AFTER_TIMEOUT
         answer = self._exchange({"op": op, "target": target, "params": params}, arrays, limit)
         if answer.kind == "timeout":
             self._seconds_left = 0
         elif seconds is None:
             self._seconds_left -= answer.seconds
         if self._process is None:
-            text = f"An earlier call of {target} did not return, so it was not called again."
-            self.refused[target] = Answer(error=text, kind=answer.kind)
+            self.unanswered[target] += MAX_UNANSWERED if op == "import" else 1
         return answer
 
     def start(self):

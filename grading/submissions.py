@@ -155,7 +155,7 @@ def grade_one(job, sandbox, training, args, progress):
     write_text(job.folder / "report.html", output.page(job.name, rows, notes, args.equations))
     # If a request had no answer, or training images were missing, another grading may give more points.
     is_open = not args.no_training and any(result.status == "not run" for result in results.values())
-    extra = {} if worker.refused or is_open else {"digest": job.digest}
+    extra = {} if worker.unanswered or is_open else {"digest": job.digest}
     return write_results(notes, sandbox=sandbox.protection, **extra)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graded import grade, points
+from graded import PROJECT, grade, lost, points
 
 from grading import sandbox as sandbox_module
 from grading.sandbox import Sandbox, SandboxError, marked_processes
@@ -172,16 +172,41 @@ def test_timeout_is_paid_once(shared_sandbox, monkeypatch):
         errors = [worker.ask("import", target, {}, {}).error for target in targets]
     assert errors == [
         "It did not finish within 1 s and was stopped.",
-        "An earlier call of modules did not return, so it was not called again.",
+        "Earlier calls of modules did not return, so it was not called again.",
         "It did not finish within 0.2 s and was stopped.",
         "",
     ]
 
 
+def test_class_that_hangs_for_one_input_loses_that_check_only(shared_sandbox, monkeypatch):
+    monkeypatch.setattr(sandbox_module, "CHECK_SECONDS", 3)
+    monkeypatch.setattr(sandbox_module, "SECONDS_AFTER_TIMEOUT", 2)
+    slow = """
+
+class SoftMaxModule(SoftMaxModule):
+    def forward(self, x):
+        while x.max() > 700:
+            pass
+        return super().forward(x)
+"""
+    results = grade(shared_sandbox, PROJECT | {"modules.py": PROJECT["modules.py"] + slow})
+    assert lost(results) == ["softmax.large_logits"]
+    assert "It did not finish within" in results["softmax.large_logits"].problem
+
+
+def test_limit_of_a_request_is_kept_after_a_timeout(shared_sandbox, monkeypatch):
+    """Training takes longer than a check."""
+    monkeypatch.setattr(sandbox_module, "CHECK_SECONDS", 0.5)
+    monkeypatch.setattr(sandbox_module, "SECONDS_AFTER_TIMEOUT", 0.1)
+    with worker_of(shared_sandbox, modules=SLEEP, slow="import time\ntime.sleep(1)") as worker:
+        assert worker.ask("import", "modules", {}, {}).kind == "timeout"
+        assert worker.ask("import", "slow", {}, {}, 30).error == ""
+
+
 def test_module_that_ends_its_process_is_called_once(shared_sandbox):
     with worker_of(shared_sandbox, modules="import os; os._exit(3)", fine="") as worker:
         errors = [worker.ask("import", name, {}, {}).error for name in ("modules", "modules", "fine")]
-    again = "An earlier call of modules did not return, so it was not called again."
+    again = "Earlier calls of modules did not return, so it was not called again."
     assert errors == ["Its process ended with exit status 3.", again, ""]
 
 

@@ -31,7 +31,7 @@ WRONG = "\n\nclass LinearModule(LinearModule):\n    def forward(self, x):\n     
 def stubbed(monkeypatch):
     """Let grade.py run nothing: every submission gets 0 points. Return the names that were graded, and the worker."""
     graded, grade_one = [], submissions.grade_one
-    worker = SimpleNamespace(ask=None, refused={})
+    worker = SimpleNamespace(ask=None, unanswered={})
 
     def stub(job, *args):
         if job.name == "no_process":
@@ -100,7 +100,7 @@ def test_results_are_reused_until_files_or_flags_change(stubbed, tmp_path, capsy
         (lambda: results.write_text("[]"), [], {"s0"}),
         (lambda: None, ["--equations"], {"s0", "s1"}),
         (lambda: None, ["--equations", "--regrade"], {"s0", "s1"}),
-        (lambda: stubbed.worker.refused.update(modules=None), ["--regrade"], {"s0", "s1"}),
+        (lambda: stubbed.worker.unanswered.update(modules=1), ["--regrade"], {"s0", "s1"}),
         (lambda: None, [], {"s0", "s1"}),
     ]:
         change()
