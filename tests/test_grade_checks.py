@@ -109,6 +109,7 @@ def test_variant_costs_what_is_wrong_in_it(wrong, checks, words):
     assert words in str(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted(Path(__file__).with_name("submissions").glob("*.py")), ids=lambda path: path.stem
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graded import PROJECT, grade, lost, points
+from graded import CHECKS, PROJECT, grade, lost, points
 
 from grading import sandbox as sandbox_module
 from grading.sandbox import Sandbox, SandboxError, marked_processes
@@ -180,7 +180,7 @@ def test_timeout_is_paid_once(shared_sandbox, monkeypatch):
 
 def test_class_that_hangs_for_one_input_loses_that_check_only(shared_sandbox, monkeypatch):
     monkeypatch.setattr(sandbox_module, "CHECK_SECONDS", 3)
-    monkeypatch.setattr(sandbox_module, "SECONDS_AFTER_TIMEOUT", 2)
+    monkeypatch.setattr(sandbox_module, "SECONDS_AFTER_TIMEOUT", 1.5)
     slow = """
 
 class SoftMaxModule(SoftMaxModule):
@@ -189,7 +189,8 @@ class SoftMaxModule(SoftMaxModule):
             pass
         return super().forward(x)
 """
-    results = grade(shared_sandbox, PROJECT | {"modules.py": PROJECT["modules.py"] + slow})
+    checks = [check for check in CHECKS if check.name.startswith(("softmax", "layers"))]
+    results = grade(shared_sandbox, PROJECT | {"modules.py": PROJECT["modules.py"] + slow}, checks)
     assert lost(results) == ["softmax.large_logits"]
     assert "It did not finish within" in results["softmax.large_logits"].problem
 
