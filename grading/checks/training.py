@@ -7,7 +7,6 @@ and without labels.
 
 import copy
 import functools
-import json
 import os
 import warnings
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from grading.checks.mlp_pytorch import ONE, if_plain
 N_STEPS, BATCH_SIZE, LEARNING_RATE, N_HIDDEN, NEG_SLOPE = 1500, 200, 2e-3, 100, 0.02
 CONVNET_STEPS, CONVNET_BATCH, CONVNET_TEST_IMAGES = 250, 32, 2000
 STEPS_PER_REQUEST, MAX_THREADS = 50, 8
-# What the project's own ConvNet reaches after `CONVNET_STEPS`, for several seeds.
-BUDGET = Path(__file__).parents[1] / "convnet_budget.json"
+# Test accuracies on these images of the project's own ConvNet after these steps, by this module's loop, five seeds.
+CONVNET_ACCURACIES = (0.501, 0.4995, 0.5095, 0.462, 0.453)
 SECONDS = 480  # the ConvNet's steps took 235 s on three tenths of one core
 
 
@@ -122,7 +121,7 @@ def convnet_interval():
     """Return where the accuracy of one more ConvNet after `CONVNET_STEPS` is expected: lowest, highest, from what."""
     from report.run_check import interval
 
-    return interval(json.loads(BUDGET.read_text())["test_accuracy"], 0.99)
+    return interval(CONVNET_ACCURACIES, 0.99)
 
 
 def _convnet(grading):
