@@ -4,6 +4,7 @@ import re
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from grading.archives import MAX_FILE_BYTES, TOO_LARGE, Tree, is_archive, list_tree, open_file
 from grading.scheme import FILES
@@ -12,6 +13,7 @@ MAX_TOTAL_BYTES, MAX_FILES = 20 << 20, 150
 TOO_MANY = f"there are more than {MAX_FILES} files, or {MAX_TOTAL_BYTES:,} bytes in all"
 MANY = 3  # directories with the same file are students; two may be drafts
 SELDOM = {"cifar10", "grading", "handout", "report", "results", "tests"}  # searched only if the answer is nowhere else
+VERSION = re.compile(rf"({'|'.join(name.removesuffix('.py') for name in FILES)})\W+\w.*\.py")  # modules (1).py
 EXPORTED = re.compile(r"submission_\d+$|.+_assignsubmission_file|\d+-\d+ - ")  # by Gradescope, Moodle, Brightspace
 
 
@@ -129,10 +131,13 @@ def read_submission(tree):
         if not found:  # the answer may be in them
             raise SubmissionError(which)
         notes.append(f"left out: {which}")
-    if missing := [name for name in FILES if name not in found]:
-        others = sorted(name for name in files if name.endswith((".py", ".ipynb")) and name not in found.values())
-        also = textwrap.shorten(f"; other files: {', '.join(others)}", 300) if others else ""
-        notes.append(f"missing: {', '.join(missing)}{also}")
+    missing = [name for name in FILES if name not in found]
+    others = [name for name in sorted(files) if name.endswith((".py", ".ipynb")) and name not in found.values()]
+    if not missing:  # only those with names such as modules (1).py
+        others = [name for name in others if VERSION.match(PurePosixPath(name).name)]
+    found_else = {"missing": missing, "other files": others}
+    if remarks := [f"{what}: {', '.join(names)}" for what, names in found_else.items() if names]:
+        notes.append(textwrap.shorten("; ".join(remarks), 400))
     notes += [f"{name} mentions __grader__, the grader's own code: read it"
               for name, data in files.items() if b"__grader__" in data]  # fmt: skip
     return Submission(found, files, folders, notes)

@@ -185,7 +185,8 @@ def test_damaged_or_large_archive_is_refused(tmp_path, monkeypatch, name, raw, s
     ("names", "note"),
     [
         (["report/modules.py"], "found in report"),
-        (["code/Modules.py", "mlp.ipynb"], "missing: modules.py, .*; other files: code/Modules.py, mlp.ipynb"),
+        (["code/Modules.py", "mlp.ipynb"], "missing: modules.py, .*other files: code/Modules.py, mlp.ipynb"),
+        ([*FILES, "modules (1).py", "utils.py"], r"^other files: modules \(1\)\.py$"),
         (["modules.py", "rest.rar"], r"left out: rest.rar: it cannot be read \("),
         (["modules.py", "old/modules.py"], "the same names were not graded: old/modules.py"),
     ],
