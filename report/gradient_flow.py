@@ -52,7 +52,7 @@ def train(args):
     network = train_mlp_pytorch.make_network(args).to(device)
     layers = [module for module in network.layers if isinstance(module, nn.Linear)]
     optimizer = engine.make_optimizer(network, args)
-    if args.optimizer != "sgd":
+    if args.optimizer in ("adam", "adamw"):
         for group in optimizer.param_groups:
             group |= {"eps": args.adam_eps, "betas": (group["betas"][0], args.adam_beta2 or group["betas"][1])}
     schedule = engine.make_schedule(optimizer, args)

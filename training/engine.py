@@ -96,7 +96,7 @@ def make_optimizer(network, args):
     if args.optimizer == "muon":
         return Muon(parameters, args.learning_rate, args.momentum)
     options = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
-    options["fused"] = parameters[0].device.type in ("cpu", "cuda")  # one kernel for a whole step
+    options["fused"] = parameters[0].device.type in ("cpu", "cuda")  # one kernel per step; not all have it
     if args.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=args.momentum, **options)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer](parameters, **options)
