@@ -55,9 +55,7 @@ EXPERIMENTS = {
     **{f"adam_{rate}": Experiment(MLP, 5, f"--optimizer adam --learning_rate {rate}") for rate in ADAM_RATES},
     # Depth and initial weights; five layers with the course's weights are figure 7.
     **{
-        f"depth_{n}_{init}": Experiment(
-            MLP, 5, f"--dnn_hidden_units {','.join(map(str, WIDTHS[:n]))} --init {init} --precision bf16"
-        )
+        f"depth_{n}_{init}": Experiment(MLP, 5, f"--dnn_hidden_units {','.join(map(str, WIDTHS[:n]))} --init {init}")
         for n in range(1, 6)
         for init in ("normal", "kaiming", "pytorch")
         if (n, init) != (5, "normal")
