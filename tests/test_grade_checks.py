@@ -202,7 +202,7 @@ def test_two_mistakes_cost_what_each_costs(n):
         assert lost_by(a, b) == lost_by(a) | lost_by(b), (a, b)
 
 
-def test_mlp_that_runs_with_substitutes_is_not_asked_with_its_own_layers():
+def test_mlp_is_asked_with_its_own_layers_only_if_it_has_to():
     """If its softmax does not return, nothing else of the MLP may be lost with it."""
     asked = []
 

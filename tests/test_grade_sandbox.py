@@ -151,6 +151,8 @@ def test_attack_fails_and_leaves_nothing(sandbox, attack):
 def test_bubblewrap_stops_attack(behind_bubblewrap, attack):
     if attack == "creates a namespace" and not sandbox_module.can_disable_namespaces():
         pytest.skip("this bubblewrap cannot forbid it")
+    if attack == "forks without end" and os.geteuid() != 0 and Path("/proc/self/uid_map").read_text().split()[1] == "0":
+        pytest.skip("this user is root outside a namespace, and the kernel does not limit root's processes")
     assert_attack_fails(behind_bubblewrap, *SANDBOX_ATTACKS[attack])
 
 
