@@ -135,8 +135,8 @@ def read_submission(tree):
     others = [name for name in sorted(files) if name.endswith((".py", ".ipynb")) and name not in found.values()]
     if not missing:  # only those with names such as modules (1).py
         others = [name for name in others if VERSION.match(PurePosixPath(name).name)]
-    found_else = {"missing": missing, "other files": others}
-    if remarks := [f"{what}: {', '.join(names)}" for what, names in found_else.items() if names]:
+    lists = ("missing", missing), ("other files", others)
+    if remarks := [f"{what}: {', '.join(names)}" for what, names in lists if names]:
         notes.append(textwrap.shorten("; ".join(remarks), 400))
     notes += [f"{name} mentions __grader__, the grader's own code: read it"
               for name, data in files.items() if b"__grader__" in data]  # fmt: skip

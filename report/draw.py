@@ -10,7 +10,7 @@ from report.finite_differences import chosen_step, relative_error
 from report.numbers import gradients, numbers
 from report.records import read_records
 from report.runs import ADAM_RATES, EXPERIMENTS, SGD_RATES, WIDTHS
-from training.plots import SPLIT_STYLES
+from training.plots import LARGE_LOSS, SPLIT_STYLES
 
 FONT_SIZE = 8  # in points
 GREY = "#555555"
@@ -82,7 +82,7 @@ def set_range(axes, quantity):
         axes.set_ylim(0, max(high, 0.2))
     elif high - low < 0.1:  # rounding would fill the panel
         axes.set_ylim((low + high) / 2 - 0.1, (low + high) / 2 + 0.1)
-    elif high > 20:
+    elif high > LARGE_LOSS:
         axes.set_yscale("log")
 
 
@@ -95,10 +95,10 @@ def draw_curves(axes, name, quantity):
 
 
 def draw_seeds(axes, steps, values, split):
-    """Draw values, (seeds, steps): the mean thick, single seeds thin."""
+    """Draw values, (seeds, steps): single seeds thin, and the mean thick, over them."""
     style = STYLES[split] | {"label": SPLITS[split]} | every(len(steps), list(SPLITS).index(split))
-    axes.plot(steps, values.mean(axis=0), lw=1.2, **style)
-    axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.6)
+    axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.4)
+    axes.plot(steps, values.mean(axis=0), lw=1.2, zorder=2.5, **style)
 
 
 def draw_points(axes, places, names, quantity, **style):

@@ -149,8 +149,7 @@ def find_experiment(path, flags):
     for experiment in CLAIMS:
         theirs = dict.fromkeys(flags) | read_runs(experiment)[0].config["flags"]
         # Flags that are newer than the recorded runs are off by default.
-        is_on = {k for k in flags if flags[k] or theirs[k]}
-        differing = [k for k in flags if k in is_on - FREE_FLAGS and flags[k] != theirs[k]]
+        differing = [k for k in flags if flags[k] != theirs[k] and (flags[k] or theirs[k]) and k not in FREE_FLAGS]
         if "eval_freq" in differing and theirs["eval_freq"] % flags["eval_freq"] == 0:
             differing.remove("eval_freq")  # it was evaluated at their steps, and at others
         if theirs["script"] == flags["script"]:

@@ -7,7 +7,7 @@ from graded import CHECKS, Classes
 import cifar10_utils
 from cifar10_utils import DataSet
 from grading.checks import ALL_CHECKS, training
-from grading.checks.check import Grading
+from grading.checks.check import Answer, Grading
 from grading.checks.local import Local
 from grading.checks.training import Training, load_training, parts
 from grading.scheme import FILES
@@ -44,6 +44,19 @@ def test_network_that_learns_nothing_fails_its_training_check(monkeypatch):
     results = [grading.run(check) for check in ALL_CHECKS if check.name.endswith(".training")]
     assert [result.status for result in results] == ["failed"] * 3
     assert all("The test accuracy is" in result.problem for result in results[:2])
+
+
+def test_mlp_that_hangs_is_not_trained():
+    asked = []
+
+    def ask(op, *_):
+        asked.append(op)
+        return Answer() if op == "import" else Answer(error="It did not finish.", kind="timeout")
+
+    grading = Grading(ask, FILES, Training(small_data()))
+    checks = [check for check in ALL_CHECKS if check.name in ("mlp_numpy.training", "mlp_pytorch.training")]
+    assert {grading.run(check).status for check in checks} == {"failed"}
+    assert "train" not in asked
 
 
 def test_training_check_without_images_is_not_run():

@@ -12,6 +12,7 @@ SPLIT_STYLES = {
     "validation": {"color": "#009E73", "ls": ":", "marker": "^"},
     "test": {"color": "#D55E00", "ls": "-", "marker": "s"},
 }
+LARGE_LOSS = 20  # above it, a loss axis is logarithmic: one large loss would flatten the rest
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def draw_curve(metrics, quantity, title):
             axes.plot(steps, [m[f"{split}_{quantity}"] for m in metrics], label=split, markersize=3.5, **style)
     axes.set(xlabel="training step", ylabel="accuracy" if quantity == "accuracy" else "cross-entropy loss", title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    if quantity == "loss" and axes.get_ylim()[1] > 20:  # a first loss of 100 would flatten the rest
+    if quantity == "loss" and axes.get_ylim()[1] > LARGE_LOSS:
         axes.set_yscale("log")
     axes.grid(alpha=0.3)
     axes.legend()
