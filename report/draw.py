@@ -154,7 +154,7 @@ def draw_all_runs(names):
     """
     runs = {name: read_records(name) for name in names}
     n_columns = max(map(len, runs.values()))
-    figure, panels = new_panels(FULL, 1.25 * 2 * len(names) + 0.4, 2 * len(names), n_columns, sharex=True, sharey="row")
+    figure, panels = new_panels(FULL, 2.1 * len(names) + 0.4, 2 * len(names), n_columns, sharex=True, sharey="row")
     for i, (name, words) in enumerate(names.items()):
         for j, quantity in enumerate(("accuracy", "loss")):
             row = panels[2 * i + j]

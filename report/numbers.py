@@ -256,22 +256,6 @@ def signed(value):
     return "0.000" if float(text) == 0 else f"${text}$"
 
 
-def convnet_tex():
-    """Return rows of layer, shape of its output, and number of parameters."""
-    from convnet_pytorch import LAYERS
-
-    rows, channels, side = [], 3, 32
-    for layer in LAYERS:
-        if layer == "pool":
-            side, name, parameters = side // 2, r"max pooling $3 \times 3$, stride 2", 0
-        else:  # weights, and for each channel a bias, γ and β
-            name, parameters, channels = f"convolution, {layer} channels", (9 * channels + 3) * layer, layer
-        rows.append((name, rf"${channels} \times {side} \times {side}$", parameters))
-    rows.append(("linear", "10", (channels + 1) * 10))
-    rows.append((r"\midrule all", "", sum(parameters for *_, parameters in rows)))
-    return rows_tex((name, shape, f"{parameters:,}") for name, shape, parameters in rows)
-
-
 def rows_tex(rows):
     """Return rows of a table, each the texts of its columns, as LaTeX."""
     text = "".join(" & ".join(row) + " \\\\\n" for row in rows)
@@ -328,7 +312,6 @@ def results_tex():
         "configurationrows": configurations_tex(),
         "longrows": ranges_tex(LONG_RUNS, long_quantities),
         "controlrows": ranges_tex(CONTROLS, ("n_collapses", "best_test_accuracy", "best_train_accuracy")),
-        "convnetrows": convnet_tex(),
         "mlpablationrows": ablation_tex("mlp"),
         "convnetablationrows": ablation_tex("convnet"),
         "exampleinputs": inputs_tex(),

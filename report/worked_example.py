@@ -63,9 +63,10 @@ def quantities():
 
 
 def matrix_tex(value, form="{:.4f}"):
-    """Return a number, a vector as a column, or a matrix as LaTeX; zeros have no sign."""
-    rows = [" & ".join(form.format(number + 0.0) for number in np.atleast_1d(row)) for row in np.atleast_1d(value)]
-    return rows[0] if value.ndim == 0 else r"\begin{pmatrix} " + r" \\ ".join(rows) + r" \end{pmatrix}"
+    """Return a number, a vector as a transposed row, or a matrix as LaTeX; zeros have no sign."""
+    rows = [" & ".join(form.format(number + 0.0) for number in row) for row in np.atleast_2d(value)]
+    matrix = r"\begin{pmatrix} " + r" \\ ".join(rows) + r" \end{pmatrix}"
+    return rows[0] if value.ndim == 0 else matrix + (r"\T" if value.ndim == 1 else "")
 
 
 def example_tex(rows):
