@@ -65,6 +65,7 @@ EXPERIMENTS = {
         for init in ("normal", "pytorch")
         for by in ("sgd", "adam")
     },
+    "gradients_first_steps": Experiment(FLOW, 1, f"{FIVE_LAYERS} --max_steps 2 --eval_freq 1 --train_eval_size 1000"),
     # Other configurations of the original's figures than the course's weights and mean-subtracted pixels.
     "course_fig11": Experiment(MLP, 5, LONG_RUN, is_long=True),
     "pytorch_fig03": Experiment(MLP, 5, "--init pytorch"),
