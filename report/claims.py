@@ -119,16 +119,16 @@ def judge(claim, runs):
 NUMPY, PYTORCH = "fig01_mlp_numpy", "fig03_mlp_pytorch"
 COMBINED = (
     Claim(11, "test accuracy peaks at 0.54", "best_test_accuracy", "about", 0.54),
-    Claim(11, "training and test accuracy diverge heavily after few steps", "gap_from", "at most", 5000),
+    Claim(11, "accuracies drift apart heavily after few steps", "gap_from", "at most", 5000),
     Claim(11, "training accuracy over 0.95 at step 50,000", "train_accuracy", "at least", 0.95),
     Claim(11, "test accuracy about 0.53 at step 50,000", "test_accuracy", "about", 0.53),
 )
 CLAIMS = {
     NUMPY: (
         Claim(1, "test accuracy about 0.46", "test_accuracy", "about", 0.46),
-        Claim(1, "accuracies diverge", "accuracy_gap", "at least", 0.02),
+        Claim(1, "accuracies drift apart", "accuracy_gap", "at least", 0.02),
         Claim(2, "test loss about 1.6", "test_loss", "about", 1.6),
-        Claim(2, "losses diverge", "loss_gap", "at least", 0.1),
+        Claim(2, "losses drift apart", "loss_gap", "at least", 0.1),
     ),
     PYTORCH: (
         Claim(3, "test accuracy as in figure 1", "test_accuracy", "about", None, NUMPY),

@@ -24,7 +24,7 @@ SPLITS = {"train": "training", "test": "test"}  # and their names in legends
 YLABELS = {"accuracy": "accuracy", "loss": "cross-entropy loss"}
 CHANCE = {"accuracy": 0.1, "loss": math.log(10)}
 FULL, HALF = 6.7, 3.3  # inches
-LAYER_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # from the input to the output
+LAYER_COLOURS = ("#0072B2", "#7F4F24", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # from the input to the output
 
 # ---- Parts of a figure ---------------------------------------------------------------------------
 
@@ -32,6 +32,7 @@ LAYER_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7
 def new_panels(width, height, rows=1, columns=1, **shared):
     """Return a figure and its axes, (rows, columns)."""
     figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.05)  # or a label of the right panel looks like one of the left
     panels = figure.subplots(rows, columns, squeeze=False, **shared)
     for axes in panels.flat:
         axes.tick_params(labelsize=FONT_SIZE)
@@ -230,14 +231,14 @@ def draw_gradients():
             steps, weights, biases = gradients(record)
             for layer, (values, colour) in enumerate(zip(weights, LAYER_COLOURS, strict=True), 1):
                 axes.plot(steps, values, color=colour, lw=1, label=f"layer {layer}")
-            axes.plot(steps, biases[-1], color="black", ls=":", lw=1, label="last bias")
-            if by == "adam":
-                axes.axhline(1e-8, color=GREY, ls=DASHED, lw=1, label="Adam's ε")
+            axes.plot(steps, biases[-1], color="black", ls=":", lw=1, label="bias of layer 6")
+            axes.plot(steps, biases[-2], color=GREY, ls=":", lw=1, label="bias of layer 5")
+            axes.axhline(1e-8, color=GREY, ls=DASHED, lw=1, label="Adam's ε")
             axes.set_yscale("log")
             if (init, by) != ("normal", "sgd"):  # which has its own range
                 axes.set_ylim(3e-9, 30)
             label(axes, f"{words}, {'SGD' if by == 'sgd' else 'Adam'}", "training step" * row, "r.m.s. gradient")
-    add_legend(figure, 8)
+    add_legend(figure, 5)
     return figure
 
 
