@@ -74,12 +74,17 @@ def gradient_numbers():
 def search_numbers():
     """Return the number of trials for each network, and the images of the longest.
 
+    `search.mlp.short` and `.long` are the recipe's validation accuracies with 20,000 and 50,000 steps.
     `search.mlp.default.sd` is the standard deviation of the default MLP's test accuracy at the ablation's 5,000 steps.
     """
     accuracies = [m["test_accuracy"] for run in whole_runs("fig09_long") for m in run.metrics if m["step"] == 5000]
     found = {"search.mlp.default.sd": f"{statistics.stdev(accuracies):.3f}"}
+    recipe, trials = " ".join(SEARCHES["mlp"].ingredients.values()), read_trials()
+    for name, images in (("short", 4_000_000), ("long", 10_000_000)):
+        accuracy = trials[SEARCHES["mlp"].script, recipe, images, SEED + 1]["validation_accuracy"]
+        found[f"search.mlp.{name}"] = f"{accuracy:.3f}"
     for network in SEARCHES:
-        images = [trial["images"] for trial in read_trials().values() if trial["script"].startswith(f"train_{network}")]
+        images = [trial["images"] for trial in trials.values() if trial["script"].startswith(f"train_{network}")]
         found |= {f"search.{network}.n": str(len(images)), f"search.{network}.images": str(max(images))}
     return found
 

@@ -1,4 +1,4 @@
-"""The search for better flags: it halves, resumes, and never sees a test image."""
+"""The search for better flags: it halves, resumes, and weighs ingredients."""
 
 import importlib
 import itertools
