@@ -60,10 +60,6 @@ def measured(name):
     return [measures(record.metrics) for record in whole_runs(name)]
 
 
-def mean(name, quantity):
-    return statistics.mean(run[quantity] for run in measured(name))
-
-
 # ---- Claims --------------------------------------------------------------------------------------
 
 
@@ -88,7 +84,9 @@ class Claim(NamedTuple):
 
     @property
     def bound(self):
-        return mean(self.of, self.quantity) if self.number is None else self.number
+        if self.number is not None:
+            return self.number
+        return statistics.mean(run[self.quantity] for run in measured(self.of))
 
     @property
     def margin(self):
@@ -169,13 +167,18 @@ STUDENT_T = {
 # fmt: on
 
 
-def prediction_interval(values, confidence=0.95):
-    """Return the ends of the interval for one more value: mean ∓ t · s · √(1 + 1/n), for normally distributed values.
+def interval(values, confidence=0.99):
+    """Return the prediction interval for one more value: its ends, and a description of where they come from.
+
+    It is mean ∓ t · s · √(1 + 1/n), for normally distributed values. The training checks use 99%, so that at most one
+    of a hundred right answers fails by chance.
 
     Args:
-        values: at least two.
+        values: one per run, at least two.
         confidence: 0.95 or 0.99.
     """
     n, quantiles = len(values), STUDENT_T[confidence]
-    half = quantiles[min(n - 2, len(quantiles) - 1)] * statistics.stdev(values) * math.sqrt(1 + 1 / n)
-    return statistics.mean(values) - half, statistics.mean(values) + half
+    mean, sd = statistics.mean(values), statistics.stdev(values)
+    half = quantiles[min(n - 2, len(quantiles) - 1)] * sd * math.sqrt(1 + 1 / n)
+    text = f"{n} recorded runs, {mean:.4g} ± {sd:.2g}; {confidence:.0%} prediction interval"
+    return mean - half, mean + half, text

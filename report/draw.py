@@ -9,7 +9,7 @@ from report.claims import CLAIMS
 from report.finite_differences import chosen_step, relative_error
 from report.numbers import gradients, numbers
 from report.records import read_records
-from report.runs import ADAM_RATES, EXPERIMENTS, SGD_RATES, WIDTHS
+from report.runs import ADAM_RATES, EXPERIMENTS, SEED, SGD_RATES, WIDTHS
 from training.plots import LARGE_LOSS, SPLIT_STYLES
 
 FONT_SIZE = 8  # in points
@@ -62,9 +62,9 @@ def every(n_points, turn=0, n_turns=2):
     return {"markevery": (turn * step // n_turns, step)}
 
 
-def curves(name, quantity):
+def curves(name, quantity, seeds=slice(None)):
     """Return the steps of the evaluations and a quantity, (seeds, steps), up to the end of the shortest run."""
-    runs = [record.metrics for record in read_records(name)]
+    runs = [record.metrics for record in read_records(name)[seeds]]
     n = min(map(len, runs))
     return [m["step"] for m in runs[0][:n]], np.array([[m[quantity] for m in metrics[:n]] for metrics in runs])
 
@@ -87,11 +87,11 @@ def set_range(axes, quantity):
         axes.set_yscale("log")
 
 
-def draw_curves(axes, name, quantity):
+def draw_curves(axes, name, quantity, seeds=slice(None)):
     """Draw an experiment's training and test curves over the original report's numbers."""
     draw_claims(axes, name, quantity)
     for split in SPLITS:
-        draw_seeds(axes, *curves(name, f"{split}_{quantity}"), split)
+        draw_seeds(axes, *curves(name, f"{split}_{quantity}", seeds), split)
     set_range(axes, quantity)
 
 
@@ -114,12 +114,12 @@ def draw_points(axes, places, names, quantity, **style):
 # ---- Figures -------------------------------------------------------------------------------------
 
 
-def draw_runs(*names, titles=("",), height=1.55):
+def draw_runs(*names, titles=("",), height=1.55, seeds=slice(None)):
     """Return a figure with a row per experiment: accuracy on the left, loss on the right."""
     figure, panels = new_panels(FULL, height * len(names) + 0.3, len(names), 2, sharex=len(names) > 1)
     for row, name, title in zip(panels, names, titles, strict=True):
-        for axes, quantity in zip(row, ("accuracy", "loss"), strict=True):
-            draw_curves(axes, name, quantity)
+        for axes, quantity in zip(row, YLABELS, strict=True):
+            draw_curves(axes, name, quantity, seeds)
             label(axes, title, "", YLABELS[quantity])
     for axes in panels[-1]:
         axes.set_xlabel("training step", fontsize=FONT_SIZE)
@@ -127,46 +127,24 @@ def draw_runs(*names, titles=("",), height=1.55):
     return figure
 
 
-def draw_single_run(name):
-    """Return a figure of the first seed of an experiment."""
-    figure, panels = new_panels(FULL, 1.85, 1, 2)
-    metrics = read_records(name)[0].metrics
-    for axes, quantity in zip(panels[0], ("accuracy", "loss"), strict=True):
-        draw_claims(axes, name, quantity)
-        draw_metrics(axes, metrics, quantity)
-        label(axes, "", "training step", YLABELS[quantity])
-    add_legend(figure, 3)
-    return figure
-
-
-def draw_metrics(axes, metrics, quantity, **style):
-    """Draw the curves of one run."""
-    for split, name in SPLITS.items():
-        own = {"color": STYLES[split]["color"], "ls": STYLES[split]["ls"], "lw": 0.9, "label": name} | style
-        axes.plot([m["step"] for m in metrics], [m[f"{split}_{quantity}"] for m in metrics], **own)
-    set_range(axes, quantity)
-
-
-def draw_all_runs(names):
+def draw_each_seed(names):
     """Return a figure with a panel per run: for each experiment a row of accuracies and one of losses.
 
     Args:
         names: `{experiment: words}`.
     """
-    runs = {name: read_records(name) for name in names}
-    n_columns = max(map(len, runs.values()))
-    figure, panels = new_panels(FULL, 2.1 * len(names) + 0.4, 2 * len(names), n_columns, sharex=True, sharey="row")
-    for i, (name, words) in enumerate(names.items()):
-        for j, quantity in enumerate(("accuracy", "loss")):
-            row = panels[2 * i + j]
-            for axes, record in zip(row, runs[name], strict=False):
-                draw_metrics(axes, record.metrics, quantity)
-                label(axes, f"seed {record.seed}" if quantity == "accuracy" else "")
-            row[0].set_ylabel(f"{words}\n{quantity}", fontsize=FONT_SIZE)
+    n_seeds = len(read_records(next(iter(names))))
+    figure, panels = new_panels(FULL, 2.1 * len(names) + 0.4, 2 * len(names), n_seeds, sharex=True, sharey="row")
+    rows = [(name, quantity) for name in names for quantity in YLABELS]
+    for row, (name, quantity) in zip(panels, rows, strict=True):
+        for i, axes in enumerate(row):
+            draw_curves(axes, name, quantity, slice(i, i + 1))
+            label(axes, f"seed {SEED + i}" if quantity == "accuracy" else "")
+        row[0].set_ylabel(f"{names[name]}\n{quantity}", fontsize=FONT_SIZE)
     for axes in panels[-1]:
         axes.set_xlabel("step", fontsize=FONT_SIZE)
         axes.set_xticks((0, 50_000), ("0", "50,000"))
-    add_legend(figure, 2)
+    add_legend(figure, 3)
     return figure
 
 
@@ -285,8 +263,8 @@ FIGURES = {
     "gradients": draw_gradients,
     "depth": draw_depths,
     "long": lambda: draw_runs("fig09_long"),
-    "combined": lambda: draw_single_run("fig11_five_layers_adam_long"),
-    "combined_all": lambda: draw_all_runs(
+    "combined": lambda: draw_runs("fig11_five_layers_adam_long", seeds=slice(1)),
+    "combined_all": lambda: draw_each_seed(
         {"fig11_five_layers_adam_long": "standardised", "course_fig11": "the course's"}
     ),
     "best_mlp": lambda: draw_runs("best_mlp"),

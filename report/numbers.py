@@ -13,7 +13,7 @@ from report.finite_differences import chosen_step, relative_error
 from report.records import read_records, whole_runs
 from report.runs import EXPERIMENTS, REPORT, WIDTHS
 from report.search import SEARCHES, SEED, ablations, read_trials
-from report.worked_example import BACKWARD, FORWARD, example_tex, inputs_tex, step_tex
+from report.worked_example import example_numbers
 
 # ---- Numbers -------------------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ def format_number(quantity, value, statistic="mean"):
 
 def all_numbers():
     """Return `{'fig05_adam.test_accuracy.mean': '0.356', …}`, of every experiment with a record."""
-    found = claim_numbers() | gradient_numbers() | search_numbers()
+    found = claim_numbers() | gradient_numbers() | search_numbers() | example_numbers()
     for dtype in (np.float32, np.float64):
         found[f"differences.{dtype.__name__}"] = f"{relative_error(dtype, chosen_step(dtype)):.0e}"
     for name in EXPERIMENTS:
@@ -196,14 +196,13 @@ def judged(name, claims):
     """Yield words of a claim, our runs and the verdict, for each claim about an experiment."""
     runs = measured(name)
     for claim in claims:
-        if not runs:
-            yield claim.says, "not run", judge(claim, runs)
-        elif claim.relation == "about":
-            yield claim.says, plus_minus(name, claim.quantity), judge(claim, runs)
+        if claim.relation == "about":
+            ours = plus_minus(name, claim.quantity)
         else:
             n = sum(claim.is_shown(run[claim.quantity]) for run in runs)
             spread = f"{MEASURED.get(claim.quantity, '')} {low_to_high(name, claim.quantity)}".strip()
-            yield claim.says, f"{n} of {len(runs)} seeds ({spread})", judge(claim, runs)
+            ours = f"{n} of {len(runs)} seeds ({spread})"
+        yield claim.says, ours, judge(claim, runs)
 
 
 def claims_tex():
@@ -218,12 +217,10 @@ def claims_tex():
 def modifications_tex():
     rows = []
     for name, modification in MODIFICATIONS.items():
-        values = numbers(name)
+        values, accuracies = numbers(name), ("diverged", "")
         if "test_accuracy" in values:
-            rows.append((modification, plus_minus(name, "test_accuracy"), plus_minus(name, "best_test_accuracy")))
-        else:
-            rows.append((modification, "diverged" if values["n"] else "not run", ""))
-        rows[-1] += (str(values["n"]),)
+            accuracies = plus_minus(name, "test_accuracy"), plus_minus(name, "best_test_accuracy")
+        rows.append((modification, *accuracies, str(values["n"])))
     return rows_tex(rows)
 
 
@@ -231,13 +228,12 @@ def configurations_tex():
     """Return for each configuration and figure how many claims are reproduced, and the test accuracy at the end."""
     blocks = []
     for configuration, names in CONFIGURATIONS.items():
-        cells = [[configuration], [""]]
+        shares, accuracies = [configuration], [""]
         for figure, name in zip(CONFIGURATIONS["the course's"], names, strict=True):
             verdicts = [verdict for *_, verdict in judged(name, CLAIMS[figure])]
-            is_run = bool(measured(name))
-            cells[0].append(f"{verdicts.count(REPRODUCED)} of {len(verdicts)}" if is_run else "not run")
-            cells[1].append(plus_minus(name, "test_accuracy") if is_run else "")
-        blocks.append(rows_tex(cells))
+            shares.append(f"{verdicts.count(REPRODUCED)} of {len(verdicts)}")
+            accuracies.append(plus_minus(name, "test_accuracy"))
+        blocks.append(rows_tex([shares, accuracies]))
     return "\\addlinespace\n".join(blocks)
 
 
@@ -290,6 +286,7 @@ def results_markdown():
 MACROS = {
     "result": ("{}",),
     "claimed": ("claim.{}",),
+    "example": ("example.{}",),
     "pmresult": ("{}.mean", "{}.sd"),
     "rangeresult": ("{}.min", "{}.max"),
 }
@@ -324,10 +321,6 @@ def results_tex():
         "controlrows": ranges_tex(CONTROLS, ("n_collapses", "best_test_accuracy", "best_train_accuracy")),
         "mlpablationrows": ablation_tex("mlp"),
         "convnetablationrows": ablation_tex("convnet"),
-        "exampleinputs": inputs_tex(),
-        "exampleforward": example_tex(FORWARD),
-        "examplebackward": example_tex(BACKWARD),
-        "examplestep": step_tex(),
     }
     lines += [f"\\newcommand{{\\{name}}}{{%\n{rows}}}" for name, rows in tables.items()]
     return "\n".join(lines) + "\n"

@@ -29,7 +29,7 @@ from training.streams import robust_output
 
 ROOT = REPORT.parent
 RUNS = ROOT / "results" / "report"  # of experiments, until they are recorded
-DRAWN_FROM = REPORT / "figures" / "drawn_from.txt"
+FIGURES = REPORT / "figures"
 
 
 class ReproduceError(Exception):
@@ -109,14 +109,11 @@ def print_list(names, n_seeds):
 # ---- Figures, numbers, PDF -----------------------------------------------------------------------
 
 
-def hash_of(paths):
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-
-
-def figures_hash():
-    """Return a hash of what the figures are drawn from, by which a test sees whether they are up to date."""
-    records = [record_file(name) for name in EXPERIMENTS if record_file(name).exists()]
-    return hash_of([REPORT / "draw.py", *records])
+def sources_hash():
+    """Return a hash of what report.pdf is made from, which it contains: a test sees whether it is up to date."""
+    texts = [REPORT / name for name in ("report.tex", "results.tex", "references.bib", "draw.py")]
+    records = [record_file(name) for name in EXPERIMENTS]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in texts + records)).hexdigest()
 
 
 def write_figures():
@@ -125,21 +122,20 @@ def write_figures():
     Raises:
         ReproduceError: an experiment has no recorded run.
     """
-    from report.draw import FIGURES, README_FIGURES
+    from report import draw
 
     if lacking := [name for name in EXPERIMENTS if not read_records(name)]:
         names = textwrap.shorten(", ".join(lacking), 200, placeholder=" …")
         remedy = "run them with --only NAME"
         raise ReproduceError(f"figures and numbers are left as they are: no run is recorded of {names}; {remedy}")
-    DRAWN_FROM.parent.mkdir(exist_ok=True)
-    for name, draw in FIGURES.items():
-        figure = draw()
-        for kind in ["pdf"] + ["png"] * (name in README_FIGURES):
+    FIGURES.mkdir(exist_ok=True)
+    for name, make in draw.FIGURES.items():
+        figure = make()
+        for kind in ["pdf"] + ["png"] * (name in draw.README_FIGURES):
             # Without a date, a figure that is drawn again is the same file.
             options = {"metadata": {"CreationDate": None}} if kind == "pdf" else {"dpi": 160}
             save = functools.partial(figure.savefig, format=kind, **options)
-            write_atomically(DRAWN_FROM.with_name(f"{name}.{kind}"), save)
-    write_text(DRAWN_FROM, figures_hash() + "\n")
+            write_atomically(FIGURES / f"{name}.{kind}", save)
 
 
 def write_numbers():
@@ -150,11 +146,6 @@ def write_numbers():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     marked = r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)"
     write_text(ROOT / "README.md", re.sub(marked, lambda _: results_markdown(), readme, flags=re.DOTALL))
-
-
-def sources_hash():
-    """Return a hash of the text and the numbers that report.pdf is built from."""
-    return hash_of(REPORT / name for name in ("report.tex", "results.tex", "references.bib"))
 
 
 def write_pdf():

@@ -1,10 +1,8 @@
 """Compare a run directory with the report: its claims, and the recorded runs that have the same flags."""
 
 import base64
-import functools
 import io
 import json
-import math
 import os
 import statistics
 import sys
@@ -15,7 +13,7 @@ from jinja2 import Template
 
 from grading.output import printable
 from grading.scheme import FILES
-from report.claims import CLAIMS, MIN_RUNS, REPRODUCED, judge, measures, prediction_interval
+from report.claims import CLAIMS, MIN_RUNS, REPRODUCED, interval, judge, measures
 from report.records import whole_runs
 from training.files import RunError, read_metrics, write_text
 
@@ -73,29 +71,6 @@ def compare_run(path, out_dir):
     return True
 
 
-# ---- Recorded runs -------------------------------------------------------------------------------
-
-
-@functools.cache
-def read_runs(experiment):
-    """Return the `Record`s of an experiment that did not diverge, in the order of their seeds."""
-    return tuple(whole_runs(experiment))
-
-
-def interval(values, confidence=0.99):
-    """Return the prediction interval for one more value: its ends, and a description of where they come from.
-
-    The training checks use 99%, so that at most one of a hundred right answers fails by chance.
-
-    Args:
-        values: one per run, at least two.
-        confidence: 0.95 or 0.99.
-    """
-    low, high = prediction_interval(values, confidence)
-    spread = f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.2g}"
-    return low, high, f"{len(values)} recorded runs, {spread}; {confidence:.0%} prediction interval"
-
-
 # ---- Comparison ----------------------------------------------------------------------------------
 
 
@@ -115,7 +90,7 @@ def check_run(path):
             at = f"is at step {metrics[-1]['step'] if metrics else 0} of {flags['max_steps']}"
             raise RunError(f"{path} {at}: resume it with {flags['script']}.py --resume {path}")
         values = measures(_at_recorded_steps(metrics, experiment))
-        recorded = [measures(run.metrics) for run in read_runs(experiment)]
+        recorded = [measures(run.metrics) for run in whole_runs(experiment)]
         return experiment, metrics, [make_row(claim, values[claim.quantity], recorded) for claim in CLAIMS[experiment]]
     except RunError:
         raise
@@ -128,11 +103,7 @@ def _at_recorded_steps(metrics, experiment):
 
     Additional evaluations do not count: the best of more is better, and more of them are dips.
     """
-    for m in metrics:
-        for name in ("train_accuracy", "test_accuracy", "train_loss", "test_loss"):
-            if not math.isfinite(m[name]):
-                raise ValueError(f"{name} at step {m['step']} is {m[name]}, expected a finite number")
-    steps = [m["step"] for m in read_runs(experiment)[0].metrics]
+    steps = [m["step"] for m in whole_runs(experiment)[0].metrics]
     compared = [m for m in metrics if m["step"] in steps]
     if [m["step"] for m in compared] != steps:
         raise ValueError(f"expected evaluations at the recorded runs' steps, {steps[0]}, {steps[1]}, …, {steps[-1]}")
@@ -147,7 +118,7 @@ def find_experiment(path, flags):
     """
     candidates = []
     for experiment in CLAIMS:
-        theirs = dict.fromkeys(flags) | read_runs(experiment)[0].config["flags"]
+        theirs = dict.fromkeys(flags) | whole_runs(experiment)[0].config["flags"]
         # Flags that are newer than the recorded runs are off by default.
         differing = [k for k in flags if flags[k] != theirs[k] and (flags[k] or theirs[k]) and k not in FREE_FLAGS]
         if "eval_freq" in differing and theirs["eval_freq"] % flags["eval_freq"] == 0:

@@ -55,19 +55,13 @@ def make_flags():
     parser = train_mlp_numpy.make_flags()
     parser.prog, parser.description = "wrong_gradients.py", "Train the NumPy MLP with a gradient that is wrong."
     parser.set_defaults(script="wrong_gradients")
-    parser.groups["network"].add_argument("--mistake", choices=MISTAKES, help="which gradient is wrong; required")
+    add = parser.groups["network"].add_argument
+    add("--mistake", choices=MISTAKES, default="bias_averaged", help="which gradient is wrong")
     return parser
 
 
-def check_flags(args):
-    """Return what is wrong with the flags, or None."""
-    if args.mistake is None:
-        return f"argument --mistake: got none, expected one of {', '.join(MISTAKES)}"
-    return None
-
-
 def main(argv=None):
-    return run_script(train, make_flags(), argv, check_flags)
+    return run_script(train, make_flags(), argv)
 
 
 if __name__ == "__main__":

@@ -96,9 +96,8 @@ def test_results_and_readme_are_up_to_date():
     assert numbers.results_markdown() in README.read_text(encoding="utf-8")
 
 
-def test_figures_and_pdf_are_up_to_date():
-    remedy = "build them again: python -m report.reproduce --pdf"
-    assert reproduce.DRAWN_FROM.read_text().strip() == reproduce.figures_hash(), remedy
+def test_pdf_is_up_to_date():
+    remedy = "build it again: python -m report.reproduce --pdf"
     assert reproduce.sources_hash().encode() in (REPORT / "report.pdf").read_bytes(), remedy
 
 
@@ -111,7 +110,7 @@ def test_report_types_no_number_of_a_run():
     text = TEX.split(r"\begin{document}")[1]
     text = re.sub(r"(?s)\\begin\{(tikzpicture|lstlisting)\}.*?\\end\{\1\}", "", text)
     text = re.sub(
-        r"\\(?:setting|claimed|pmresult|rangeresult|result|subsection\*?|name|label|ref|code)\{.*?\}", "", text
+        r"\\(?:setting|claimed|pmresult|rangeresult|result|example|subsection\*?|name|label|ref|code)\{.*?\}", "", text
     )
     text = re.sub(r"p\{\S+?cm\}|[{=]\S+\\(?:textwidth|linewidth)|\{\S+pt\}", "", text)
     assert re.findall(r"\d+\.\d+|\d+e-\d+", text) == []

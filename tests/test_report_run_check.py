@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from report import run_check
-from report.claims import CLAIMS, REPRODUCED, Claim, judge, measures
-from report.run_check import FREE_FLAGS, check_run, compare_run, interval, is_run, make_row, read_runs
+from report.claims import CLAIMS, Claim, interval, measures
+from report.records import whole_runs
+from report.run_check import FREE_FLAGS, check_run, compare_run, is_run, make_row
 from training.files import RunError
 
 
 def a_run(directory, change=lambda config, metrics: None, experiment="fig01_mlp_numpy"):
     """Write a recorded run as a run directory. `change(config, metrics)` alters them, or returns other metrics."""
-    run = read_runs(experiment)[0]
+    run = whole_runs(experiment)[0]
     config, metrics = json.loads(json.dumps(run.config)), [dict(m) for m in run.metrics]
     changed = change(config, metrics)
     directory.mkdir(parents=True)
@@ -26,7 +27,7 @@ def a_run(directory, change=lambda config, metrics: None, experiment="fig01_mlp_
 
 def rows_of(experiment, metrics):
     """Return the rows of a run with these evaluations."""
-    values, recorded = measures(metrics), [measures(run.metrics) for run in read_runs(experiment)]
+    values, recorded = measures(metrics), [measures(run.metrics) for run in whole_runs(experiment)]
     return [make_row(claim, values[claim.quantity], recorded) for claim in CLAIMS[experiment]]
 
 
@@ -39,19 +40,15 @@ def values_of(*values):
 
 
 @pytest.mark.parametrize("experiment", CLAIMS)
-def test_run_verdicts_agree_with_table_of_report(tmp_path, experiment):
-    name, _, rows = check_run(a_run(tmp_path / "run", experiment=experiment))
-    recorded = [measures(run.metrics) for run in read_runs(experiment)]
-    assert name == experiment
-    assert {row.says: row.verdict != "undecided" for row in rows} == {
-        claim.says: judge(claim, recorded) == REPRODUCED for claim in CLAIMS[experiment]
-    }
+def test_recorded_run_is_compared_with_its_experiment(tmp_path, experiment):
+    found, _, rows = check_run(a_run(tmp_path / "run", experiment=experiment))
+    assert (found, [row.says for row in rows]) == (experiment, [claim.says for claim in CLAIMS[experiment]])
 
 
 @pytest.mark.parametrize("experiment", CLAIMS)
 def test_guessing_network_passes_only_what_is_true_of_it(experiment):
     guess = {"train_accuracy": 0.1, "test_accuracy": 0.1, "train_loss": np.log(10), "test_loss": np.log(10)}
-    rows = rows_of(experiment, [m | guess for m in read_runs(experiment)[0].metrics])
+    rows = rows_of(experiment, [m | guess for m in whole_runs(experiment)[0].metrics])
     true_of_guessing = ("as good as random", "barely decreases", "not above figure 3, at the end", "flattens quickly")
     assert all(row.says.endswith(true_of_guessing) for row in rows if row.verdict == "pass")
 
@@ -89,7 +86,7 @@ def test_run_is_compared_at_the_recorded_steps_only(tmp_path):
         return sorted([*metrics, *between], key=lambda m: m["step"])
 
     _, metrics, rows = check_run(a_run(tmp_path / "twice", twice_as_often, "fig05_adam"))
-    assert rows == rows_of("fig05_adam", read_runs("fig05_adam")[0].metrics)
+    assert rows == rows_of("fig05_adam", whole_runs("fig05_adam")[0].metrics)
     assert len(metrics) == 31  # the page shows all of them
 
 
@@ -111,14 +108,11 @@ def test_compare_run_prints_verdicts_and_writes_page(tmp_path, capsys):
         (lambda config, _: config["dataset"].update(is_synthetic=True), "synthetic images, expected CIFAR-10"),
         (flag(learning_rate=0.5), "nearest is fig01_mlp_numpy, but this run has --learning_rate 0.5 instead of 0.002"),
         (flag(eval_freq=150), "--eval_freq 150 instead of 100"),
-        (flag(neg_slope=0.1), "--neg_slope 0.1 instead of 0.02"),
         (flag(newer=0.5), "--newer 0.5 instead of None"),
         (flag(script="train_x"), "no figure of such a run"),
         (lambda _, metrics: metrics[:-3], "is at step 1200 of 1500: resume it with"),
         (lambda _, metrics: metrics[:5] + metrics[7:], "expected evaluations at the recorded runs' steps, 0, 100"),
         (lambda config, _: config.update(flags=[]), "damaged"),
-        (lambda _, metrics: metrics[4].update(test_accuracy=10**400), "damaged"),
-        (lambda _, metrics: metrics[4].update(test_loss=float("nan")), "damaged.*test_loss at step 400 is nan"),
     ],
 )  # fmt: skip
 def test_compare_run_refuses_in_one_line_with_reason(tmp_path, capsys, change, reason):
@@ -140,7 +134,7 @@ def test_is_run_is_false_for_submissions_and_unreadable_paths(tmp_path):
 
 @pytest.mark.parametrize("experiment", CLAIMS)
 def test_each_flag_of_a_script_is_compared_or_free(experiment):
-    recorded = read_runs(experiment)[0].config["flags"]
+    recorded = whole_runs(experiment)[0].config["flags"]
     flags = vars(importlib.import_module(recorded["script"]).make_flags().parse_args([]))
     assert recorded.keys() <= flags.keys()
     newer = flags.keys() - recorded.keys() - FREE_FLAGS

@@ -96,9 +96,10 @@ def _mlp(case, experiment, figure):
     """Train the class of `case`. One that hangs in the case itself would use up `SECONDS`, and is not trained."""
 
     def run(grading):
-        from report.run_check import interval, read_runs
+        from report.claims import interval
+        from report.records import whole_runs
 
-        low, high, text = interval([run.metrics[-1]["test_accuracy"] for run in read_runs(experiment)], 0.99)
+        low, high, text = interval([run.metrics[-1]["test_accuracy"] for run in whole_runs(experiment)], 0.99)
         params = {"args": [3072, [N_HIDDEN], 10, NEG_SLOPE], "float32": True, "threads": grading.training.threads}
         params |= {"learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE}
         if (answer := case.ask(grading)).kind == "timeout":
@@ -124,7 +125,7 @@ def _judge(is_right, called, accuracy, expected):
 
 def convnet_interval():
     """Return where the accuracy of one more ConvNet after `CONVNET_STEPS` is expected: lowest, highest, from what."""
-    from report.run_check import interval
+    from report.claims import interval
 
     return interval(CONVNET_ACCURACIES, 0.99)
 
