@@ -113,7 +113,7 @@ def format_number(quantity, value, statistic="mean"):
 
 
 def all_numbers():
-    """Return `{'fig05_adam.test_accuracy.mean': '0.356', …}`, of every experiment with a record."""
+    """Return `{'fig05_adam.test_accuracy.mean': '0.356', …}`, of every experiment."""
     found = claim_numbers() | gradient_numbers() | search_numbers() | example_numbers()
     for dtype in (np.float32, np.float64):
         found[f"differences.{dtype.__name__}"] = f"{relative_error(dtype, chosen_step(dtype)):.0e}"
@@ -138,23 +138,6 @@ RUNS = {
     "fig11_five_layers_adam_long": "five layers, Adam",
     "fig13_convnet": "ConvNet",
 }
-MODIFICATIONS = {
-    "fig03_mlp_pytorch": "none",
-    "learning_rate_1e-5": "learning rate 0.00001",
-    "learning_rate_1e-3": "learning rate 0.001",
-    "learning_rate_5e-3": "learning rate 0.005",
-    "standardize_fig03": "standardised pixels",
-    "fig05_adam": "Adam",
-    "adam_1e-4": "Adam, learning rate 0.0001",
-    "standardize_fig05": "Adam, standardised pixels",
-    "fig07_five_layers": "five hidden layers",
-    "depth_5_pytorch": "five hidden layers, PyTorch's initial weights",
-    "depth_2_pytorch": "two hidden layers, PyTorch's initial weights",
-    "fig09_long": "50,000 steps",
-    "course_fig11": "five hidden layers, Adam, 50,000 steps",
-    "fig11_five_layers_adam_long": "the same, standardised pixels",
-    "best_mlp": "the better MLP",
-}
 # What the claims table calls a quantity other than an accuracy.
 MEASURED = dict.fromkeys(("accuracy_gap", "loss_gap"), "gap") | dict.fromkeys(("flat_from", "gap_from"), "step")
 MEASURED |= {"n_falls": "dips", "n_jumps": "jumps", "loss_change": "change", "off_chance": "distance"}
@@ -165,14 +148,6 @@ CONFIGURATIONS = {
         "standardize_fig03", "standardize_fig05", "standardize_fig07", "fig11_five_layers_adam_long",
     ),
 }  # fmt: skip
-LONG_RUNS = {name: configured[-1] for name, configured in CONFIGURATIONS.items()}
-CONTROLS = {
-    "none": "collapses_none",
-    "gradient clipped at a norm of 1": "collapses_clip_1",
-    "β₂ of 0.99": "collapses_beta2_0.99",
-    "ε of 1e-4": "collapses_eps_1e-4",
-    "standardised pixels": "collapses_standardize",
-}
 README_RUNS = {
     "fig01_mlp_numpy": "`train_mlp_numpy.py`",
     "fig03_mlp_pytorch": "`train_mlp_pytorch.py`",
@@ -182,25 +157,14 @@ README_RUNS = {
 }
 
 
-def plus_minus(name, quantity):
-    values = numbers(name)[quantity]
-    return " ± ".join(format_number(quantity, values[key]) for key in ("mean", "sd") if key in values)
-
-
-def low_to_high(name, quantity):
-    values = numbers(name)[quantity]
-    return " to ".join(dict.fromkeys(format_number(quantity, values[end], end) for end in ("min", "max")))
-
-
 def judged(name, claims):
-    """Yield words of a claim, our runs and the verdict, for each claim about an experiment."""
+    """Yield words of a claim, our runs as LaTeX, and the verdict, for each claim about an experiment."""
     runs = measured(name)
     for claim in claims:
-        if claim.relation == "about":
-            ours = plus_minus(name, claim.quantity)
-        else:
+        ours = rf"\pmresult{{{name}.{claim.quantity}}}"
+        if claim.relation != "about":
             n = sum(claim.is_shown(run[claim.quantity]) for run in runs)
-            spread = f"{MEASURED.get(claim.quantity, '')} {low_to_high(name, claim.quantity)}".strip()
+            spread = rf"{MEASURED.get(claim.quantity, '')} \rangeresult{{{name}.{claim.quantity}}}".strip()
             ours = f"{n} of {len(runs)} seeds ({spread})"
         yield claim.says, ours, judge(claim, runs)
 
@@ -214,16 +178,6 @@ def claims_tex():
     return "\\addlinespace\n".join(blocks)
 
 
-def modifications_tex():
-    rows = []
-    for name, modification in MODIFICATIONS.items():
-        values, accuracies = numbers(name), ("diverged", "")
-        if "test_accuracy" in values:
-            accuracies = plus_minus(name, "test_accuracy"), plus_minus(name, "best_test_accuracy")
-        rows.append((modification, *accuracies, str(values["n"])))
-    return rows_tex(rows)
-
-
 def configurations_tex():
     """Return for each configuration and figure how many claims are reproduced, and the test accuracy at the end."""
     blocks = []
@@ -232,17 +186,9 @@ def configurations_tex():
         for figure, name in zip(CONFIGURATIONS["the course's"], names, strict=True):
             verdicts = [verdict for *_, verdict in judged(name, CLAIMS[figure])]
             shares.append(f"{verdicts.count(REPRODUCED)} of {len(verdicts)}")
-            accuracies.append(plus_minus(name, "test_accuracy"))
+            accuracies.append(rf"\pmresult{{{name}.test_accuracy}}")
         blocks.append(rows_tex([shares, accuracies]))
     return "\\addlinespace\n".join(blocks)
-
-
-def ranges_tex(experiments, quantities):
-    """Return rows of name, number of seeds, and quantities from lowest to highest."""
-    rows = [
-        (c, str(len(measured(name))), *(low_to_high(name, q) for q in quantities)) for c, name in experiments.items()
-    ]
-    return rows_tex(rows)
 
 
 def ablation_tex(network):
@@ -264,63 +210,36 @@ def signed(value):
 
 def rows_tex(rows):
     """Return rows of a table, each the texts of its columns, as LaTeX."""
-    text = "".join(" & ".join(row) + " \\\\\n" for row in rows)
-    text = re.sub(r"\d+e-\d+", r"\\num{\g<0>}", text)
-    for symbol, tex in (("±", r"$\pm$"), ("ε", r"$\adameps$"), ("β₂", r"$\beta_2$")):
-        text = text.replace(symbol, tex)
-    return text
+    return "".join(" & ".join(row) + " \\\\\n" for row in rows)
 
 
 def results_markdown():
     """Return the README's table of results."""
     lines = ["| run | seeds | test accuracy | test loss | training accuracy |", "|---|---|---|---|---|"]
     for name, run in README_RUNS.items():
-        columns = " | ".join(plus_minus(name, q) for q in ("test_accuracy", "test_loss", "train_accuracy"))
-        lines.append(f"| {run} | {numbers(name)['n']} | {columns} |")
+        values = numbers(name)
+        spreads = [values[quantity] for quantity in ("test_accuracy", "test_loss", "train_accuracy")]
+        columns = " | ".join(f"{spread['mean']:.3f} ± {spread['sd']:.3f}" for spread in spreads)
+        lines.append(f"| {run} | {values['n']} | {columns} |")
     return "\n".join(lines) + "\n"
 
 
 # ---- results.tex ---------------------------------------------------------------------------------
 
-# Macros of report.tex that print numbers, and the names that each reads.
-MACROS = {
-    "result": ("{}",),
-    "claimed": ("claim.{}",),
-    "example": ("example.{}",),
-    "pmresult": ("{}.mean", "{}.sd"),
-    "rangeresult": ("{}.min", "{}.max"),
-}
-
-
-def quoted_numbers():
-    """Return the names of the numbers that report.tex prints, in their order."""
-    text = re.sub(r"(?<!\\)%.*", "", (REPORT / "report.tex").read_text(encoding="utf-8"))
-    quoted = re.findall(rf"\\({'|'.join(MACROS)})\{{([^#{{}}]+)\}}", text)
-    return list(dict.fromkeys(part.format(name) for macro, name in quoted for part in MACROS[macro]))
-
 
 def results_tex():
-    """Return the content of results.tex.
-
-    Raises:
-        ValueError: report.tex prints a number that no recorded run gives.
-    """
-    quoted, found = quoted_numbers(), all_numbers()
-    # One seed has no standard deviation; \pmresult then prints the mean alone.
-    unknown = [n for n in quoted if n not in found and not (n.endswith(".sd") and f"{n[:-3]}.mean" in found)]
-    if unknown:
-        raise ValueError(f"report.tex prints {', '.join(unknown)}, which no recorded run gives: see report/numbers.py")
-    lines = ["% Written by report/reproduce.py from report/results; \\result{NAME} prints a number."]
-    lines += [rf"\defineresult{{{name}}}{{{found[name]}}}" for name in quoted if name in found]
-    long_quantities = ("best_test_accuracy", "best_step", "train_accuracy", "test_accuracy", "n_collapses")
+    """Return the content of results.tex: tables, and the numbers that they and report.tex name."""
     tables = {
         "claimrows": claims_tex(),
-        "modificationrows": modifications_tex(),
         "configurationrows": configurations_tex(),
-        "longrows": ranges_tex(LONG_RUNS, long_quantities),
-        "controlrows": ranges_tex(CONTROLS, ("n_collapses", "best_test_accuracy", "best_train_accuracy")),
         "mlpablationrows": ablation_tex("mlp"),
         "convnetablationrows": ablation_tex("convnet"),
     }
+    text = (REPORT / "report.tex").read_text(encoding="utf-8") + "".join(tables.values())
+    named = set(re.findall(r"\{([\w.-]+)\}", text))  # whole, or without .mean and the like
+    lines = ["% Written by report/reproduce.py from report/results; \\result{NAME} prints a number."]
+    for name, number in all_numbers().items():
+        if name in named or name.rpartition(".")[0] in named:
+            lines.append(rf"\defineresult{{{name}}}{{{number}}}")
     lines += [f"\\newcommand{{\\{name}}}{{%\n{rows}}}" for name, rows in tables.items()]
     return "\n".join(lines) + "\n"

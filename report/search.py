@@ -75,7 +75,7 @@ SEARCHES = {
         "train_mlp_pytorch",
         {
             "standardised pixels": "--preprocess standardize",
-            "AdamW, learning rate 2e-3": "--optimizer adamw --learning_rate 2e-3",
+            "AdamW, learning rate 0.002": "--optimizer adamw --learning_rate 2e-3",
             "triangular learning rate": "--lr_schedule triangle",
             "label smoothing of 0.1": "--label_smoothing 0.1",
             "He et al.'s weights": "--init kaiming",
