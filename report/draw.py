@@ -92,7 +92,6 @@ def draw_curves(axes, name, quantity, seeds=slice(None)):
     draw_claims(axes, name, quantity)
     for split in SPLITS:
         draw_seeds(axes, *curves(name, f"{split}_{quantity}", seeds), split)
-    set_range(axes, quantity)
 
 
 def draw_seeds(axes, steps, values, split):
@@ -120,6 +119,7 @@ def draw_runs(*names, titles=("",), height=1.55, seeds=slice(None)):
     for row, name, title in zip(panels, names, titles, strict=True):
         for axes, quantity in zip(row, YLABELS, strict=True):
             draw_curves(axes, name, quantity, seeds)
+            set_range(axes, quantity)
             label(axes, title, "", YLABELS[quantity])
     for axes in panels[-1]:
         axes.set_xlabel("training step", fontsize=FONT_SIZE)
@@ -140,6 +140,7 @@ def draw_each_seed(names):
         for i, axes in enumerate(row):
             draw_curves(axes, name, quantity, slice(i, i + 1))
             label(axes, f"seed {SEED + i}" if quantity == "accuracy" else "")
+        set_range(row[0], quantity)
         row[0].set_ylabel(f"{names[name]}\n{quantity}", fontsize=FONT_SIZE)
     for axes in panels[-1]:
         axes.set_xlabel("step", fontsize=FONT_SIZE)
@@ -148,10 +149,25 @@ def draw_each_seed(names):
     return figure
 
 
+def draw_run(experiment, metrics):
+    """Return a figure of the curves of one more run, black, over an experiment's recorded runs."""
+    figure, panels = new_panels(10, 4, 1, 2)
+    for axes, quantity in zip(panels[0], YLABELS, strict=True):
+        draw_curves(axes, experiment, quantity)
+        for split, words in SPLITS.items():
+            style = {"color": "black", "ls": STYLES[split]["ls"], "label": f"{words}, this run"}
+            axes.plot([m["step"] for m in metrics], [m[f"{split}_{quantity}"] for m in metrics], **style)
+        set_range(axes, quantity)
+        label(axes, f"{experiment}: this run and the recorded ones", "training step", YLABELS[quantity])
+    add_legend(figure, 5)
+    return figure
+
+
 def draw_five_layers():
     """Return a figure of accuracy, and of how far the loss moves from its start: both splits coincide otherwise."""
     figure, panels = new_panels(FULL, 1.9, 1, 2)
     draw_curves(panels[0, 0], "fig07_five_layers", "accuracy")
+    set_range(panels[0, 0], "accuracy")
     for split in SPLITS:
         steps, values = curves("fig07_five_layers", f"{split}_loss")
         draw_seeds(panels[0, 1], steps, values - values[:, :1], split)
