@@ -8,7 +8,6 @@ python -m report.reproduce --pdf
 """
 
 import fnmatch
-import functools
 import hashlib
 import json
 import os
@@ -17,11 +16,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 
 from report.records import add_run, is_recorded, read_records, record_file
 from report.runs import EXPERIMENTS, REPORT, SEED
-from training.files import RunError, only_process_in, write_atomically, write_text
+from training.files import RunError, only_process_in, write_text
 from training.flags import Parser, integer
 from training.metadata import git_commit
 from training.run import DIVERGED
@@ -29,11 +27,6 @@ from training.streams import robust_output
 
 ROOT = REPORT.parent
 RUNS = ROOT / "results" / "report"  # of experiments, until they are recorded
-FIGURES = REPORT / "figures"
-
-
-class ReproduceError(Exception):
-    """The report cannot be reproduced; the message says what to do."""
 
 
 # ---- Runs ----------------------------------------------------------------------------------------
@@ -50,7 +43,7 @@ def run(name, seed):
     """Run one seed of an experiment, or resume it, and record it.
 
     Raises:
-        ReproduceError: it failed, other than by diverging, which is a result; or the code is not committed.
+        RunError: it failed, other than by diverging, which is a result; or the code is not committed.
         KeyboardInterrupt: a signal ended it; the same call resumes it.
     """
     directory = RUNS / name / f"seed{seed}"
@@ -58,7 +51,7 @@ def run(name, seed):
         if is_recorded(name, seed):  # by another process since
             return
         if (git_commit() or "").endswith("-dirty"):
-            raise ReproduceError("Python files differ from the commit that the record would name: commit them first")
+            raise RunError("Python files differ from the commit that the record would name: commit them first")
         diverged = None
         if not (directory / "summary.json").exists():
             diverged = train(name, seed, directory)
@@ -69,13 +62,12 @@ def run(name, seed):
 def train(name, seed, directory):
     """Train in a run directory, and return how the run diverged, or None."""
     path, experiment = os.path.relpath(directory, ROOT), EXPERIMENTS[name]
-    start = experiment.command(name)
+    command = ["-m", experiment.script]
     if (directory / "config.json").exists() and (directory / "config.json").stat().st_size:
-        n_program = 2 if start[0] == "-m" else 1
-        command = [*start[:n_program], "--resume", path]
+        command += ["--resume", path]
     else:  # not begun, or stopped while it began
         shutil.rmtree(directory, ignore_errors=True)
-        command = [*start, "--dataset", "cifar10", "--seed", str(seed), "--out_dir", path]
+        command += [*experiment.arguments(name), "--dataset", "cifar10", "--seed", str(seed), "--out_dir", path]
     print(" ".join(["+ python", *command]), flush=True)
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True, errors="replace"
@@ -93,7 +85,7 @@ def train(name, seed, directory):
         return None
     if process.returncode == 1 and DIVERGED in message:
         return message.split(": error: ")[1].split(f": {DIVERGED}")[0]
-    raise ReproduceError(f"{name}, seed {seed}, ended with status {process.returncode}: {message}")
+    raise RunError(f"{name}, seed {seed}, ended with status {process.returncode}: {message}")
 
 
 def print_list(names, n_seeds):
@@ -120,22 +112,17 @@ def write_figures():
     """Draw all figures as PDF, and those of the README as PNG, too.
 
     Raises:
-        ReproduceError: an experiment has no recorded run.
+        RunError: an experiment has no recorded run.
     """
     from report import draw
 
     if lacking := [name for name in EXPERIMENTS if not read_records(name)]:
-        names = textwrap.shorten(", ".join(lacking), 200, placeholder=" …")
-        remedy = "run them with --only NAME"
-        raise ReproduceError(f"figures and numbers are left as they are: no run is recorded of {names}; {remedy}")
-    FIGURES.mkdir(exist_ok=True)
+        raise RunError(f"figures and numbers are left as they are: no run is recorded of {', '.join(lacking)}")
     for name, make in draw.FIGURES.items():
-        figure = make()
-        for kind in ["pdf"] + ["png"] * (name in draw.README_FIGURES):
-            # Without a date, a figure that is drawn again is the same file.
-            options = {"metadata": {"CreationDate": None}} if kind == "pdf" else {"dpi": 160}
-            save = functools.partial(figure.savefig, format=kind, **options)
-            write_atomically(FIGURES / f"{name}.{kind}", save)
+        figure, path = make(), REPORT / "figures" / name
+        figure.savefig(f"{path}.pdf", metadata={"CreationDate": None})  # drawn again, it is the same file
+        if name in draw.README_FIGURES:
+            figure.savefig(f"{path}.png", dpi=160)
 
 
 def write_numbers():
@@ -152,27 +139,19 @@ def write_pdf():
     """Build report.pdf, and write equations.json, the page of each equation.
 
     Raises:
-        ReproduceError: LaTeX is missing, stops, or finds no label or entry for a reference.
+        RunError: LaTeX stops, or finds no label or entry for a reference.
     """
-    if shutil.which("latexmk") is None:
-        packages = "latexmk texlive-latex-extra texlive-science texlive-fonts-recommended lmodern"
-        raise ReproduceError(f"latexmk is not installed; on Debian: apt-get install {packages}")
-    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-outdir=build"]
+    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-Werror", "-outdir=build"]
     command += [rf"-usepretex=\def\sources{{{sources_hash()}}}", "report.tex"]
-    # Without dates, a PDF that is built again is the same file; without a limit, no line of the log is broken in two.
-    environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "10000"}
+    environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}  # built again, it is the same file
     done = subprocess.run(command, cwd=REPORT, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
-        errors = [line for line in done.stdout.splitlines() if line.startswith("!") or ": error:" in line]
-        raise ReproduceError(f"LaTeX stopped: {' '.join(errors[:2]) or 'no message'}; see report/build/report.log")
-    log = (REPORT / "build" / "report.log").read_text(errors="replace")
-    if undefined := re.findall(r"Warning: (?:Reference|Citation) [`'](.+?)' .*undefined", log):
-        raise ReproduceError(f"report.tex refers to {', '.join(undefined[:3])}: add a \\label or an entry of the .bib")
+        errors = [line for line in done.stdout.splitlines() if line.startswith("!") or "undefined on" in line]
+        raise RunError(f"LaTeX stopped: {' '.join(errors[-2:])}; see report/build/report.log")
     labels = (REPORT / "build" / "report.aux").read_text()
     pages = {name: int(page) for name, page in re.findall(r"\\newlabel\{eq:([\w-]+)\}\{\{\d+\}\{(\d+)\}", labels)}
     write_text(REPORT / "equations.json", json.dumps(pages, indent=1) + "\n")
-    built = (REPORT / "build" / "report.pdf").read_bytes()
-    write_atomically(REPORT / "report.pdf", lambda file: file.write(built))
+    shutil.copy(REPORT / "build" / "report.pdf", REPORT)
 
 
 # ---- Command line --------------------------------------------------------------------------------
@@ -210,8 +189,6 @@ def reproduce(args, names):
 def main(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
-    if (args.figures or args.pdf) and (args.only, args.seeds) != (None, None):
-        parser.error("--figures and --pdf take all that is recorded: leave out --only and --seeds")
     names = fnmatch.filter(EXPERIMENTS, args.only or "*")
     if not args.only and not args.list:
         names = [name for name in names if not EXPERIMENTS[name].is_long]
@@ -223,7 +200,7 @@ def main(argv=None):
             return 0
         signal.signal(signal.SIGTERM, stop)
         reproduce(args, names)
-    except (ReproduceError, RunError, OSError, ValueError) as error:
+    except (RunError, OSError, ValueError) as error:
         print(f"reproduce.py: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

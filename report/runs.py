@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPORT = Path(__file__).resolve().parent
-FLAG_FILES = REPORT / "experiments"
 SEED = 42  # the first seed of each experiment; the others follow
 
-MLP, CONVNET, FLOW = "train_mlp_pytorch", "train_convnet_pytorch", "report/gradient_flow"
+MLP, CONVNET, FLOW = "train_mlp_pytorch", "train_convnet_pytorch", "report.gradient_flow"
 SGD_RATES = ("1e-5", "1e-4", "5e-4", "1e-3", "5e-3", "1e-2", "2e-2", "5e-2", "1e-1")  # besides the default, 2e-3
 ADAM_RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "5e-3")
 WIDTHS = (900, 500, 350, 150, 50)  # hidden layers of the original's figures 7, 8, 11 and 12
@@ -22,7 +21,7 @@ class Experiment(NamedTuple):
     """One setting, run with several seeds.
 
     Attributes:
-        script: that trains, as 'train_mlp_pytorch' or 'report/gradient_flow'.
+        script: module that trains, as 'train_mlp_pytorch' or 'report.gradient_flow'.
         seeds: how many.
         flags: for the script, beside seed and directory; None if they are in report/experiments/NAME.args.
         is_long: a seed takes a quarter of an hour or more, so that it is run only if it is named.
@@ -33,11 +32,9 @@ class Experiment(NamedTuple):
     flags: str | None = None
     is_long: bool = False
 
-    def command(self, name):
-        """Return the arguments for Python that start a run."""
-        program = ["-m", self.script.replace("/", ".")] if "/" in self.script else [f"{self.script}.py"]
-        flag_file = (FLAG_FILES / f"{name}.args").relative_to(REPORT.parent)
-        return program + ([f"@{flag_file}"] if self.flags is None else shlex.split(self.flags))
+    def arguments(self, name):
+        """Return the flags as arguments, in the project's root."""
+        return [f"@report/experiments/{name}.args"] if self.flags is None else shlex.split(self.flags)
 
 
 # The figures have more seeds if graded submissions are compared with them.
@@ -83,7 +80,7 @@ EXPERIMENTS = {
     "collapses_standardize": Experiment(FLOW, 3, f"{COLLAPSE_RUN} --preprocess standardize"),
     # The NumPy MLP with wrong gradients.
     **{
-        f"wrong_{mistake}": Experiment("report/wrong_gradients", 5, f"--mistake {mistake}")
+        f"wrong_{mistake}": Experiment("report.wrong_gradients", 5, f"--mistake {mistake}")
         for mistake in ("bias_averaged", "slope_of_wrong_sign", "cross_terms_lost")
     },
 }

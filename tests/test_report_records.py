@@ -14,12 +14,10 @@ from report.runs import EXPERIMENTS
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if records.record_file(name).exists()])
 def test_records_are_of_their_experiment(name):
     """Real images, a clean commit, the experiment's flags, and every evaluation until the end or a divergence."""
-    script = EXPERIMENTS[name].script
-    flags = EXPERIMENTS[name].command(name)[2 if "/" in script else 1 :]
-    parser = importlib.import_module(script.replace("/", ".")).make_flags()
+    parser = importlib.import_module(EXPERIMENTS[name].script).make_flags()
     expected, defaults = (
         {flag: value for flag, value in vars(parser.parse_args(given)).items() if flag not in records.UNRECORDED_FLAGS}
-        for given in (flags, [])
+        for given in (EXPERIMENTS[name].arguments(name), [])
     )
     found = records.read_records(name)
     assert [record.seed for record in found] == list(range(42, 42 + len(found)))
