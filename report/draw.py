@@ -2,17 +2,22 @@
 
 import math
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from report.claims import CLAIMS
+from report.claims import CHANCE, CLAIMS
 from report.finite_differences import chosen_step, relative_error
 from report.numbers import gradients, numbers
 from report.records import read_records
 from report.runs import ADAM_RATES, EXPERIMENTS, SEED, SGD_RATES, WIDTHS
 from training.plots import LARGE_LOSS, SPLIT_STYLES
 
-FONT_SIZE = 8  # in points
+matplotlib.rcParams.update({
+    "font.size": 8, "axes.titlesize": "medium", "legend.fontsize": "medium", "legend.frameon": False,
+    "legend.columnspacing": 1, "axes.grid": True, "grid.alpha": 0.3, "figure.constrained_layout.use": True,
+    "figure.constrained_layout.wspace": 0.05,  # or a label of the right panel looks like one of the left
+})  # fmt: skip
 GREY = "#555555"
 DASHED, DOTTED = (0, (6, 4)), (0, (2, 2))
 # Hollow and filled markers tell curves apart in grey, too.
@@ -22,7 +27,6 @@ STYLES = {
 }
 SPLITS = {"train": "training", "test": "test"}  # and their names in legends
 YLABELS = {"accuracy": "accuracy", "loss": "cross-entropy loss"}
-CHANCE = {"accuracy": 0.1, "loss": math.log(10)}
 FULL, HALF = 6.7, 3.3  # inches
 LAYER_COLOURS = ("#0072B2", "#7F4F24", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # from the input to the output
 
@@ -31,19 +35,8 @@ LAYER_COLOURS = ("#0072B2", "#7F4F24", "#009E73", "#E69F00", "#D55E00", "#CC79A7
 
 def new_panels(width, height, rows=1, columns=1, **shared):
     """Return a figure and its axes, (rows, columns)."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.05)  # or a label of the right panel looks like one of the left
-    panels = figure.subplots(rows, columns, squeeze=False, **shared)
-    for axes in panels.flat:
-        axes.tick_params(labelsize=FONT_SIZE)
-        axes.grid(alpha=0.3)
-    return figure, panels
-
-
-def label(axes, title="", xlabel="", ylabel=""):
-    axes.set_title(title, fontsize=FONT_SIZE)
-    axes.set_xlabel(xlabel, fontsize=FONT_SIZE)
-    axes.set_ylabel(ylabel, fontsize=FONT_SIZE)
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
 def add_legend(figure, n_columns):
@@ -52,14 +45,7 @@ def add_legend(figure, n_columns):
     for axes in figure.axes:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             named.setdefault(name, handle)
-    style = {"fontsize": FONT_SIZE, "frameon": False, "handlelength": 2, "columnspacing": 1, "handletextpad": 0.5}
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=n_columns, **style)
-
-
-def every(n_points, turn=0, n_turns=2):
-    """Return which points of a curve have a marker: about ten. `turn` numbers the curves, so that markers alternate."""
-    step = max(n_turns, n_points // 10)
-    return {"markevery": (turn * step // n_turns, step)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=n_columns)
 
 
 def curves(name, quantity, seeds=slice(None)):
@@ -88,17 +74,14 @@ def set_range(axes, quantity):
 
 
 def draw_curves(axes, name, quantity, seeds=slice(None)):
-    """Draw an experiment's training and test curves over the original report's numbers."""
+    """Draw training and test curves over the original report's numbers: single seeds thin, and their mean thick."""
     draw_claims(axes, name, quantity)
-    for split in SPLITS:
-        draw_seeds(axes, *curves(name, f"{split}_{quantity}", seeds), split)
-
-
-def draw_seeds(axes, steps, values, split):
-    """Draw values, (seeds, steps): single seeds thin, and the mean thick, over them."""
-    style = STYLES[split] | {"label": SPLITS[split]} | every(len(steps), list(SPLITS).index(split))
-    axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.4)
-    axes.plot(steps, values.mean(axis=0), lw=1.2, zorder=2.5, **style)
+    for turn, (split, words) in enumerate(SPLITS.items()):
+        steps, values = curves(name, f"{split}_{quantity}", seeds)
+        gap = max(2, len(steps) // 10)  # about ten markers, which alternate with those of the other curve
+        style = STYLES[split] | {"label": words, "markevery": (turn * gap // 2, gap)}
+        axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.4)
+        axes.plot(steps, values.mean(axis=0), lw=1.2, zorder=2.5, **style)
 
 
 def draw_points(axes, places, names, quantity, **style):
@@ -113,16 +96,16 @@ def draw_points(axes, places, names, quantity, **style):
 # ---- Figures -------------------------------------------------------------------------------------
 
 
-def draw_runs(*names, titles=("",), height=1.55, seeds=slice(None)):
+def draw_runs(*names, titles=("",), seeds=slice(None)):
     """Return a figure with a row per experiment: accuracy on the left, loss on the right."""
-    figure, panels = new_panels(FULL, height * len(names) + 0.3, len(names), 2, sharex=len(names) > 1)
+    figure, panels = new_panels(FULL, 1.55 * len(names) + 0.3, len(names), 2, sharex=len(names) > 1)
     for row, name, title in zip(panels, names, titles, strict=True):
         for axes, quantity in zip(row, YLABELS, strict=True):
             draw_curves(axes, name, quantity, seeds)
             set_range(axes, quantity)
-            label(axes, title, "", YLABELS[quantity])
+            axes.set(title=title, ylabel=YLABELS[quantity])
     for axes in panels[-1]:
-        axes.set_xlabel("training step", fontsize=FONT_SIZE)
+        axes.set_xlabel("training step")
     add_legend(figure, 3)
     return figure
 
@@ -139,11 +122,11 @@ def draw_each_seed(names):
     for row, (name, quantity) in zip(panels, rows, strict=True):
         for i, axes in enumerate(row):
             draw_curves(axes, name, quantity, slice(i, i + 1))
-            label(axes, f"seed {SEED + i}" if quantity == "accuracy" else "")
+            axes.set_title(f"seed {SEED + i}" if quantity == "accuracy" else "")
         set_range(row[0], quantity)
-        row[0].set_ylabel(f"{names[name]}\n{quantity}", fontsize=FONT_SIZE)
+        row[0].set_ylabel(f"{names[name]}\n{quantity}")
     for axes in panels[-1]:
-        axes.set_xlabel("step", fontsize=FONT_SIZE)
+        axes.set_xlabel("step")
         axes.set_xticks((0, 50_000), ("0", "50,000"))
     add_legend(figure, 3)
     return figure
@@ -158,23 +141,9 @@ def draw_run(experiment, metrics):
             style = {"color": "black", "ls": STYLES[split]["ls"], "label": f"{words}, this run"}
             axes.plot([m["step"] for m in metrics], [m[f"{split}_{quantity}"] for m in metrics], **style)
         set_range(axes, quantity)
-        label(axes, f"{experiment}: this run and the recorded ones", "training step", YLABELS[quantity])
+        title = f"{experiment}: this run and the recorded ones"
+        axes.set(title=title, xlabel="training step", ylabel=YLABELS[quantity])
     add_legend(figure, 5)
-    return figure
-
-
-def draw_five_layers():
-    """Return a figure of accuracy, and of how far the loss moves from its start: both splits coincide otherwise."""
-    figure, panels = new_panels(FULL, 1.9, 1, 2)
-    draw_curves(panels[0, 0], "fig07_five_layers", "accuracy")
-    set_range(panels[0, 0], "accuracy")
-    for split in SPLITS:
-        steps, values = curves("fig07_five_layers", f"{split}_loss")
-        draw_seeds(panels[0, 1], steps, values - values[:, :1], split)
-    panels[0, 1].yaxis.get_offset_text().set_fontsize(FONT_SIZE)
-    label(panels[0, 0], "", "training step", "accuracy")
-    label(panels[0, 1], "", "training step", "change of the loss")
-    add_legend(figure, 2)
     return figure
 
 
@@ -190,10 +159,10 @@ def draw_learning_rates():
             draw_points(axes, rates, rates.values(), f"{split}_accuracy", **STYLES[split] | {"label": name})
         diverged = [rate for rate, name in rates.items() if numbers(name)["n_diverged"]]
         axes.plot(diverged, [0.02] * len(diverged), "x", color="black", label="diverged")
-        axes.axhline(CHANCE["accuracy"], color=GREY, lw=1, ls=":", label="chance")
+        axes.axhline(CHANCE, color=GREY, lw=1, ls=":", label="chance")
         axes.axvline(2e-3, color=GREY, lw=1, ls="-.", label="the course's default")
-        axes.set(xscale="log", ylim=(0, 0.65))
-        label(axes, title, "learning rate", "accuracy after 1,500 steps" if axes is panels[0, 0] else "")
+        axes.set(title=title, xlabel="learning rate", xscale="log", ylim=(0, 0.65))
+    panels[0, 0].set_ylabel("accuracy after 1,500 steps")
     add_legend(figure, 5)
     return figure
 
@@ -209,9 +178,8 @@ def draw_depths():
         names = [f"depth_{n}_{init}" for n in range(1, len(WIDTHS) + 1)]
         names = [name if name in EXPERIMENTS else "fig07_five_layers" for name in names]
         draw_points(panels[0, 0], range(1, len(WIDTHS) + 1), names, "test_accuracy", **style | {"label": words})
-    panels[0, 0].axhline(CHANCE["accuracy"], color=GREY, lw=1, ls=":", label="chance")
-    panels[0, 0].set_ylim(0, 0.6)
-    label(panels[0, 0], "", "hidden layers", "test accuracy")
+    panels[0, 0].axhline(CHANCE, color=GREY, lw=1, ls=":", label="chance")
+    panels[0, 0].set(xlabel="hidden layers", ylabel="test accuracy", ylim=(0, 0.6))
     add_legend(figure, 2)
     return figure
 
@@ -231,7 +199,8 @@ def draw_gradients():
             axes.set_yscale("log")
             if (init, by) != ("normal", "sgd"):  # which has its own range
                 axes.set_ylim(3e-9, 30)
-            label(axes, f"{words}, {'SGD' if by == 'sgd' else 'Adam'}", "training step" * row, "r.m.s. gradient")
+            axes.set(title=f"{words}, {'SGD' if by == 'sgd' else 'Adam'}", ylabel="r.m.s. gradient")
+            axes.set_xlabel("training step" * row)
     add_legend(figure, 5)
     return figure
 
@@ -246,10 +215,10 @@ def draw_wrong_gradients():
         ("wrong_cross_terms_lost", "cross terms lost", {"color": "#CC79A7", "ls": "-.", "marker": "D"}),
     )):  # fmt: skip
         steps, values = curves(name, "test_accuracy")
-        panels[0, 0].plot(steps, values.mean(axis=0), lw=1.2, **style | {"label": words}, **every(len(steps), turn, 3))
+        style = style | {"label": words, "markevery": (turn, 3)}
+        panels[0, 0].plot(steps, values.mean(axis=0), lw=1.2, **style)
         panels[0, 0].fill_between(steps, values.min(0), values.max(0), color=style["color"], alpha=0.12, lw=0)
-    panels[0, 0].set_ylim(0, 0.6)
-    label(panels[0, 0], "", "training step", "test accuracy")
+    panels[0, 0].set(xlabel="training step", ylabel="test accuracy", ylim=(0, 0.6))
     add_legend(figure, 2)
     return figure
 
@@ -262,8 +231,7 @@ def draw_differences():
         errors = [relative_error(dtype, h) for h in steps]
         panels[0, 0].plot(steps, errors, lw=1, **style | {"marker": ".", "label": dtype.__name__})
         panels[0, 0].axvline(chosen_step(dtype), color=GREY, lw=1, ls=":", label="cube root of u")
-    panels[0, 0].set(xscale="log", yscale="log")
-    label(panels[0, 0], "", "step h", "relative error")
+    panels[0, 0].set(xscale="log", yscale="log", xlabel="step h", ylabel="relative error")
     add_legend(figure, 3)
     return figure
 
@@ -275,7 +243,7 @@ FIGURES = {
     ),
     "learning_rate": draw_learning_rates,
     "adam": lambda: draw_runs("fig05_adam"),
-    "five_layers": draw_five_layers,
+    "five_layers": lambda: draw_runs("fig07_five_layers"),
     "gradients": draw_gradients,
     "depth": draw_depths,
     "long": lambda: draw_runs("fig09_long"),
