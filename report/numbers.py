@@ -195,7 +195,7 @@ def ablation_tex(network):
     """Return rows of an ingredient, its gain alone and the drop without it; the two baselines come first."""
     search, trials = SEARCHES[network], read_trials()
     accuracies = {
-        name: [trials[search.script, flags, search.ablation_budget, SEED]["validation_accuracy"] for flags in both]
+        name: [trials[search.script, flags, search.budgets[0], SEED]["validation_accuracy"] for flags in both]
         for name, both in ablations(search).items()
     }
     start, end = accuracies.pop(None)

@@ -34,20 +34,16 @@ class CrossTermsLost(SoftMaxModule):
         return dout * self.out * (1 - self.out)
 
 
-def mlp_of(**layers):
-    return type("MLP", (MLP,), layers)
-
-
 MISTAKES = {
-    "bias_averaged": mlp_of(linear=BiasAveraged),
-    "slope_of_wrong_sign": mlp_of(activation=SlopeOfWrongSign),
-    "cross_terms_lost": mlp_of(output=CrossTermsLost),
+    "bias_averaged": {"linear": BiasAveraged},
+    "slope_of_wrong_sign": {"activation": SlopeOfWrongSign},
+    "cross_terms_lost": {"output": CrossTermsLost},
 }
 
 
 def train(args):
     """Train as `train_mlp_numpy` does, with the mistake that `args.mistake` names."""
-    return train_mlp_numpy.train(args, network=MISTAKES[args.mistake])
+    return train_mlp_numpy.train(args, network=type("MLP", (MLP,), MISTAKES[args.mistake]))
 
 
 def make_flags():

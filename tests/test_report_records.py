@@ -3,7 +3,6 @@
 import importlib
 import json
 
-import numpy as np
 import pytest
 
 import train_mlp_pytorch
@@ -31,47 +30,26 @@ def test_records_are_of_their_experiment(name):
         steps = [m["step"] for m in record.metrics]
         assert steps == due[: len(steps)]
         assert (len(steps) < len(due)) == (record.summary is None)
-        assert all(np.isfinite(list(m.values())).all() for m in record.metrics)
 
 
-@pytest.fixture
-def write_run(monkeypatch, tmp_path):
-    """A function that writes a run directory, and lets records be in `tmp_path`."""
+def test_runs_are_added_in_the_order_of_seeds(monkeypatch, tmp_path):
     monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
-
-    def write_run(seed=42, is_synthetic=False, steps=(0, 1)):
-        directory = tmp_path / f"run{seed}"
-        directory.mkdir()
-        flags = {"learning_rate": 0.1, "out_dir": "x", "seed": seed}
-        config = {"script": "train", "flags": flags, "seed": seed, "dataset": {"is_synthetic": is_synthetic}}
-        (directory / "config.json").write_text(json.dumps(config))
-        (directory / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in steps))
-        (directory / "summary.json").write_text('{"seconds": 1.5, "best": {}}')
-        return directory
-
-    return write_run
-
-
-def test_runs_are_added_in_the_order_of_seeds(write_run):
-    records.add_run("fig05_adam", write_run(43), diverged="test loss is nan at step 1")
-    records.add_run("fig05_adam", write_run(42))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
+    (tmp_path / "summary.json").write_text('{"seconds": 1.5, "best": {}}')
+    for seed, diverged in ((43, "test loss is nan at step 1"), (42, None)):
+        config = {"script": "train", "flags": {"learning_rate": 0.1, "out_dir": "x", "seed": seed}, "seed": seed}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        records.add_run("fig05_adam", tmp_path, diverged)
     first, second = records.read_records("fig05_adam")
-    config = {"seed": 42, "script": "train", "flags": {"learning_rate": 0.1}, "dataset": {"is_synthetic": False}}
+    config = {"seed": 42, "script": "train", "flags": {"learning_rate": 0.1}}
     assert first == records.Record(config, [{"step": 0}, {"step": 1}], {"seconds": 1.5}, None)
     assert (second.seed, second.summary, second.diverged) == (43, None, "test loss is nan at step 1")
     assert [run.seed for run in records.whole_runs("fig05_adam")] == [42]
 
 
-def test_run_on_synthetic_images_is_not_recorded(write_run):
-    with pytest.raises(ValueError, match="synthetic images, expected CIFAR-10"):
-        records.add_run("fig05_adam", write_run(is_synthetic=True))
-    assert records.read_records("fig05_adam") == []
-
-
-@pytest.mark.parametrize("line", ["[]", '{"step": ', '{"step": 1}'])
-def test_damaged_record_file_is_named(write_run, line):
-    write_run()
-    records.RESULTS.mkdir()
+@pytest.mark.parametrize("line", ['{"step": ', '{"step": 1}'])
+def test_damaged_record_file_is_named(monkeypatch, tmp_path, line):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     records.record_file("fig05_adam").write_text(line + "\n")
     with pytest.raises(ValueError, match=r"fig05_adam.jsonl, line 1, is damaged .* git checkout"):
         records.read_records("fig05_adam")
@@ -83,13 +61,6 @@ def test_damaged_record_file_is_named(write_run, line):
 def test_wrong_gradients_trains(synthetic_flags, tmp_path):
     flags = ["--mistake=bias_averaged", "--max_steps=1", "--quiet", f"--out_dir={tmp_path / 'run'}"]
     assert wrong_gradients.main([*synthetic_flags, *flags]) == 0
-
-
-@pytest.mark.parametrize("mistake", wrong_gradients.MISTAKES)
-def test_wrong_gradient_changes_a_run_after_its_start(mistake):
-    wrong, right = (records.read_records(name)[0] for name in (f"wrong_{mistake}", "fig01_mlp_numpy"))
-    assert wrong.metrics[0]["test_loss"] == pytest.approx(right.metrics[0]["test_loss"], rel=1e-6)
-    assert abs(wrong.metrics[1]["test_loss"] - right.metrics[1]["test_loss"]) > 1e-6
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_reproduce_begins_a_run_again_that_was_killed_at_once(small, monkeypatch
 def test_reproduce_records_a_run_that_was_complete(small):
     directory = small / "runs" / "small" / "seed42"
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text('{"flags": {}, "seed": 42, "dataset": {"is_synthetic": false}}')
+    (directory / "config.json").write_text('{"flags": {}, "seed": 42}')
     (directory / "metrics.jsonl").write_text('{"step": 6}\n')
     (directory / "summary.json").write_text('{"seconds": 1}')
     assert reproduce.main(["--only", "small", "--seeds", "1"]) == 0

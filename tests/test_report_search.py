@@ -8,7 +8,7 @@ import pytest
 
 from report import numbers, search
 
-SEARCH = search.Search("a_script", {"one": "--a 1", "two": "--b 2"}, ["", "--c 3", "--c 4", "--c 5"], [100, 200], 50)
+SEARCH = search.Search("a_script", {"one": "--a 1", "two": "--b 2"}, ["", "--c 3", "--c 4", "--c 5"], [100, 200])
 
 
 @pytest.fixture
