@@ -292,6 +292,9 @@ WRONG_BATCH_NORMS = {
     "gamma_of_x": wrong_norm("dL/dγ has x instead of x̂.", gamma=lambda n: (n.dout * n.x).sum(dim=0)),
     "gamma_missing": wrong_norm("dL/dγ is not returned.", gamma=lambda n: None),
     "input_missing": wrong_norm("dL/dx is not returned.", x=lambda n: None),
+    "sums_lost": wrong_norm(
+        "No term is summed over the batch.", x=lambda n: n.scale * n.dout * (1 - 1 / n.B - n.x_hat**2 / n.B)
+    ),
     "mean_constant": wrong_norm("The mean counts as a constant.", x=lambda n: n.scale * (n.dout - n.variance)),
     "variance_constant": wrong_norm("The variance counts as a constant.", x=lambda n: n.scale * (n.dout - n.mean)),
     "statistics_constant": wrong_norm("Both statistics count as constants.", x=lambda n: n.scale * n.dout),
