@@ -73,11 +73,17 @@ def set_range(axes, quantity):
         axes.set_yscale("log")
 
 
-def draw_curves(axes, name, quantity, seeds=slice(None)):
-    """Draw training and test curves over the original report's numbers: single seeds thin, and their mean thick."""
+def draw_curves(axes, name, quantity, seeds=slice(None), is_change=False):
+    """Draw training and test curves over the original report's numbers: single seeds thin, and their mean thick.
+
+    Args:
+        seeds: a slice of the recorded ones.
+        is_change: draw the change since the start.
+    """
     draw_claims(axes, name, quantity)
     for turn, (split, words) in enumerate(SPLITS.items()):
         steps, values = curves(name, f"{split}_{quantity}", seeds)
+        values = values - values[:, :1] if is_change else values
         gap = max(2, len(steps) // 10)  # about ten markers, which alternate with those of the other curve
         style = STYLES[split] | {"label": words, "markevery": (turn * gap // 2, gap)}
         axes.plot(steps, values.T, color=style["color"], lw=0.4, alpha=0.4)
@@ -129,6 +135,18 @@ def draw_each_seed(names):
         axes.set_xlabel("step")
         axes.set_xticks((0, 50_000), ("0", "50,000"))
     add_legend(figure, 3)
+    return figure
+
+
+def draw_five_layers():
+    """Return a figure of accuracy, and of how far the loss moves: both splits coincide otherwise."""
+    figure, panels = new_panels(FULL, 1.85, 1, 2)
+    draw_curves(panels[0, 0], "fig07_five_layers", "accuracy")
+    set_range(panels[0, 0], "accuracy")
+    draw_curves(panels[0, 1], "fig07_five_layers", "loss", is_change=True)
+    for axes, ylabel in zip(panels[0], ("accuracy", "change of the loss"), strict=True):
+        axes.set(xlabel="training step", ylabel=ylabel)
+    add_legend(figure, 2)
     return figure
 
 
@@ -243,7 +261,7 @@ FIGURES = {
     ),
     "learning_rate": draw_learning_rates,
     "adam": lambda: draw_runs("fig05_adam"),
-    "five_layers": lambda: draw_runs("fig07_five_layers"),
+    "five_layers": draw_five_layers,
     "gradients": draw_gradients,
     "depth": draw_depths,
     "long": lambda: draw_runs("fig09_long"),

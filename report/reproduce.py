@@ -139,8 +139,10 @@ def write_pdf():
     """Build report.pdf, and write equations.json, the page of each equation.
 
     Raises:
-        RunError: LaTeX stops, or finds no label or entry for a reference.
+        RunError: LaTeX is missing, stops, or finds no label or entry for a reference.
     """
+    if shutil.which("latexmk") is None:
+        raise RunError("latexmk is not installed: report/README.md names the packages")
     command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-Werror", "-outdir=build"]
     command += [rf"-usepretex=\def\sources{{{sources_hash()}}}", "report.tex"]
     environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}  # built again, it is the same file
@@ -189,6 +191,8 @@ def reproduce(args, names):
 def main(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
+    if (args.figures or args.pdf) and (args.only or args.seeds):
+        parser.error("--figures and --pdf take all that is recorded: omit --only and --seeds")
     names = fnmatch.filter(EXPERIMENTS, args.only or "*")
     if not args.only and not args.list:
         names = [name for name in names if not EXPERIMENTS[name].is_long]

@@ -122,10 +122,17 @@ def test_reproduce_lists_what_is_recorded(capsys):
     assert line.split()[:-1] == ["fig01_mlp_numpy", "train_mlp_numpy", "15", "of", "15"]
 
 
-def test_reproduce_exits_with_2_for_unknown_experiments(capsys):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--only", "fig99*"], "no experiment matches 'fig99*'; --list shows them"),
+        (["--pdf", "--seeds", "2"], "omit --only and --seeds"),
+    ],
+)
+def test_reproduce_exits_with_2_for_wrong_flags(capsys, flags, message):
     with pytest.raises(SystemExit, match="2"):
-        reproduce.main(["--only", "fig99*"])
-    assert "no experiment matches 'fig99*'; --list shows them" in capsys.readouterr().err
+        reproduce.main(flags)
+    assert message in capsys.readouterr().err
 
 
 def test_reproduce_names_experiments_without_a_run(monkeypatch, tmp_path, capsys):
