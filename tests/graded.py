@@ -1,8 +1,6 @@
 """Grades submissions written for tests: the project's files with a part replaced, or files of their own."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from grade import main
@@ -70,12 +68,6 @@ def write(directory, files):
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")
     return directory
-
-
-def run_grade(*args):
-    """Run grade.py as a user does, and return the finished process."""
-    command = [sys.executable, str(ROOT / "grade.py"), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 def call_grade(*args):

@@ -11,12 +11,13 @@ import pytest
 
 from grading.checks import ALL_CHECKS
 from grading.checks.check import Grading
-from grading.checks.local import in_directory
+from grading.checks.local import Local
 from grading.scheme import FILES
+from grading.worker.load import Loader
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORT_ERRORS = set()
-GRADING = Grading(in_directory(ROOT).ask, [name for name in FILES if (ROOT / name).exists()])
+GRADING = Grading(Local(Loader(ROOT)).ask, [name for name in FILES if (ROOT / name).exists()])
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # wrong layers overflow

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from graded import MAX_POINTS, PROJECT, TEMPLATES, call_grade, read_json, run_grade, write
+from graded import MAX_POINTS, PROJECT, TEMPLATES, call_grade, read_json, write
 from runs import handling
 
 import training.files
@@ -172,7 +172,8 @@ def test_nothing_is_graded_if_the_project_itself_fails(shared_sandbox, tmp_path,
 @pytest.mark.slow
 def test_command_grades_the_project_in_full(shared_sandbox, tmp_path):
     folder = write(tmp_path / "one" / "hand_in", PROJECT)
-    done = run_grade(folder.parent, "--no_training", "--out_dir", tmp_path / "out")
+    command = [sys.executable, "grade.py", folder.parent, "--no_training", "--out_dir", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     full = f"one: {MAX_POINTS:g} of {MAX_POINTS:g} points; {59 - MAX_POINTS:g} of 59 not run\n"
     assert done.stdout.startswith(full)

@@ -123,16 +123,11 @@ def _judge(is_right, called, accuracy, expected):
     return Result("passed" if is_right else "failed", called, f"The test accuracy is {accuracy:.4f}, {expected}.")
 
 
-def convnet_interval():
-    """Return where the accuracy of one more ConvNet after `CONVNET_STEPS` is expected: lowest, highest, from what."""
+def _convnet(grading):
     from report.claims import interval
 
-    return interval(CONVNET_ACCURACIES, 0.99)
-
-
-def _convnet(grading):
     target, test, left = "convnet_pytorch.ConvNet", grading.training.data["test"], SECONDS
-    low, _, text = convnet_interval()
+    low, _, text = interval(CONVNET_ACCURACIES, 0.99)
     params = {"learning_rate": 1e-4, "batch_size": CONVNET_BATCH, "threads": grading.training.threads, "seed": 42}
     called = f"ConvNet(3, 10), {CONVNET_STEPS} steps of Adam with {CONVNET_BATCH} images of CIFAR-10"
     for i, arrays in enumerate(parts(grading.training.data, CONVNET_STEPS, CONVNET_BATCH)):
