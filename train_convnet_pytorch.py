@@ -19,7 +19,6 @@ from training.images import step_generator, to_device
 from training.run import run_script
 
 
-@engine.one_line_errors()
 @distributed.process_group()
 def train(args):
     """Train with the given flags, and return the `Run`."""

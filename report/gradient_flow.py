@@ -29,7 +29,6 @@ class Norms(dict):
     load_state_dict = dict.update
 
 
-@engine.one_line_errors()
 def train(args):
     """Train as `train_mlp_pytorch` does; a line of metrics.jsonl has `weight_1_gradient`, `bias_1_gradient` and so on.
 

@@ -55,21 +55,14 @@ class Finished(NamedTuple):
 def run(script, *flags, draw=False):
     """Run a script in this process, by default without drawing curves, which takes most of the time."""
     main = importlib.import_module(script).main
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(out))
-        stack.enter_context(contextlib.redirect_stderr(err))
-        if not draw:
-            stack.enter_context(mock.patch.object(Run, "_draw_curves"))
+    out, err = io.StringIO(), io.StringIO()
+    without_curves = contextlib.nullcontext() if draw else mock.patch.object(Run, "_draw_curves")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), without_curves:
         try:
             status = main([str(flag) for flag in flags])
         except SystemExit as stopped:
             status = stopped.code
-    texts = []
-    for stream in (out, err):
-        stream.flush()
-        texts.append(stream.buffer.getvalue().decode())
-    return Finished(status, *texts)
+    return Finished(status, out.getvalue(), err.getvalue())
 
 
 def this_python(command):

@@ -8,10 +8,8 @@ import pickle
 import shutil
 import socket
 import struct
-import subprocess
 import sys
 import urllib.error
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,7 +181,6 @@ DAMAGED = {
     "truncated": (batch()[:-20_000], "truncated|exhausted"),
     "not a pickle": (b"<html>404 Not Found</html>", "invalid load key"),
     "not a dict": (pickle.dumps([1, 2]), "it contains a list, expected a dict"),
-    "too large": (bytes(65_000_000), "it has 65,000,000 bytes"),
     "another batch": (batch(batch_label=FILES[1][1]), "batch_label is b'training batch 2 of 5', expected"),
     "half the images": (batch(data=PIXELS[:5000]), r"data is \(5000, 3072\), expected uint8 \(10000, 3072\)"),
     "no data": (batch(data=None), "data is NoneType"),
@@ -206,12 +203,6 @@ def test_unreadable_file_raises_one_line_with_its_name(data_dir):
     (data_dir / "data_batch_1").unlink()
     (data_dir / "data_batch_1").mkdir()
     with pytest.raises(DataError, match=r"data_batch_1 cannot be read: Is a directory\..*--data_dir\.$"):
-        get_cifar10(data_dir, dataset="auto")
-
-
-def test_memory_error_while_reading_is_not_converted(data_dir, monkeypatch):
-    monkeypatch.setattr(cifar10_utils, "_check_batch", raises(MemoryError()))
-    with pytest.raises(MemoryError):
         get_cifar10(data_dir, dataset="auto")
 
 
@@ -258,9 +249,7 @@ def test_validation_set_is_end_of_training_set(data_dir):
     assert (data["validation"].pixels[:, 0, 0, 0] == np.arange(49_000, 50_000) % 251).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("validation_size", -1), ("validation_size", 100), ("dataset", "mnist"), ("synthetic_size", 9)]
-)
+@pytest.mark.parametrize(("name", "value"), [("validation_size", -1), ("validation_size", 100), ("dataset", "mnist")])
 def test_get_cifar10_raises_for_invalid_arguments(tmp_path, name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}, expected"):
         get_cifar10(tmp_path, **{"dataset": "synthetic", "synthetic_size": 100} | {name: value})
@@ -336,8 +325,3 @@ def test_synthetic_data_set_is_named_so(tmp_path):
     data = get_cifar10(tmp_path, dataset="synthetic", synthetic_size=200)
     assert (data["train"].num_examples, data["test"].num_examples) == (200, 40)
     assert data["train"].origin["name"] == "SYNTHETIC IMAGES, not CIFAR-10"
-
-
-def test_import_loads_neither_torch_nor_project():
-    code = "import sys, cifar10_utils; assert not {'torch', 'torchvision', 'training', 'modules'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(cifar10_utils.__file__).parent)

@@ -20,7 +20,6 @@ from training.images import DeviceImages, alternate_flips, augmentation, preproc
 from training.muon import Muon, orthogonal
 from training.plots import draw_curve, draw_mistakes
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
 SCHEDULES = ("constant", "cosine", "onecycle", "triangle")
 METRICS = [
     {"step": step, "train_loss": 2 - step / 10, "train_accuracy": step / 10, "test_loss": 2, "test_accuracy": 0.1}
@@ -125,12 +124,6 @@ def flags(**kwargs):
     return SimpleNamespace(**defaults, **kwargs)
 
 
-@pytest.mark.parametrize(("name", "kind"), OPTIMIZERS.items())
-def test_make_optimizer_returns_the_named_one(name, kind):
-    optimizer = engine.make_optimizer(nn.Linear(2, 2), flags(optimizer=name))
-    assert (type(optimizer), optimizer.param_groups[0]["lr"]) == (kind, 0.1)
-
-
 @pytest.mark.parametrize("shape", [(5, 12), (12, 5), (64, 64)], ids=str)
 def test_orthogonal_keeps_vectors_and_equalises_singular_values(shape):
     torch.manual_seed(0)
@@ -227,11 +220,6 @@ def test_first_layer_includes_whitening():
     x, origin = torch.randn(1, 12), torch.zeros(1, 12)
     expected = network.layers[0](network.whitening(x)) - network.layers[0](network.whitening(origin))
     torch.testing.assert_close(x @ engine.first_layer(network, (3, 2, 2)).flatten(1).T, expected)
-
-
-def test_first_layer_of_convnet_has_its_kernels():
-    network = ConvNet(3, 10)
-    assert engine.first_layer(network, (3, 32, 32)) is network.features[0].weight
 
 
 # ---- Device, precision, compilation, memory ------------------------------------------------------

@@ -26,6 +26,7 @@ CONTRADICTORY = [
     (NUMPY, "--batch_size=50001", "--batch_size: got 50001, expected at most the 50000"),
     (NUMPY, "--synthetic_size=10", "--batch_size: got 200, expected at most the 10"),
     (MLP, "--validation_size=49990", "--batch_size: got 200, expected at most the 10"),
+    (MLP, "--synthetic_size=300 --validation_size=400", "--batch_size: got 200, expected at most the 0"),
     (MLP, "--batch_norm=manual --batch_size=1", "--batch_size: got 1, expected at least 2 per process"),
     (MLP, "--optimizer=adam --momentum=0.9", "--momentum: got 0.9 with --optimizer adam, expected sgd or muon"),
     (CONVNET, "--optimizer=muon --weight_decay=0.1", "--weight_decay: got 0.1 with --optimizer muon"),
@@ -91,7 +92,9 @@ def test_defaults_are_the_courses(script):
 
 def test_help_and_numpy_files_do_not_import_torch():
     code = """if True:
-        import sys, cifar10_utils, mlp_numpy, modules, train_mlp_numpy
+        import sys, cifar10_utils
+        assert not {"modules", "training"} & set(sys.modules)
+        import mlp_numpy, train_mlp_numpy
         try:
             train_mlp_numpy.main(["--help"])
         finally:

@@ -37,12 +37,8 @@ def test_mlp_layers_are_linear_norm_activation_dropout(batch_norm, dropout):
     expected = [kind for kind in [*hidden, *hidden, nn.Linear] if kind is not None]
     assert [type(layer) for layer in network.layers] == expected
     assert {layer.negative_slope for layer in network.layers if isinstance(layer, nn.LeakyReLU)} == {0.1}
-    assert network(torch.ones(7, 6)).shape == (7, 3)
-
-
-@pytest.mark.parametrize(("n_hidden", "n_parameters"), [([], 30_730), ([100], 308_310), ([20, 10], 61_780)])
-def test_mlp_has_number_of_parameters(n_hidden, n_parameters):
-    assert sum(p.numel() for p in MLP(3072, n_hidden, 10, 0.02).parameters()) == n_parameters
+    weights = [layer.weight.shape for layer in network.layers if isinstance(layer, nn.Linear)]
+    assert weights == [(5, 6), (4, 5), (3, 4)]
 
 
 def test_mlp_flattens_images():

@@ -1,5 +1,6 @@
 """Run directories: their files, no overwriting, and which ones cannot be resumed."""
 
+import functools
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from runs import CONVNET, DEVICE, MLP, NUMPY, ROOT, SMALL, assert_same_run, cont
 
 import train_mlp_numpy
 from cifar10_utils import get_cifar10
+from training.engine import TorchRun
 from training.files import RunError, fcntl, only_process_in, read_metrics, write_atomically
 from training.metadata import git_commit
 from training.run import Run, run_script
@@ -29,15 +31,14 @@ slow_convnet = pytest.param(CONVNET, marks=pytest.mark.slow)
 @pytest.fixture(scope="module")
 def drawn(synthetic_flags, tmp_path_factory):
     """Call with a script's name to get the directory of a small run with all figures."""
-    directories = {}
 
+    @functools.cache
     def directory(script):
-        if script not in directories:
-            directories[script] = tmp_path_factory.mktemp("runs") / script
-            flags = [*synthetic_flags, *SMALL[script], *["--pictures"] * (script != NUMPY), "--eval_freq=20"]
-            done = run(script, *flags, "--out_dir", directories[script], draw=True)
-            assert done.status == 0, done.err
-        return directories[script]
+        directory = tmp_path_factory.mktemp("runs") / script
+        flags = [*synthetic_flags, *SMALL[script], *["--pictures"] * (script != NUMPY), "--eval_freq=20"]
+        done = run(script, *flags, "--out_dir", directory, draw=True)
+        assert done.status == 0, done.err
+        return directory
 
     return directory
 
@@ -182,20 +183,11 @@ def test_only_process_in_names_the_process_with_the_lock(tmp_path):
 # ---- Resuming ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def stopped_runs(synthetic_flags, reference, tmp_path_factory):
-    """`{script: directory}` of runs without summary.json, which can be resumed."""
-    directories = {}
-    for script in (NUMPY, MLP):
-        directories[script] = shutil.copytree(reference(script), tmp_path_factory.mktemp("runs") / script)
-        (directories[script] / "summary.json").unlink()
-    return directories
-
-
 @pytest.fixture
-def stopped(stopped_runs, tmp_path):
-    """Call with a script's name to get a copy of such a run."""
-    return lambda script: shutil.copytree(stopped_runs[script], tmp_path / script)
+def stopped(reference, tmp_path):
+    """Call with a script's name to get the directory of a run without summary.json, which can be resumed."""
+    without_summary = shutil.ignore_patterns("summary.json")
+    return lambda script: shutil.copytree(reference(script), tmp_path / script, ignore=without_summary)
 
 
 def resume_error(script, directory):
@@ -217,30 +209,24 @@ class Payload:
         return os.system, (f"touch '{self.path}'",)
 
 
-def replace(path, name, value):
-    """Replace an entry of a checkpoint, such as 'run.id'; None removes it."""
-    part, key = name.split(".", 1)
-    if path.suffix == ".pt":
-        state = torch.load(path, weights_only=True)
-        entries = state[part]
-    else:
-        with np.load(path) as arrays:
-            state = entries = dict(arrays)
-        key = name
-    entries[key] = value
+def replace(path, part, name, value):
+    """Replace an entry of a checkpoint; None removes it."""
+    kind = TorchRun if path.suffix == ".pt" else Run
+    state = kind.read_state(None, path)
+    state[part][name] = value
     if value is None:
-        del entries[key]
-    torch.save(state, path) if path.suffix == ".pt" else np.savez(path, **state)
+        del state[part][name]
+    kind.write_state(None, path, state)
 
 
-WEIGHT = {".npz": "mlp.linear2.weight", ".pt": "network.layers.0.weight"}
+WEIGHT = {".npz": ("mlp", "linear2.weight"), ".pt": ("network", "layers.0.weight")}
 DAMAGES = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-500]),
     "missing": lambda path: path.unlink(),
-    "of another run": lambda path: replace(path, "run.id", "another"),
-    "of another network": lambda path: replace(path, WEIGHT[path.suffix], torch.zeros(3, 3)),
-    "incomplete": lambda path: replace(path, "batches.position", None),
-    "with code": lambda path: replace(path, WEIGHT[path.suffix], Payload(path.with_name("ran"))),
+    "of another run": lambda path: replace(path, "run", "id", "another"),
+    "of another network": lambda path: replace(path, *WEIGHT[path.suffix], torch.zeros(3, 3)),
+    "incomplete": lambda path: replace(path, "batches", "position", None),
+    "with code": lambda path: replace(path, *WEIGHT[path.suffix], Payload(path.with_name("ran"))),
 }
 
 

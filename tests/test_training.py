@@ -18,7 +18,8 @@ from training.run import Run
 needs_cifar10 = pytest.mark.skipif(not CIFAR10.exists(), reason=f"CIFAR-10 is not in {CIFAR10}")
 EFFECTIVE_FLAGS = [
     "--init=normal", "--batch_norm=manual", "--dropout=0.5", "--dnn_hidden_units=30", "--neg_slope=0.5",
-    "--optimizer=adamw --momentum=0", "--momentum=0.9", "--weight_decay=0.1", "--lr_schedule=cosine",
+    "--optimizer=adam --momentum=0 --weight_decay=0.1", "--optimizer=adamw --momentum=0 --weight_decay=0.1",
+    "--momentum=0.9", "--weight_decay=0.1", "--lr_schedule=cosine",
     "--lr_schedule=onecycle", "--lr_schedule=triangle", "--label_smoothing=0.2", "--augment=flip",
     "--augment=flip_crop", "--augment=flip_affine", "--augment=flip_crop --shift=1", "--augment=flip --alternate",
     "--optimizer=muon", "--preprocess=standardize", "--validation_size=100", "--seed=7", "--batch_size=8",

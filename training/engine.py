@@ -1,6 +1,5 @@
 """The PyTorch scripts' device, precision, optimiser, schedule, evaluation, figures and `Run`."""
 
-import contextlib
 import importlib
 import os
 import signal
@@ -11,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from training import distributed
-from training.flags import check_batch_size
 from training.muon import Muon
 from training.plots import draw_confusion_matrix, draw_mistakes, draw_weights
 from training.run import Run
@@ -40,19 +38,7 @@ def check_flags(args):
     n_processes = distributed.expected_size()
     if args.batch_size % n_processes:
         return f"argument --batch_size: got {args.batch_size}, expected a multiple of the {n_processes} processes"
-    return check_batch_size(args, args.validation_size)
-
-
-@contextlib.contextmanager
-def one_line_errors():
-    """Raise PyTorch's out-of-memory errors as `MemoryError`."""
-    try:
-        yield
-    except RuntimeError as error:
-        message = str(error).strip().split("\n")[0]
-        if "out of memory" in message or "can't allocate memory" in message:
-            raise MemoryError(message) from error
-        raise
+    return None
 
 
 # ---- Device and precision ------------------------------------------------------------------------
@@ -233,8 +219,6 @@ class TorchRun(Run):
     def read_state(self, file):
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except MemoryError:
-            raise
         except Exception as error:  # PyTorch's message suggests weights_only=False, which would run code
             raise ValueError("it is incomplete, or contains more than tensors, numbers and strings") from error
 

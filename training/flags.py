@@ -190,7 +190,7 @@ def parse_args(parser, argv=None, check=None):
         args = _parse_resumed(parser, argv, args.resume)
     elif args.out_dir is not None:
         _check_out_dir(parser, Path(args.out_dir))
-    if problem := check_batch_size(args) or (check and check(args)):
+    if problem := _check_batch_size(args) or (check and check(args)):
         parser.error(problem)
     return args
 
@@ -207,12 +207,11 @@ def _check_out_dir(parser, out_dir):
         )
 
 
-def check_batch_size(args, n_held_out=0):
-    """Return an error message if the training set without `n_held_out` images is smaller than a batch, or None."""
+def _check_batch_size(args):
+    """Return an error message if the training set is smaller than a batch, or None."""
     sizes = {"cifar10": N_TRAINING_IMAGES, "synthetic": args.synthetic_size}
-    n_train = sizes.get(args.dataset, min(sizes.values())) - n_held_out
-    if n_train < 1:
-        return f"argument --validation_size: got {n_held_out}, expected less than the {n_train + n_held_out} images"
+    n_images = sizes.get(args.dataset, min(sizes.values()))
+    n_train = max(n_images - vars(args).get("validation_size", 0), 0)
     if args.batch_size > n_train:
         return f"argument --batch_size: got {args.batch_size}, expected at most the {n_train} training images"
     return None

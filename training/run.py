@@ -17,6 +17,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -51,9 +52,11 @@ def run_script(train, parser, argv=None, check=None):
             if run is None:
                 raise RunError("train() returned None; end it with: return run")
             return 0 if run.is_complete else 128 + run.stopped_by
-        except MemoryError as error:
-            reason = f" ({error})" if str(error) else ""
-            print(f"{parser.prog}: error: out of memory{reason}; use a smaller network or batch", file=sys.stderr)
+        except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeErrors
+            reason = str(error).strip().split("\n")[0] or "MemoryError"
+            if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", reason):
+                raise
+            print(f"{parser.prog}: error: out of memory ({reason}); use a smaller network or batch", file=sys.stderr)
         except (RunError, OSError) as error:
             print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         except KeyboardInterrupt:
@@ -137,7 +140,7 @@ class Run:
         self._lock()
 
     def _lock(self):
-        self._config_file = open(self.directory / "config.json", "rb")  # noqa: SIM115, locked until it is closed
+        self._config_file = open(self.directory / "config.json", "rb")  # noqa: SIM115, locked as long as it is open
         if not lock(self._config_file):
             raise RunError(f"{self.directory} is in use by another training process; wait for it, or stop it")
 
@@ -155,7 +158,7 @@ class Run:
         if n_processes != self.n_processes:
             raise RunError(
                 f"{self.directory} was started with {n_processes} processes, got {self.n_processes}; resume it with "
-                + ("python" if n_processes == 1 else f"torchrun and {n_processes} processes")
+                + ("python" if n_processes == 1 else f"torchrun --nproc_per_node={n_processes}")
             )
         self.metrics = read_metrics(self.directory)
         if (self.directory / "summary.json").exists():
@@ -232,7 +235,6 @@ class Run:
                     self._bar.close()
                     self.save_checkpoint()
                     self._warn(f"stopped after {self.step} steps; to resume: {self._resume_command()}")
-                    self._unlock()
                     return
 
     def _resume_command(self):
@@ -305,7 +307,6 @@ class Run:
                     save_figure(figure, self.directory / f"{name}.png")
                 self._write_summary()
             self._warn_if_synthetic()
-            self._unlock()
         self.is_complete = True
 
     def _write_summary(self):
@@ -363,10 +364,6 @@ class Run:
             yield
         except OSError as error:
             raise RunError(f"{error}; fix this, then resume: --resume {shlex.quote(str(self.directory))}") from error
-
-    def _unlock(self):
-        if self.is_main:
-            self._config_file.close()
 
     def _check_finite(self, name, value):
         if not math.isfinite(value):
