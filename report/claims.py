@@ -167,7 +167,7 @@ STUDENT_T = {
 # fmt: on
 
 
-def interval(values, confidence=0.99):
+def interval(values, confidence):
     """Return the prediction interval for one more value: its ends, and a description of where they come from.
 
     It is mean ∓ t · s · √(1 + 1/n), for normally distributed values. The training checks use 99%, so that at most one

@@ -3,6 +3,7 @@
 import math
 
 import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -13,6 +14,7 @@ from report.records import read_records
 from report.runs import ADAM_RATES, EXPERIMENTS, SEED, SGD_RATES, WIDTHS
 from training.plots import LARGE_LOSS, SPLIT_STYLES
 
+matplotlib.style.use("default")  # whatever the user's matplotlibrc says
 matplotlib.rcParams.update({
     "font.size": 8, "axes.titlesize": "medium", "legend.fontsize": "medium", "legend.frameon": False,
     "legend.columnspacing": 1, "axes.grid": True, "grid.alpha": 0.3, "figure.constrained_layout.use": True,

@@ -47,10 +47,10 @@ def compare_run(path, out_dir):
     Returns:
         False if the run cannot be compared; one line on standard error says why.
     """
-    from report.draw import draw_run
-
     try:
         experiment, metrics, rows = check_run(path)
+        from report.draw import draw_run  # Matplotlib takes time to import
+
         out_dir.mkdir(parents=True, exist_ok=True)
         write_text(out_dir / "table.txt", table(path, experiment, rows))
         draw_run(experiment, metrics).savefig(out_dir / "curves.png", dpi=140)

@@ -112,6 +112,21 @@ def test_report_types_no_number_of_a_run():
     assert re.findall(r"\d+\.\d+|\d+e-\d+", text) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", draw.FIGURES)
+def test_figure_fits_its_page_and_can_be_read(name):
+    from matplotlib.text import Text
+
+    figure = draw.FIGURES[name]()
+    figure.draw_without_rendering()
+    sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    (left, bottom), (right, top) = figure.get_tightbbox().get_points()
+    assert min(sizes) >= 7.5
+    assert min(left, bottom, figure.get_figwidth() - right, figure.get_figheight() - top) >= -0.01
+    (legend,) = figure.legends
+    assert legend.get_window_extent().y1 <= min(axes.get_window_extent().y0 for axes in figure.axes)
+
+
 def test_curves_end_with_the_shortest_run(record):
     record("fig05_adam", evaluations([0.1, 0.3, 0.5]), evaluations([0.1, 0.5]))
     steps, values = draw.curves("fig05_adam", "test_accuracy")

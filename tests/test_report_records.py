@@ -63,6 +63,13 @@ def test_wrong_gradients_trains(synthetic_flags, tmp_path):
     assert wrong_gradients.main([*synthetic_flags, *flags]) == 0
 
 
+@pytest.mark.parametrize("mistake", wrong_gradients.MISTAKES)
+def test_wrong_gradient_changes_a_run_after_its_start(mistake):
+    wrong, right = (records.read_records(name)[0] for name in (f"wrong_{mistake}", "fig01_mlp_numpy"))
+    assert wrong.metrics[0]["test_loss"] == pytest.approx(right.metrics[0]["test_loss"], rel=1e-6)
+    assert abs(wrong.metrics[1]["test_loss"] - right.metrics[1]["test_loss"]) > 1e-6
+
+
 @pytest.mark.slow
 def test_gradient_flow_trains_as_the_script_and_adds_norms(tmp_path):
     flags = ["--dataset=synthetic", "--synthetic_size=100", "--batch_size=10", "--max_steps=2", "--eval_freq=1"]

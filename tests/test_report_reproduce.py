@@ -10,6 +10,7 @@ import pytest
 
 from report import records, reproduce
 from report.runs import Experiment
+from training.files import RunError
 
 SMALL = "--dnn_hidden_units 10 --max_steps 6 --eval_freq 2 --train_eval_size 1000"
 
@@ -139,3 +140,9 @@ def test_reproduce_names_experiments_without_a_run(monkeypatch, tmp_path, capsys
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     assert reproduce.main(["--figures"]) == 1
     assert "no run is recorded of fig01_mlp_numpy, fig03_mlp_pytorch" in capsys.readouterr().err
+
+
+def test_reproduce_names_latexmk_if_it_is_missing(monkeypatch):
+    monkeypatch.setattr(reproduce.shutil, "which", lambda name: None)
+    with pytest.raises(RunError, match="latexmk is not installed"):
+        reproduce.write_pdf()

@@ -41,8 +41,8 @@ DIVERGED = "the run has diverged"
 def run_script(train, parser, argv=None, check=None):
     """Parse the flags, call `train(args)`, which returns a `Run`, and return the exit status.
 
-    The status is 0 after a complete run; 1, with one line on standard error, after a `RunError`, `OSError` or
-    `MemoryError`; 130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP. Invalid flags exit with status 2.
+    The status is 0 after a complete run; 1, with one line on standard error, after a `RunError` or `OSError`
+    or without enough memory; 130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP. Invalid flags exit with status 2.
     """
     warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
     with robust_output():
