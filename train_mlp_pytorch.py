@@ -21,11 +21,17 @@ from training.run import run_script
 
 
 @distributed.process_group()
-def train(args):
-    """Train with the given flags, and return the `Run`."""
+def train(args, get_data=get_cifar10, watch=None):
+    """Train with the given flags, and return the `Run`.
+
+    Args:
+        get_data: called as `get_cifar10`, whose images it may change.
+        watch: called with the network and its optimiser before the first step; returns a dict with `state_dict` and
+            `load_state_dict`, whose entries each line of metrics.jsonl contains.
+    """
     device = engine.choose_device(args.device)
     with distributed.first_on_each_machine():
-        data = get_cifar10(
+        data = get_data(
             args.data_dir,
             validation_size=args.validation_size,
             dataset=args.dataset,
@@ -46,10 +52,12 @@ def train(args):
 
     # Creates the run directory or, with --resume, restores these parts. "batches" is the position in the training set.
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"]}
+    if watch:
+        parts["watched"] = watch(network, optimizer)
     run = engine.TorchRun(args, data, parts, device)
     for step in run.steps():
         if run.is_evaluation_step(step):
-            run.log(**engine.evaluate(network, images, args))
+            run.log(extra=parts.get("watched"), **engine.evaluate(network, images, args))
             run.save_checkpoint()
         if step == args.max_steps:
             break

@@ -7,16 +7,12 @@ import io
 import sys
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
 import train_mlp_pytorch
-from cifar10_utils import CLASSES, get_cifar10
-from training import distributed, engine
+from cifar10_utils import get_cifar10
 from training.flags import integer, number
-from training.images import step_generator, to_device
 from training.run import run_script
 
 
@@ -34,53 +30,32 @@ def train(args):
 
     These are Euclidean norms, before clipping, and layers count from 1. Step 0 has none.
     """
-    device = engine.choose_device(args.device)
-    data = get_cifar10(
-        args.data_dir,
-        validation_size=args.validation_size,
-        dataset=args.dataset,
-        seed=args.seed,
-        synthetic_size=args.synthetic_size,
-    )
-    if args.jpeg:
-        for dataset in data.values():  # the training set first
-            dataset.pixels = through_jpeg(dataset.pixels, args.jpeg)
-            dataset.mean_image = data["train"].pixels.mean(axis=0).astype(np.float32)
-    images = to_device(data, device, args.preprocess)
-    torch.manual_seed(args.seed)
-    network = train_mlp_pytorch.make_network(args).to(device)
-    layers = [module for module in network.layers if isinstance(module, nn.Linear)]
-    optimizer = engine.make_optimizer(network, args)
-    if args.optimizer in ("adam", "adamw"):
-        for group in optimizer.param_groups:
-            group |= {"eps": args.adam_eps, "betas": (group["betas"][0], args.adam_beta2 or group["betas"][1])}
-    schedule = engine.make_schedule(optimizer, args)
-    norms = Norms()
 
-    parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"], "norms": norms}
-    run = engine.TorchRun(args, data, parts, device)
-    for step in run.steps():
-        if run.is_evaluation_step(step):
-            run.log(extra=dict(norms), **engine.evaluate(network, images, args))
-            run.save_checkpoint()
-        if step == args.max_steps:
-            break
-        inputs, labels = images["train"].next_batch(args, step_generator(args.seed, step))
-        with engine.autocast(device, args.precision):
-            logits = network(inputs)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()
-        for l, layer in enumerate(layers, 1):
-            for name, parameter in layer.named_parameters():
-                norms[f"{name}_{l}_gradient"] = float(f"{parameter.grad.norm():.4g}")
-        if args.clip_norm:
-            nn.utils.clip_grad_norm_(network.parameters(), args.clip_norm)
-        optimizer.step()
-        schedule.step()
-        run.update(loss.item())
-    run.finish(lambda: engine.draw_results(network, images["test"], CLASSES, run.title, args))
-    return run
+    def get_data(*place, **flags):
+        data = get_cifar10(*place, **flags)
+        if args.jpeg:
+            for dataset in data.values():  # the training set first
+                dataset.pixels = through_jpeg(dataset.pixels, args.jpeg)
+                dataset.mean_image = data["train"].pixels.mean(axis=0).astype(np.float32)
+        return data
+
+    def watch(network, optimizer):
+        norms, layers = Norms(), [module for module in network.layers if isinstance(module, nn.Linear)]
+        if args.optimizer in ("adam", "adamw"):
+            for group in optimizer.param_groups:
+                group |= {"eps": args.adam_eps, "betas": (group["betas"][0], args.adam_beta2 or group["betas"][1])}
+
+        def before_step(*_):
+            for l, layer in enumerate(layers, 1):
+                for name, parameter in layer.named_parameters():
+                    norms[f"{name}_{l}_gradient"] = float(f"{parameter.grad.norm():.4g}")
+            if args.clip_norm:
+                nn.utils.clip_grad_norm_(network.parameters(), args.clip_norm)
+
+        optimizer.register_step_pre_hook(before_step)
+        return norms
+
+    return train_mlp_pytorch.train(args, get_data, watch)
 
 
 def through_jpeg(images, quality):
@@ -108,11 +83,11 @@ def make_flags():
 
 
 def check_flags(args):
-    """Return what is wrong with the flags, or None."""
-    if args.optimizer == "muon" or args.whiten:
-        return "arguments --optimizer muon, --whiten: got one of them, expected neither; use train_mlp_pytorch.py"
-    if distributed.expected_size() > 1:
-        return "gradient_flow.py runs in one process: start it without torchrun"
+    """Return an error message if flags contradict each other, or None."""
+    if args.optimizer == "muon":
+        return "argument --optimizer: got muon, expected sgd, adam or adamw"
+    if args.optimizer == "sgd" and (args.adam_eps != 1e-8 or args.adam_beta2):
+        return f"arguments --adam_eps, --adam_beta2: got --optimizer {args.optimizer}, expected adam or adamw"
     return train_mlp_pytorch.check_flags(args)
 
 
