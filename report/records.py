@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from training.files import write_text
+from training.files import RunError, write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 # What is not recorded: paths, and what the configuration and the evaluations say already.
@@ -44,7 +44,7 @@ def read_records(name):
     """Return the recorded runs of an experiment in the order of their seeds, diverged ones too.
 
     Raises:
-        ValueError: the file is damaged.
+        RunError: the file is damaged.
     """
     path, records = record_file(name), []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
@@ -55,7 +55,8 @@ def read_records(name):
             else:
                 records[-1].metrics.append(entry)
         except (ValueError, IndexError) as error:
-            raise ValueError(f"{path}, line {number}, is damaged ({error}): restore it with git checkout") from None
+            advice = "correct it, or restore the committed file with git checkout"
+            raise RunError(f"{path}, line {number}, is damaged ({error}): {advice}") from None
     return records
 
 
@@ -64,8 +65,8 @@ def whole_runs(name):
     return [record for record in read_records(name) if record.summary]
 
 
-def is_recorded(name, seed):
-    return any(record.seed == seed for record in read_records(name))
+def recorded_seeds(name):
+    return {record.seed for record in read_records(name)}
 
 
 def add_run(name, directory, diverged=None):

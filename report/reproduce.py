@@ -1,4 +1,4 @@
-"""Run what is missing of the report's experiments, and write figures, numbers and PDF from what is recorded.
+"""Run the report's experiments that are not recorded yet; write figures, numbers and the PDF from the records.
 
 python -m report.reproduce --list
 python -m report.reproduce --only 'fig05*' --seeds 5
@@ -17,13 +17,12 @@ import signal
 import subprocess
 import sys
 
-from report.records import add_run, is_recorded, read_records, record_file
+from report.records import add_run, read_records, record_file, recorded_seeds
 from report.runs import EXPERIMENTS, REPORT, SEED
 from training.files import RunError, only_process_in, write_text
 from training.flags import Parser, integer
 from training.metadata import git_commit
-from training.run import DIVERGED
-from training.streams import robust_output
+from training.run import DIVERGED, run_command
 
 ROOT = REPORT.parent
 RUNS = ROOT / "results" / "report"  # of experiments, until they are recorded
@@ -35,8 +34,9 @@ RUNS = ROOT / "results" / "report"  # of experiments, until they are recorded
 def missing_runs(names, n_seeds=None):
     """Return (name, seed) of the runs that are not recorded, all first seeds first."""
     wanted = {name: n_seeds or EXPERIMENTS[name].seeds for name in names}
+    recorded = {name: recorded_seeds(name) for name in names}
     runs = [(name, SEED + i) for i in range(max(wanted.values())) for name in names if i < wanted[name]]
-    return [(name, seed) for name, seed in runs if not is_recorded(name, seed)]
+    return [(name, seed) for name, seed in runs if seed not in recorded[name]]
 
 
 def run(name, seed):
@@ -48,19 +48,18 @@ def run(name, seed):
     """
     directory = RUNS / name / f"seed{seed}"
     with only_process_in(RUNS / name):
-        if is_recorded(name, seed):  # by another process since
-            return
-        if (git_commit() or "").endswith("-dirty"):
-            raise RunError("Python files differ from the commit that the record would name: commit them first")
-        diverged = None
-        if not (directory / "summary.json").exists():
-            diverged = train(name, seed, directory)
-        add_run(name, directory, diverged)
-        shutil.rmtree(directory)
+        if seed not in recorded_seeds(name):  # another process may have recorded it since
+            diverged = None
+            if not (directory / "summary.json").exists():
+                diverged = train(name, seed, directory)
+            add_run(name, directory, diverged)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def train(name, seed, directory):
     """Train in a run directory, and return how the run diverged, or None."""
+    if (git_commit() or "").endswith("-dirty"):
+        raise RunError("Python files differ from the commit that the record would name: commit them first")
     path, experiment = os.path.relpath(directory, ROOT), EXPERIMENTS[name]
     command = ["-m", experiment.script]
     if (directory / "config.json").exists() and (directory / "config.json").stat().st_size:
@@ -89,7 +88,7 @@ def train(name, seed, directory):
 
 
 def print_list(names, n_seeds):
-    """Print each experiment with its recorded and wanted seeds, and the minutes of its latest run."""
+    """Print each experiment with its recorded and wanted seeds, and the minutes of its last seed."""
     print(f"{'experiment':30} {'script':22} {'seeds':>8} {'minutes':>8}")
     for name in names:
         records = read_records(name)
@@ -102,7 +101,7 @@ def print_list(names, n_seeds):
 
 
 def sources_hash():
-    """Return a hash of what report.pdf is made from, which it contains: a test sees whether it is up to date."""
+    """Return a hash of text, records and draw.py. The PDF contains it, so that a test can tell if it is out of date."""
     texts = [REPORT / name for name in ("report.tex", "results.tex", "references.bib", "draw.py")]
     records = [record_file(name) for name in EXPERIMENTS]
     return hashlib.sha256(b"".join(path.read_bytes() for path in texts + records)).hexdigest()
@@ -120,7 +119,7 @@ def write_figures():
         raise RunError(f"figures and numbers are left as they are: no run is recorded of {', '.join(lacking)}")
     for name, make in draw.FIGURES.items():
         figure, path = make(), REPORT / "figures" / name
-        figure.savefig(f"{path}.pdf", metadata={"CreationDate": None})  # drawn again, it is the same file
+        figure.savefig(f"{path}.pdf", metadata={"CreationDate": None})  # the same content gives the same bytes
         if name in draw.README_FIGURES:
             figure.savefig(f"{path}.png", dpi=160)
 
@@ -145,7 +144,7 @@ def write_pdf():
         raise RunError("latexmk is not installed: report/README.md names the packages")
     command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-Werror", "-outdir=build"]
     command += [rf"-usepretex=\def\sources{{{sources_hash()}}}", "report.tex"]
-    environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}  # built again, it is the same file
+    environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}  # as in write_figures
     done = subprocess.run(command, cwd=REPORT, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
         errors = [line for line in done.stdout.splitlines() if line.startswith("!") or "undefined on" in line]
@@ -161,7 +160,7 @@ def write_pdf():
 
 def make_parser():
     parser = Parser(prog="reproduce.py", description=__doc__.split("\n")[0])
-    names = "experiments, as in 'fig05*' (default: all but those of more than a quarter of an hour per seed)"
+    names = "experiments, as in 'fig05*' (default: all but those of 20 minutes or more per seed)"
     parser.add_argument("--only", metavar="PATTERN", help=names)
     parser.add_argument("--seeds", type=integer(1), help="seeds of each, from 42 (default: as --list shows)")
     what = parser.add_mutually_exclusive_group()
@@ -171,12 +170,11 @@ def make_parser():
     return parser
 
 
-def stop(*_):
-    raise KeyboardInterrupt
-
-
 def reproduce(args, names):
-    """Run what is missing, unless the flags leave that out; write figures and numbers, and perhaps the PDF."""
+    """Do what the flags say with the named experiments."""
+    if args.list:
+        return print_list(names, args.seeds)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not (args.figures or args.pdf):
         runs = missing_runs(names, args.seeds)
         for i, (name, seed) in enumerate(runs, 1):
@@ -198,21 +196,8 @@ def main(argv=None):
         names = [name for name in names if not EXPERIMENTS[name].is_long]
     if not names:
         parser.error(f"argument --only: no experiment matches {args.only!r}; --list shows them")
-    try:
-        if args.list:
-            print_list(names, args.seeds)
-            return 0
-        signal.signal(signal.SIGTERM, stop)
-        reproduce(args, names)
-    except (RunError, OSError, ValueError) as error:
-        print(f"reproduce.py: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("reproduce.py: interrupted; the same command continues", file=sys.stderr)
-        return 130
-    return 0
+    return run_command("reproduce.py", reproduce, args, names, after_interrupt="; the same command continues")
 
 
 if __name__ == "__main__":
-    with robust_output():
-        sys.exit(main())
+    sys.exit(main())

@@ -50,7 +50,7 @@ def test_reproduce_runs_missing_seeds_only(small, capsys):
 def test_reproduce_records_a_diverged_run_as_a_result(small):
     assert reproduce.main(["--only", "steep"]) == 0
     (run,) = records.read_records("steep")
-    assert run.diverged.startswith(("test loss is", "train loss is"))
+    assert "loss is" in run.diverged
     assert len(run.metrics) < 4
 
 

@@ -41,26 +41,40 @@ DIVERGED = "the run has diverged"
 def run_script(train, parser, argv=None, check=None):
     """Parse the flags, call `train(args)`, which returns a `Run`, and return the exit status.
 
-    The status is 0 after a complete run; 1, with one line on standard error, after a `RunError` or `OSError`
-    or without enough memory; 130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP. Invalid flags exit with status 2.
+    The status is 0 after a complete run; that of `run_command` after an error; 130, 143 or 129 after Ctrl-C, SIGTERM
+    or SIGHUP. Invalid flags exit with status 2.
     """
     warnings.formatwarning = lambda message, *_: f"{parser.prog}: warning: {message}\n"
     with robust_output():
         args = parse_args(parser, argv, check)
+
+    def run_and_report():
+        run = train(args)
+        if run is None:
+            raise RunError("train() returned None; end it with: return run")
+        return 0 if run.is_complete else 128 + run.stopped_by
+
+    return run_command(parser.prog, run_and_report)
+
+
+def run_command(prog, command, *args, after_interrupt=""):
+    """Call `command(*args)`, and return its exit status, 0 if it returns None.
+
+    The status is 1, with one line on standard error, after a `RunError` or `OSError` or without enough memory; 130
+    after Ctrl-C.
+    """
+    with robust_output():
         try:
-            run = train(args)
-            if run is None:
-                raise RunError("train() returned None; end it with: return run")
-            return 0 if run.is_complete else 128 + run.stopped_by
+            return command(*args) or 0
         except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeErrors
             reason = str(error).strip().split("\n")[0] or "MemoryError"
             if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", reason):
                 raise
-            print(f"{parser.prog}: error: out of memory ({reason}); use a smaller network or batch", file=sys.stderr)
+            print(f"{prog}: error: out of memory ({reason}); use a smaller network or batch", file=sys.stderr)
         except (RunError, OSError) as error:
-            print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         except KeyboardInterrupt:
-            print(f"{parser.prog}: interrupted", file=sys.stderr)
+            print(f"{prog}: interrupted{after_interrupt}", file=sys.stderr)
             return 128 + signal.SIGINT
         return 1
 
