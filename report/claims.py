@@ -1,7 +1,7 @@
 """What the original report claims, and the rule by which our runs reproduce it.
 
 A claimed number is reproduced if the mean of at least five runs is within a fixed margin of it, a claimed event if at
-least four of five runs show it.
+least 80% of five runs or more show it.
 """
 
 import math
@@ -71,22 +71,20 @@ class Claim(NamedTuple):
         says: the claim, in words.
         quantity: a key of `measures`.
         relation: 'about' for a number, 'at least' or 'at most' for an event.
-        number: of the original report, or what the words are taken to mean; None for the mean of `of`.
-        of: an experiment with which this one is compared.
+        number: of the original report, or what the words are taken to mean; an experiment's name for its mean.
     """
 
     figure: int
     says: str
     quantity: str
     relation: str
-    number: float | None
-    of: str = ""
+    number: float | str
 
     @property
     def bound(self):
-        if self.number is not None:
-            return self.number
-        return statistics.mean(run[self.quantity] for run in measured(self.of))
+        if isinstance(self.number, str):
+            return statistics.mean(run[self.quantity] for run in measured(self.number))
+        return self.number
 
     @property
     def margin(self):
@@ -129,9 +127,9 @@ CLAIMS = {
         Claim(2, "losses drift apart", "loss_gap", "at least", 0.1),
     ),
     PYTORCH: (
-        Claim(3, "test accuracy as in figure 1", "test_accuracy", "about", None, NUMPY),
+        Claim(3, "test accuracy as in figure 1", "test_accuracy", "about", NUMPY),
         Claim(3, "test accuracy flattens quickly", "flat_from", "at most", 1000),
-        Claim(4, "test loss as in figure 2", "test_loss", "about", None, NUMPY),
+        Claim(4, "test loss as in figure 2", "test_loss", "about", NUMPY),
     ),
     "fig05_adam": (
         Claim(5, "accuracy dips at many evaluations", "n_falls", "at least", 3),
@@ -142,8 +140,8 @@ CLAIMS = {
         Claim(8, "loss barely decreases", "loss_change", "at most", 0.01),
     ),
     "fig09_long": (
-        Claim(9, "test accuracy not above figure 3, at the end", "test_accuracy", "at most", None, PYTORCH),
-        Claim(9, "test accuracy not above figure 3, at the peak", "best_test_accuracy", "at most", None, PYTORCH),
+        Claim(9, "test accuracy not above figure 3, at the end", "test_accuracy", "at most", PYTORCH),
+        Claim(9, "test accuracy not above figure 3, at the peak", "best_test_accuracy", "at most", PYTORCH),
     ),
     "fig11_five_layers_adam_long": COMBINED,
     "course_fig11": COMBINED,
@@ -170,8 +168,8 @@ STUDENT_T = {
 def interval(values, confidence):
     """Return the prediction interval for one more value: its ends, and a description of where they come from.
 
-    It is mean ∓ t · s · √(1 + 1/n), for normally distributed values. The training checks use 99%, so that at most one
-    of a hundred right answers fails by chance.
+    It is mean ∓ t · s · √(1 + 1/n), for normally distributed values. The training checks use 99%, so that about one
+    in a hundred right answers fails by chance.
 
     Args:
         values: one per run, at least two.

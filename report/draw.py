@@ -60,7 +60,8 @@ def curves(name, quantity, seeds=slice(None)):
 def draw_claims(axes, name, quantity):
     """Draw the original report's numbers as dashed lines."""
     for claim in CLAIMS.get(name, ()):
-        if claim.relation == "about" and claim.number and claim.quantity.endswith(f"test_{quantity}"):
+        is_number = claim.relation == "about" and isinstance(claim.number, float)
+        if is_number and claim.quantity.endswith(f"test_{quantity}"):
             axes.axhline(claim.number, color=GREY, ls=DASHED, lw=1, zorder=3, label="original report, test")
 
 
@@ -104,28 +105,27 @@ def draw_points(axes, places, names, quantity, **style):
 # ---- Figures -------------------------------------------------------------------------------------
 
 
-def draw_runs(*names, titles=("",), seeds=slice(None)):
-    """Return a figure with a row per experiment: accuracy on the left, loss on the right."""
+def draw_runs(*names, titles=("",), seeds=slice(None), is_change=False):
+    """Return a figure with a row per experiment: accuracy on the left, loss or its change on the right."""
     figure, panels = new_panels(FULL, 1.55 * len(names) + 0.3, len(names), 2, sharex=len(names) > 1)
     for row, name, title in zip(panels, names, titles, strict=True):
         for axes, quantity in zip(row, YLABELS, strict=True):
-            draw_curves(axes, name, quantity, seeds)
-            set_range(axes, quantity)
-            axes.set(title=title, ylabel=YLABELS[quantity])
+            moved = is_change and quantity == "loss"
+            draw_curves(axes, name, quantity, seeds, moved)
+            if not moved:
+                set_range(axes, quantity)
+            axes.set(title=title, ylabel="change of the loss" if moved else YLABELS[quantity])
     for axes in panels[-1]:
         axes.set_xlabel("training step")
     add_legend(figure, 3)
     return figure
 
 
-def draw_each_seed(names):
-    """Return a figure with a panel per run: for each experiment a row of accuracies and one of losses.
-
-    Args:
-        names: `{experiment: words}`.
-    """
+def draw_long_runs():
+    """Return a figure with a column per seed: accuracy and loss of five layers and Adam, by kind of pixels."""
+    names = {"fig11_five_layers_adam_long": "standardised", "course_fig11": "the course's"}
     n_seeds = len(read_records(next(iter(names))))
-    figure, panels = new_panels(FULL, 2.1 * len(names) + 0.4, 2 * len(names), n_seeds, sharex=True, sharey="row")
+    figure, panels = new_panels(FULL, 1.9 * len(names) + 0.4, 2 * len(names), n_seeds, sharex=True, sharey="row")
     rows = [(name, quantity) for name in names for quantity in YLABELS]
     for row, (name, quantity) in zip(panels, rows, strict=True):
         for i, axes in enumerate(row):
@@ -137,18 +137,6 @@ def draw_each_seed(names):
         axes.set_xlabel("step")
         axes.set_xticks((0, 50_000), ("0", "50,000"))
     add_legend(figure, 3)
-    return figure
-
-
-def draw_five_layers():
-    """Return a figure of accuracy, and of how far the loss moves: both splits coincide otherwise."""
-    figure, panels = new_panels(FULL, 1.85, 1, 2)
-    draw_curves(panels[0, 0], "fig07_five_layers", "accuracy")
-    set_range(panels[0, 0], "accuracy")
-    draw_curves(panels[0, 1], "fig07_five_layers", "loss", is_change=True)
-    for axes, ylabel in zip(panels[0], ("accuracy", "change of the loss"), strict=True):
-        axes.set(xlabel="training step", ylabel=ylabel)
-    add_legend(figure, 2)
     return figure
 
 
@@ -206,7 +194,7 @@ def draw_depths():
 
 def draw_gradients():
     """Return a figure of the size of each layer's weight gradient over the steps, by initial weights and optimiser."""
-    figure, panels = new_panels(FULL, 3.4, 2, 2, sharex=True)
+    figure, panels = new_panels(FULL, 3.1, 2, 2, sharex=True)
     for column, (init, words) in enumerate((("normal", "the course's weights"), ("pytorch", "PyTorch's weights"))):
         for row, by in enumerate(("sgd", "adam")):
             axes, (record,) = panels[row, column], read_records(f"gradients_{init}_{by}")
@@ -220,7 +208,7 @@ def draw_gradients():
             if (init, by) != ("normal", "sgd"):  # which has its own range
                 axes.set_ylim(3e-9, 30)
             axes.set(title=f"{words}, {'SGD' if by == 'sgd' else 'Adam'}", ylabel="r.m.s. gradient")
-            axes.set_xlabel("training step" * row)
+            axes.set_xlabel("training step" if row == 1 else "")
     add_legend(figure, 5)
     return figure
 
@@ -263,15 +251,14 @@ FIGURES = {
     ),
     "learning_rate": draw_learning_rates,
     "adam": lambda: draw_runs("fig05_adam"),
-    "five_layers": draw_five_layers,
+    "five_layers": lambda: draw_runs("fig07_five_layers", is_change=True),  # the losses coincide otherwise
     "gradients": draw_gradients,
     "depth": draw_depths,
     "long": lambda: draw_runs("fig09_long"),
-    "combined": lambda: draw_runs("fig11_five_layers_adam_long", seeds=slice(1)),
-    "combined_all": lambda: draw_each_seed(
-        {"fig11_five_layers_adam_long": "standardised", "course_fig11": "the course's"}
+    "combined": lambda: draw_runs(
+        "fig11_five_layers_adam_long", "best_mlp", titles=("five layers, Adam", "the better MLP"), seeds=slice(1)
     ),
-    "best_mlp": lambda: draw_runs("best_mlp"),
+    "combined_all": draw_long_runs,
     "convnet": lambda: draw_runs("fig13_convnet"),
     "best_convnet": lambda: draw_runs("best_convnet"),
     "wrong": draw_wrong_gradients,

@@ -1,6 +1,6 @@
-"""How wrong a finite difference is, over its step: of batch norm's input gradient, in single and in double precision.
+"""The error of a central difference over its step, for batch norm's input gradient, in single and double precision.
 
-Batch norm takes sums, products and roots alone, which every processor rounds alike; so do these errors come out alike.
+Batch norm uses only sums, products and roots, which all processors round alike, so the errors are the same everywhere.
 """
 
 import numpy as np

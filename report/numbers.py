@@ -8,11 +8,11 @@ import statistics
 
 import numpy as np
 
-from report.claims import CLAIMS, REPRODUCED, judge, measured, measures
+from report.claims import CLAIMS, REPRODUCED, judge, measured
 from report.finite_differences import chosen_step, relative_error
 from report.records import read_records, whole_runs
 from report.runs import EXPERIMENTS, REPORT, WIDTHS
-from report.search import SEARCHES, SEED, ablations, read_trials
+from report.search import SEARCH_SEED, SEARCHES, ablations, read_trials
 from report.worked_example import example_numbers
 
 # ---- Numbers -------------------------------------------------------------------------------------
@@ -27,10 +27,9 @@ def spread(values):
 def numbers(name):
     """Return `{'n': seeds, 'n_diverged': …, 'test_accuracy': spread, …}` of an experiment.
 
-    Runs that diverged count in the first two alone.
+    Diverged runs count only in `n` and `n_diverged`.
     """
-    records = read_records(name)
-    runs = [measures(record.metrics) for record in records if record.summary]
+    records, runs = read_records(name), measured(name)
     found = {"n": len(records), "n_diverged": len(records) - len(runs)}
     if runs:
         found |= {quantity: spread([run[quantity] for run in runs]) for quantity in runs[0]}
@@ -55,9 +54,9 @@ def gradients(record):
 
 
 def gradient_numbers():
-    """Return gradients of the five-layer network under SGD from the course's weights, as root mean squares.
+    """Return r.m.s. gradients of the five-layer network under SGD from the course's weights.
 
-    `gradients.least_ratio` is the least ratio of those of weights, from PyTorch's initial weights, to these.
+    `gradients.least_ratio` is the least ratio of a weight gradient from PyTorch's initial weights to the one here.
     """
     (course,), (pytorch,) = (read_records(f"gradients_{init}_sgd") for init in ("normal", "pytorch"))
     (_, weights, _), (_, others, _) = gradients(course), gradients(pytorch)
@@ -79,9 +78,9 @@ def search_numbers():
     """
     accuracies = [m["test_accuracy"] for run in whole_runs("fig09_long") for m in run.metrics if m["step"] == 5000]
     found = {"search.mlp.default.sd": f"{statistics.stdev(accuracies):.3f}"}
-    recipe, trials = " ".join(SEARCHES["mlp"].ingredients.values()), read_trials()
+    mlp, trials = SEARCHES["mlp"], read_trials()
     for name, images in (("short", 4_000_000), ("long", 10_000_000)):
-        accuracy = trials[SEARCHES["mlp"].script, recipe, images, SEED + 1]["validation_accuracy"]
+        accuracy = trials[mlp.script, mlp.recipe, images, SEARCH_SEED + 1]["validation_accuracy"]
         found[f"search.mlp.{name}"] = f"{accuracy:.3f}"
     for network in SEARCHES:
         images = [trial["images"] for trial in trials.values() if trial["script"].startswith(f"train_{network}")]
@@ -95,7 +94,7 @@ def claim_numbers():
         f"claim.{name}.{claim.quantity}": f"{claim.number:.3g}"
         for name, claims in CLAIMS.items()
         for claim in claims
-        if claim.number is not None
+        if isinstance(claim.number, float)
     }
     verdicts = [verdict for name, claims in CLAIMS.items() if name in RUNS for *_, verdict in judged(name, claims)]
     return found | {"claims.n": str(len(verdicts)), "claims.n_reproduced": str(verdicts.count(REPRODUCED))}
@@ -195,7 +194,7 @@ def ablation_tex(network):
     """Return rows of an ingredient, its gain alone and the drop without it; the two baselines come first."""
     search, trials = SEARCHES[network], read_trials()
     accuracies = {
-        name: [trials[search.script, flags, search.budgets[0], SEED]["validation_accuracy"] for flags in both]
+        name: [trials[search.script, flags, search.images, SEARCH_SEED]["validation_accuracy"] for flags in both]
         for name, both in ablations(search).items()
     }
     start, end = accuracies.pop(None)
@@ -236,7 +235,7 @@ def results_tex():
         "convnetablationrows": ablation_tex("convnet"),
     }
     text = (REPORT / "report.tex").read_text(encoding="utf-8") + "".join(tables.values())
-    named = set(re.findall(r"\{([\w.-]+)\}", text))  # whole, or without .mean and the like
+    named = set(re.findall(r"\{([\w.-]+)\}", text))  # full names, or names without the statistic, as in \pmresult
     lines = ["% Written by report/reproduce.py from report/results; \\result{NAME} prints a number."]
     for name, number in all_numbers().items():
         if name in named or name.rpartition(".")[0] in named:

@@ -8,13 +8,12 @@ from typing import NamedTuple
 from grading.output import printable
 from grading.scheme import FILES
 from report.claims import CLAIMS, REPRODUCED, Claim, interval, judge, measures
-from report.records import whole_runs
+from report.records import UNRECORDED_FLAGS, whole_runs
 from training.files import RunError, read_metrics, write_text
 
 # Flags that do not change what is compared, or that differ between the recorded runs.
-FREE_FLAGS = {
-    "seed", "out_dir", "data_dir", "quiet", "dataset", "device", "precision", "resume", "eval_freq",
-    "synthetic_size", "compile", "tensorboard", "pictures",
+FREE_FLAGS = UNRECORDED_FLAGS | {
+    "device", "precision", "eval_freq", "synthetic_size", "compile", "tensorboard", "pictures"
 }  # fmt: skip
 
 
@@ -42,7 +41,7 @@ def is_run(path):
 
 
 def compare_run(path, out_dir):
-    """Print a run's verdicts, and write them, table.txt, and its curves, curves.png, to `out_dir`.
+    """Print a run's verdicts, and write table.txt and curves.png to `out_dir`.
 
     Returns:
         False if the run cannot be compared; one line on standard error says why.
@@ -112,8 +111,7 @@ def find_experiment(path, flags):
 def make_row(claim, value, recorded):
     """Return the `Row` of a claim.
 
-    A number passes within the claim's margin, or in the 95% prediction interval of the recorded runs if that reaches
-    further.
+    A number passes within the claim's margin, or within the 95% prediction interval of the recorded runs.
 
     Args:
         value: the run's value of the claim's quantity.

@@ -24,7 +24,7 @@ class Experiment(NamedTuple):
         script: module that trains, as 'train_mlp_pytorch' or 'report.gradient_flow'.
         seeds: how many.
         flags: for the script, beside seed and directory; None if they are in report/experiments/NAME.args.
-        is_long: a seed takes a quarter of an hour or more, so that it is run only if it is named.
+        is_long: a seed takes 20 minutes or more, so that it is run only if it is named.
     """
 
     script: str

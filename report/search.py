@@ -1,47 +1,46 @@
-"""Search for the better networks' flags on validation images, by successive halving, and weigh their ingredients.
+"""Train the better networks with other flags, and weigh their ingredients, on validation images.
 
-python -m report.search convnet
-python -m report.search mlp --ablation
-python -m report.search mlp --list
+python -m report.search mlp --images 1000000 --add="--dropout 0.1"
+python -m report.search convnet --ablation
 
-A search trains all candidates with the first budget of images, the better half of them with the next one, and so on.
-An ablation trains the start with each ingredient alone, and all ingredients but for each. Every trial is a line of
-report/search.jsonl, and is not run again. Only accuracy on validation images, held out of training, decides.
+The first command trains all ingredients and the flags of --add. An ablation trains each ingredient alone, and all of
+them but each. Every trial is a line of report/search.jsonl, and is not run again. Only accuracy on validation images,
+held out of training, decides.
 """
 
 import importlib
 import json
 import math
 import shlex
-import signal
 import sys
 import tempfile
 from typing import NamedTuple
 
 from report.runs import REPORT
-from training.files import RunError
-from training.flags import Parser, parse_args
-from training.streams import robust_output
+from training.flags import Parser, integer, parse_args
+from training.run import run_command
 
 TRIALS = REPORT / "search.jsonl"
 N_VALIDATION = 5000  # the last training images
-SEED = 1000  # not a seed of the reported runs
+SEARCH_SEED = 1000  # not a seed of the reported runs
 
 
 class Search(NamedTuple):
-    """What is searched.
+    """A recipe, whose ingredients an ablation weighs.
 
     Attributes:
         script: that trains.
-        ingredients: flags by their names; all of them together are what candidates begin with.
-        candidates: flags that come after those.
-        budgets: images that a trial of each round sees; one of the ablation sees as many as one of the first round.
+        ingredients: flags by their names.
+        images: that each network of the ablation is trained on.
     """
 
     script: str
     ingredients: dict
-    candidates: list
-    budgets: list
+    images: int
+
+    @property
+    def recipe(self):
+        return " ".join(self.ingredients.values())
 
 
 SEARCHES = {
@@ -55,18 +54,7 @@ SEARCHES = {
             "flips and crops by 2 pixels": "--augment flip_crop --shift 2",
             "batches of 128": "--batch_size 128",
         },
-        [
-            "",
-            "--optimizer adam --momentum 0 --learning_rate 2e-3",
-            "--momentum 0.9",
-            "--label_smoothing 0.2",
-            "--lr_schedule onecycle",
-            "--batch_size 64",
-            "--augment flip",
-            "--learning_rate 0.05",
-            "--learning_rate 0.2",
-        ],
-        [20_480, 40_960, 160_000],
+        20_480,
     ),
     "mlp": Search(
         "train_mlp_pytorch",
@@ -82,19 +70,11 @@ SEARCHES = {
             "500 whitened components": "--whiten 500",
             "three layers: 2000, 1000, 500": "--dnn_hidden_units 2000,1000,500",
         },
-        [
-            "",
-            "--dropout 0.1",
-            "--augment flip_crop",
-            "--whiten 300",
-            "--whiten 1000",
-            "--dnn_hidden_units 3000,500,3000,500",
-        ],
-        [1_000_000, 4_000_000, 10_000_000],
+        1_000_000,
     ),
 }
 
-# ---- Trials ------------------------------------------------------------------------------------
+# ---- Trials --------------------------------------------------------------------------------------
 
 
 def run_trial(script, flags, images, seed):
@@ -126,17 +106,12 @@ def read_trials():
 
 
 def trial(*key):
-    """Return the record of a trial, which is run where there is none, and print it."""
-    found = read_trials().get(key)
-    if found is None:
-        found = run_trial(*key)
-        with TRIALS.open("a") as file:  # one write, beside which another search may have its own
-            file.write(json.dumps(found) + "\n")
-    print_trial(found)
-    return found
-
-
-def print_trial(t):
+    """Print a trial's record. Run the trial first if it is not recorded."""
+    t = read_trials().get(key)
+    if t is None:
+        t = run_trial(*key)
+        with TRIALS.open("a") as file:  # a single write, so that concurrent searches do not mix lines
+            file.write(json.dumps(t) + "\n")
     print(
         f"{t['images']:>9} images, validation {t['validation_accuracy']:.4f}, train {t['train_accuracy']:.4f}, "
         f"{t['seconds']:.0f} s: {t['flags'] or '(defaults)'}",
@@ -144,56 +119,40 @@ def print_trial(t):
     )
 
 
-# ---- Search and ablation ------------------------------------------------------------------------
-
-
-def halve(search):
-    """Run the rounds of a search, and return the flags that are left."""
-    flags = [" ".join([*search.ingredients.values(), own]).strip() for own in search.candidates]
-    for images in search.budgets:
-        trials = [trial(search.script, f, images, SEED) for f in flags]
-        trials.sort(key=lambda t: t["validation_accuracy"], reverse=True)
-        flags = [t["flags"] for t in trials[: math.ceil(len(trials) / 2)]]
-    return flags
-
-
 def ablations(search):
     """Return the flags of an ablation, `{ingredient: (it alone, all but it)}`; the key None has no flags, and all."""
     parts = search.ingredients
     both = {name: (own, " ".join(f for f in parts.values() if f != own)) for name, own in parts.items()}
-    return {None: ("", " ".join(parts.values()))} | both
+    return {None: ("", search.recipe)} | both
 
 
 def ablate(search):
-    """Run the ablation of a search, from both ends."""
+    """Run all trials of an ablation."""
     for end in (0, 1):
         for both in ablations(search).values():
-            trial(search.script, both[end], search.budgets[0], SEED)
+            trial(search.script, both[end], search.images, SEARCH_SEED)
+
+
+# ---- Command line --------------------------------------------------------------------------------
 
 
 def main(argv=None):
     parser = Parser(prog="search.py", description=__doc__.splitlines()[0])
-    parser.add_argument("search", choices=SEARCHES)
-    parser.add_argument("--ablation", action="store_true", help="weigh the ingredients instead of the candidates")
-    parser.add_argument("--list", action="store_true", help="print the recorded trials, best first, and run nothing")
+    parser.add_argument("network", choices=SEARCHES)
+    parser.add_argument("--ablation", action="store_true", help="train each ingredient alone, and all but each")
+    parser.add_argument("--add", metavar="FLAGS", default="", help="flags of one trial after the recipe's")
+    parser.add_argument("--images", type=integer(1), help="that it is trained on (default: as in the ablation)")
+    parser.add_argument("--seed", type=integer(0), default=SEARCH_SEED, help="of that trial (default: %(default)s)")
     args = parser.parse_args(argv)
-    search = SEARCHES[args.search]
-    try:
-        if args.list:
-            trials = [t for t in read_trials().values() if t["script"] == search.script]
-            for t in sorted(trials, key=lambda t: (t["images"], t["validation_accuracy"]), reverse=True):
-                print_trial(t)
-            return 0
-        ablate(search) if args.ablation else halve(search)
-    except (RunError, OSError, ValueError, MemoryError) as error:
-        print(f"search.py: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("search.py: interrupted; the same command continues", file=sys.stderr)
-        return 128 + signal.SIGINT
-    return 0
+    search, again = SEARCHES[args.network], "; the same command continues"
+    if args.ablation:
+        if args.add or args.images or args.seed != SEARCH_SEED:
+            parser.error("--ablation has its own flags, images and seed: omit --add, --images and --seed")
+        return run_command("search.py", ablate, search, after_interrupt=again)
+    flags = f"{search.recipe} {args.add}".strip()
+    images = args.images or search.images
+    return run_command("search.py", trial, search.script, flags, images, args.seed, after_interrupt=again)
 
 
 if __name__ == "__main__":
-    with robust_output():
-        sys.exit(main())
+    sys.exit(main())

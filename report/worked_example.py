@@ -14,7 +14,7 @@ WEIGHTS = np.array([[1.0, 0.5], [-1.0, 0.25]]), np.array([[0.5, 1.0], [-0.25, 0.
 
 
 def quantities():
-    """Return every number of the example, `{name: array}`; of vectors and weights as the report writes them."""
+    """Return all numbers of the example, `{name: array}`, in the report's shapes."""
     mlp, cross_entropy = MLP(2, [2], 2, SLOPE), CrossEntropyModule()
     first, activation, second, softmax = mlp.modules
     for layer, weight in zip((first, second), WEIGHTS, strict=True):

@@ -1,4 +1,4 @@
-"""Train the NumPy MLP with a gradient that is wrong on purpose: its curve hardly shows it.
+"""Train the NumPy MLP with a gradient that is wrong on purpose: two of three mistakes do not show in the curve.
 
 python -m report.wrong_gradients --mistake bias_averaged
 """

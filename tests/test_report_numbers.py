@@ -83,7 +83,7 @@ def test_claims_are_judged_by_margin_and_share_of_seeds(relation, values, verdic
 
 def test_claim_of_another_experiment_takes_its_mean(record):
     record("fig03_mlp_pytorch", evaluations([0.3]), evaluations([0.5]))
-    assert Claim(9, "", "test_accuracy", "at most", None, "fig03_mlp_pytorch").bound == pytest.approx(0.4)
+    assert Claim(9, "", "test_accuracy", "at most", "fig03_mlp_pytorch").bound == pytest.approx(0.4)
 
 
 # ---- The report ----------------------------------------------------------------------------------

@@ -1,14 +1,13 @@
-"""The search for better flags: it halves, resumes, and weighs ingredients."""
+"""Trials are run once, and an ablation weighs ingredients."""
 
 import importlib
-import itertools
 import shlex
 
 import pytest
 
 from report import numbers, search
 
-SEARCH = search.Search("a_script", {"one": "--a 1", "two": "--b 2"}, ["", "--c 3", "--c 4", "--c 5"], [100, 200])
+SEARCH = search.Search("a_script", {"one": "--a 1", "two": "--b 2"}, 100)
 
 
 @pytest.fixture
@@ -27,17 +26,25 @@ def ran(tmp_path, monkeypatch):
     return keys
 
 
-def test_search_trains_the_better_half_again_and_nothing_twice(ran):
-    assert search.halve(SEARCH) == ["--a 1 --b 2 --c 5"]
-    first = ["--a 1 --b 2", "--a 1 --b 2 --c 3", "--a 1 --b 2 --c 4", "--a 1 --b 2 --c 5"]
-    assert ran == [*((flags, 100) for flags in first), *((flags, 200) for flags in reversed(first[2:]))]
-    search.halve(SEARCH)
-    assert len(ran) == 6
-
-
-def test_ablation_weighs_each_ingredient_from_both_ends(ran, monkeypatch):
+@pytest.fixture
+def small_search(monkeypatch):
     monkeypatch.setitem(search.SEARCHES, "mlp", SEARCH)
-    search.ablate(SEARCH)
+
+
+def test_trial_adds_flags_to_the_recipe_and_runs_once(ran, small_search):
+    command = ["mlp", "--add=--c 3", "--images", "200", "--seed", "7"]
+    assert (search.main(command), search.main(command)) == (0, 0)
+    assert ran == [("--a 1 --b 2 --c 3", 200)]
+
+
+def test_ablation_refuses_flags_of_a_trial(ran, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        search.main(["mlp", "--ablation", "--add=--dropout 0.1"])
+    assert "omit --add" in capsys.readouterr().err
+
+
+def test_ablation_weighs_each_ingredient_from_both_ends(ran, small_search):
+    assert search.main(["mlp", "--ablation"]) == 0
     assert [flags for flags, _ in ran] == ["", "--a 1", "--b 2", "--a 1 --b 2"]
     assert numbers.ablation_tex("mlp").splitlines() == [
         r"defaults; all ingredients & 0.100 & 0.200 \\",
@@ -51,5 +58,5 @@ def test_ablation_weighs_each_ingredient_from_both_ends(ran, monkeypatch):
 def test_search_flags_are_flags_of_its_script(name):
     chosen = search.SEARCHES[name]
     parser = importlib.import_module(chosen.script).make_flags()
-    for flags in itertools.chain(chosen.ingredients.values(), chosen.candidates):
+    for flags in chosen.ingredients.values():
         parser.parse_args(shlex.split(flags))
