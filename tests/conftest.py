@@ -51,9 +51,9 @@ def reference(synthetic_flags, tmp_path_factory):
     """Call with a script's name and flags to get the directory of a small uninterrupted run."""
 
     @functools.cache
-    def directory(script, *more):
+    def directory(script, *more, draw=False):
         directory = tmp_path_factory.mktemp("runs") / script
-        done = runs.run(script, *synthetic_flags, *runs.SMALL[script], *more, "--out_dir", directory)
+        done = runs.run(script, *synthetic_flags, *runs.SMALL[script], *more, "--out_dir", directory, draw=draw)
         assert done.status == 0, done.err
         return directory
 

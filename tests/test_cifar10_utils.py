@@ -62,11 +62,6 @@ def test_incomplete_data_dir_raises_with_auto(tmp_path, file, message):
         get_cifar10(tmp_path / "images", dataset="auto")
 
 
-def test_download_false_raises_if_files_are_missing(tmp_path):
-    with pytest.raises(DataError, match=f"CIFAR-10 is not in {tmp_path}"):
-        get_cifar10(tmp_path / DIRECTORY_NAME, dataset="auto", download=False)
-
-
 @pytest.mark.parametrize("exists", [True, False])
 def test_download_fills_a_missing_or_empty_directory(official_folder, tmp_path, monkeypatch, exists):
     def download(root, download):
@@ -90,6 +85,7 @@ def test_auto_without_network_warns_and_is_synthetic(tmp_path, monkeypatch, erro
     with pytest.warns(UserWarning, match=r"could not be downloaded: .*Continuing with synthetic images\.$"):
         data = get_cifar10(tmp_path / DIRECTORY_NAME, dataset="auto", synthetic_size=100)
     assert data["train"].origin["is_synthetic"]
+    assert data["test"].num_examples == 20
 
 
 def test_damaged_archive_raises_with_auto(tmp_path, monkeypatch):
@@ -311,17 +307,3 @@ def test_synthetic_images_depend_only_on_seed():
     assert (images == again[0]).all()
     assert (labels == again[1]).all()
     assert (images != others[0]).any()
-
-
-def test_synthetic_images_are_learnable_by_linear_model():
-    images, labels = synthetic_images(3000, seed=0)
-    x = images.reshape(3000, -1) / 255
-    means = np.stack([x[:2000][labels[:2000] == c].mean(axis=0) for c in range(10)])
-    predicted = (x[2000:] @ means.T - (means**2).sum(axis=1) / 2).argmax(axis=1)
-    assert (predicted == labels[2000:]).mean() > 0.15  # chance is 0.1
-
-
-def test_synthetic_data_set_is_named_so(tmp_path):
-    data = get_cifar10(tmp_path, dataset="synthetic", synthetic_size=200)
-    assert (data["train"].num_examples, data["test"].num_examples) == (200, 40)
-    assert data["train"].origin["name"] == "SYNTHETIC IMAGES, not CIFAR-10"

@@ -225,16 +225,6 @@ def test_first_layer_includes_whitening():
 # ---- Device, precision, compilation, memory ------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("cuda", "mps", "expected"), [(True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")]
-)
-def test_auto_device_is_a_gpu_if_available(monkeypatch, cuda, mps, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert engine.choose_device("auto").type == expected
-
-
 def test_memory_formats_affect_results_by_rounding_only():
     torch.manual_seed(0)
     network, x = ConvNet(3, 10), torch.randn(4, 3, 32, 32)
@@ -250,9 +240,9 @@ def test_memory_formats_affect_results_by_rounding_only():
 
 
 def losses_of_run(directory, synthetic_flags, *more):
-    """Run the MLP script for ten steps, and return the test losses."""
-    small = ["--device=cpu", "--max_steps=10", "--eval_freq=5", "--out_dir", directory]
-    done = run(SCRIPT, *synthetic_flags, *small, *more)
+    """Train the MLP for ten steps, in which it learns, and return the test losses."""
+    small = ["--device=cpu", "--max_steps=10", "--eval_freq=5", "--init=pytorch", "--learning_rate=3e-5"]
+    done = run(SCRIPT, *synthetic_flags, *small, "--out_dir", directory, *more)
     assert done.status == 0, done.err
     return [m["test_loss"] for m in read_metrics(directory)]
 
@@ -269,13 +259,6 @@ def test_bf16_keeps_weights_in_float32(synthetic_flags, tmp_path):
 def test_compile_gives_the_same_losses(synthetic_flags, tmp_path):
     plain, compiled = (losses_of_run(tmp_path / str(len(more)), synthetic_flags, *more) for more in ([], ["--compile"]))
     assert plain == pytest.approx(compiled, rel=1e-5)
-
-
-def test_torch_out_of_memory_error_is_one_line(synthetic_flags, tmp_path, monkeypatch):
-    monkeypatch.setattr(f"{SCRIPT}.make_network", lambda _: torch.empty(1 << 60))
-    done = run(SCRIPT, *synthetic_flags, "--out_dir", tmp_path / "run")
-    assert done.status == 1
-    assert "out of memory" in done.error
 
 
 # ---- Figures -------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ from runs import (
     SMALL,
     assert_same_run,
     checkpoint,
-    contents,
     handling,
     run,
     run_process,
@@ -119,18 +118,6 @@ def test_resume_after_full_disk_matches_uninterrupted_run(
     assert_same_run(directory, uninterrupted)
 
 
-def test_full_disk_error_names_the_figure(synthetic_flags, tmp_path, monkeypatch):
-    def full(self, file, **_):
-        file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
-    done = run(NUMPY, *synthetic_flags, *SMALL[NUMPY], "--out_dir", tmp_path / "run", draw=True)
-    assert done.status == 1
-    assert f"{tmp_path / 'run' / 'accuracy.png'} could not be written: No space left" in done.error
-    assert contents(tmp_path / "run").keys() == {"config.json", "metrics.jsonl"}
-
-
 def test_torch_checkpoint_reports_full_disk():
     class Full(io.BytesIO):
         def write(self, raw):
@@ -157,14 +144,14 @@ def test_divergence_keeps_the_last_checkpoint(synthetic_flags, tmp_path, script,
     assert all(np.isfinite(list(m.values())).all() for m in read_metrics(directory))
 
 
-def test_memory_error_is_one_line(monkeypatch):
-    def no_memory(*_, **__):
-        raise MemoryError("Unable to allocate 22.9 GiB")
-
-    monkeypatch.setattr("train_mlp_numpy.get_cifar10", no_memory)
-    done = run(NUMPY, "--quiet")
-    assert done.status == 1
-    assert done.error.endswith("out of memory (Unable to allocate 22.9 GiB); use a smaller network or batch")
+@pytest.mark.parametrize(
+    ("script", "function", "allocate"), [(NUMPY, "get_cifar10", np.empty), (MLP, "make_network", torch.empty)]
+)
+def test_out_of_memory_error_is_one_line(synthetic_flags, monkeypatch, script, function, allocate):
+    monkeypatch.setattr(f"{script}.{function}", lambda *_, **__: allocate(1 << 57))
+    done = run(script, *synthetic_flags, "--quiet")
+    assert (done.status, "out of memory (" in done.error) == (1, True)
+    assert done.error.endswith("; use a smaller network or batch")
 
 
 # ---- In subprocesses: real signals and faults ------------------------------------------------------
@@ -200,8 +187,8 @@ def test_closed_output_does_not_stop_training(synthetic_flags, reference, tmp_pa
     assert_same_run(tmp_path / "run", reference(NUMPY, "--eval_freq=20"))
 
 
-KINDS = ("SIGKILL", "SIGTERM", "SIGHUP", "terminal", "reader", "file size", "space")
-N_FAULTS = int(os.environ.get("FAULTS", "7"))
+KINDS = ("SIGKILL", "SIGTERM", "SIGHUP", "terminal", "file size")
+N_FAULTS = int(os.environ.get("FAULTS", "5"))
 
 
 @pytest.mark.slow
@@ -210,32 +197,16 @@ N_FAULTS = int(os.environ.get("FAULTS", "7"))
 def test_resume_after_random_fault_matches_uninterrupted_run(synthetic_flags, reference, tmp_path, i):
     """Scripts and kinds of fault take turns; the moment of the fault is random."""
     script, kind, rng = SCRIPTS[i % len(SCRIPTS)], KINDS[i % len(KINDS)], random.Random(i)
-    place = tmp_path / "disk"
-    place.mkdir()
-    if kind == "space":
-        size = rng.choice((100, 400, 700, 60_000, 120_000))  # KB: some or all checkpoints fit
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "none", place]
-        if subprocess.run(mount, capture_output=True).returncode:
-            pytest.skip("a disk of limited size cannot be mounted here")
-    try:
-        directory = place / "run"
-        status, err = run_with_fault(kind, script, [*synthetic_flags, *SMALL[script]], directory, rng)
-        assert "Traceback" not in err, err
-        if not directory.exists():  # no space for config.json, so the run did not start
-            assert (kind, status) == ("space", 1), err
-            return
-        assert (status == 0) == (directory / "summary.json").exists(), (status, err)
-        if kind != "SIGKILL":
-            assert not list(directory.glob("*.tmp")), "a temporary file is left"
-        read_metrics(directory)
-        if kind == "space":
-            subprocess.run(["mount", "-o", "remount,size=400m", place], check=True)
-        done = run(script, "--resume", directory)
-        assert done.status == 0, done.err
-        assert_same_run(directory, reference(script))
-    finally:
-        if kind == "space":
-            subprocess.run(["umount", place], check=True)
+    directory = tmp_path / "run"
+    status, err = run_with_fault(kind, script, [*synthetic_flags, *SMALL[script]], directory, rng)
+    assert "Traceback" not in err, err
+    assert (status == 0) == (directory / "summary.json").exists(), (status, err)
+    if kind != "SIGKILL":
+        assert not list(directory.glob("*.tmp")), "a temporary file is left"
+    read_metrics(directory)
+    done = run(script, "--resume", directory)
+    assert done.status == 0, done.err
+    assert_same_run(directory, reference(script))
 
 
 def run_with_fault(kind, script, flags, directory, rng):
@@ -264,10 +235,6 @@ def run_with_fault(kind, script, flags, directory, rng):
         os.close(slave)
         os.close(master)
         return process.wait(), ""
-    if kind == "reader":
-        process.stdout.close()
-        err = process.stderr.read()
-        return process.wait(), err.decode()
     if kind.startswith("SIG"):
         process.send_signal(getattr(signal, kind))
     return process.wait(), process.communicate()[1].decode()

@@ -3,36 +3,38 @@
 import functools
 import itertools
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import variants
 from graded import CHECKS, PROJECT, Classes, grade, grade_classes, lost, points
-from wrong_layers import WRONG_BATCH_NORMS, WRONG_LAYERS, layers_with
+from wrong_layers import HARMLESS, WRONG_BATCH_NORMS, WRONG_LAYERS, layers_with
 
 import custom_batchnorm
-import modules
 from convnet_pytorch import ConvNet
 from grading.checks.check import Grading, difference
 from grading.checks.local import Local
 from grading.scheme import BY_HAND_POINTS, FILES, QUESTIONS
-from grading.worker.operations import numbers
 
 LAYERS = ("LinearModule", "LeakyReLUModule", "SoftMaxModule", "CrossEntropyModule")
 NORMS = ("CustomBatchNormAutograd", "CustomBatchNormManualFunction", "CustomBatchNormManualModule")
 OF_QUESTION = {question: [check for check in CHECKS if check.question == question] for question in QUESTIONS}
 OF_NORMS = [check for check in CHECKS if check.question.startswith("3")]
-# Not mistakes for a grade: shapes that broadcast, the slope at exactly 0, a loss of probabilities that underflow.
-ACCEPTED = {
-    "bias_gradient_in_a_row", "mask_true_at_zero", "mask_of_output", "probabilities_of_zero", "dout_overwritten",
-    "log_of_zero", "loss_gradient_at_zero",
-}  # fmt: skip
 # Mistakes that make other things impossible, by the number of checks that they cost.
 COST_MORE = {
     "backward_in_forward_order": 3, "first_layer_forgotten": 2,
     "normalized_over_batch": 2, "input_missing": 2, "not_scaled": 2, "gamma_left_out": 3,
+}  # fmt: skip
+# Common mistakes, and words that explain them.
+NAMED = {
+    "weight_gradient_transposed": "transposed", "bias_averaged": "the mean over the batch",
+    "slope_ignored": "the slope is not used", "cross_terms_missing": "cross terms are missing",
+    "maximum_not_subtracted": "overflows", "cross_terms_added": "wrong sign",
+    "cross_terms_over_batch": "summed over the batch", "cross_terms_unweighted": "lacks the probabilities",
+    "loss_over_all": "mean over the classes", "loss_gradient_of_logits": "softmax and loss together",
+    "slope_not_passed": "neg_slope is not used", "bessel": "Bessel", "eps_missing": "is not used",
+    "mean_constant": "The mean depends on x",
 }  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -59,32 +61,9 @@ def test_wrong_class_costs_one_check(name):
     wrong = (WRONG_LAYERS | WRONG_BATCH_NORMS)[name]
     checks = OF_QUESTION["1.2"] if name in WRONG_LAYERS else OF_NORMS
     results = grade_classes(classes_of(wrong), checks)
-    assert len(lost(results)) == COST_MORE.get(name, name not in ACCEPTED), lost(results)
+    assert len(lost(results)) == COST_MORE.get(name, name not in HARMLESS), lost(results)
     assert all(results[check].called and results[check].problem for check in lost(results))
-
-
-@pytest.mark.parametrize(
-    ("name", "check", "says"),
-    [
-        ("weight_gradient_transposed", "linear.weight_gradient", "transposed"),
-        ("bias_averaged", "linear.bias_gradient", "the mean over the batch"),
-        ("slope_ignored", "leaky_relu.forward", "the slope is not used"),
-        ("cross_terms_missing", "softmax.backward", "cross terms are missing"),
-        ("maximum_not_subtracted", "softmax.large_logits", "overflows"),
-        ("cross_terms_added", "softmax.backward", "wrong sign"),
-        ("cross_terms_over_batch", "softmax.backward", "summed over the batch"),
-        ("cross_terms_unweighted", "softmax.backward", "lacks the probabilities"),
-        ("loss_over_all", "cross_entropy.forward", "mean over the classes"),
-        ("loss_gradient_of_logits", "cross_entropy.backward", "softmax and loss together"),
-        ("slope_not_passed", "mlp_numpy.forward", "neg_slope is not used"),
-        ("bessel", "bn_autograd.forward", "Bessel"),
-        ("eps_missing", "bn_autograd.eps", "is not used"),
-        ("mean_constant", "bn_function.input_gradient", "The mean depends on x"),
-    ],
-)
-def test_common_mistake_is_named(name, check, says):
-    checks = [c for c in CHECKS if c.name == check]
-    assert says in grade_classes(classes_of((WRONG_LAYERS | WRONG_BATCH_NORMS)[name]), checks)[check].note
+    assert NAMED.get(name, "") in " ".join(results[check].note for check in lost(results))
 
 
 def target_of(wrong):
@@ -121,15 +100,6 @@ def test_right_submission_in_another_style_loses_nothing(shared_sandbox, path):
     assert lost(grade(shared_sandbox, PROJECT | {file: text}, checks)) == []
 
 
-@pytest.mark.parametrize("function", variants.OTHER_MLPS)
-def test_network_of_another_kind_is_not_decided(function):
-    wrong, checks = variants.OTHER_MLPS[function]
-    results = grade_classes({"mlp_pytorch.MLP": wrong}, OF_QUESTION["2"])
-    undecided = {name: result for name, result in results.items() if result.status == "not decided"}
-    assert list(undecided) == lost(results) == [f"mlp_pytorch.{check}" for check in checks]
-    assert all(f"uses {function}" in result.note for result in undecided.values())
-
-
 @pytest.mark.parametrize(
     ("imports", "end", "note"),
     [
@@ -159,32 +129,11 @@ def test_class_is_missing_because_of_an_import(shared_sandbox):
 # ---- Independence ------------------------------------------------------------------------------
 
 
-KNOWN = {}
-
-
-class Remembered(Local):
-    """Answers each question about the same classes once, for all submissions."""
-
-    def ask(self, op, target, params, arrays, seconds=None):
-        content = tuple((name, array.shape, array.tobytes()) for name, array in arrays.items())
-        used = self.loader.classes.get(target), op, target, repr(sorted(params.items())), hash(content)
-        if target == "mlp_numpy.MLP" and not params.get("substitutes"):
-            used += tuple(sorted((name, id(c)) for name, c in self.loader.classes.items()))
-        if used not in KNOWN:
-            KNOWN[used] = super().ask(op, target, params, arrays)
-        return KNOWN[used]
-
-
 @functools.cache
 def lost_by(*names):
-    classes = {}
-    for name in names:
-        wrong = (WRONG_LAYERS | WRONG_BATCH_NORMS)[name]
-        own = {target: c for target, c in classes_of(wrong).items() if c is wrong}
-        classes |= own
-    grading = Grading(Remembered(Classes(classes)).ask, FILES)
-    checks = OF_QUESTION["1.2"] if names[0] in WRONG_LAYERS else OF_NORMS
-    return {check.name for check in checks if not grading.run(check).passed}
+    wrongs = [(WRONG_LAYERS | WRONG_BATCH_NORMS)[name] for name in names]
+    classes = {target: c for wrong in wrongs for target, c in classes_of(wrong).items() if c is wrong}
+    return set(lost(grade_classes(classes, OF_QUESTION["1.2"] if names[0] in WRONG_LAYERS else OF_NORMS)))
 
 
 def pairs():
@@ -196,7 +145,7 @@ def pairs():
     return [(a, b) for a, b in all_pairs if targets[a] != targets[b]]
 
 
-@pytest.mark.parametrize("n", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [8, pytest.param(60, marks=pytest.mark.slow)])
 def test_two_mistakes_cost_what_each_costs(n):
     for a, b in random.Random(n).sample(pairs(), n):
         assert lost_by(a, b) == lost_by(a) | lost_by(b), (a, b)
@@ -249,31 +198,6 @@ def test_nonsense_earns_its_start_only(wrong):
     assert [check for check in results if results[check].passed] == [prefix + check for check in earned]
 
 
-def test_loop_behind_a_removed_trace_function_is_not_passed():
-    def forward(self, x):
-        sys.settrace(None)
-        out = np.array([modules.LinearModule.forward(self, row[None])[0] for row in x])
-        self.x = x
-        return out
-
-    wrong = type("LinearModule", (modules.LinearModule,), {"forward": forward})
-    checks = [check for check in CHECKS if check.name == "layers.speed"]
-    assert lost(grade_classes({"modules.LinearModule": wrong}, checks)) == ["layers.speed"]
-
-
-@pytest.mark.parametrize("deviation", [0.01, 1.0])
-def test_wrong_initial_weights_are_described(deviation):
-    def start(self, *sizes):
-        modules.LinearModule.__init__(self, *sizes)
-        self.params["weight"] *= deviation / 1e-4
-
-    wrong = type("LinearModule", (modules.LinearModule,), {"__init__": start})
-    results = grade_classes({"modules.LinearModule": wrong}, OF_QUESTION["1.2"])
-    assert lost(results) == ["linear.start"]
-    assert "standard deviation" in results["linear.start"].problem
-    assert ("not the variance" in results["linear.start"].note) == (deviation == 0.01)
-
-
 # ---- Messages ----------------------------------------------------------------------------------
 
 
@@ -285,14 +209,3 @@ def test_difference_names_the_worst_entry_and_a_common_factor():
         "loss", wrong, right
     )
     assert "All entries are 0.5 times what is expected." in difference("loss", right / 2, right)
-
-
-@pytest.mark.parametrize("got", [None, np.zeros(3), np.full((2, 3), np.nan), np.full((2, 3), np.inf)])
-def test_difference_refuses_nothing_other_shapes_and_nan(got):
-    assert difference("output", got, np.zeros((2, 3)))
-
-
-def test_numbers_of_another_byte_order_are_converted():
-    assert numbers(np.array([1.5, 2.0], ">f8")).tobytes() == np.array([1.5, 2.0]).tobytes()
-    with pytest.raises(TypeError, match="expected an array of numbers"):
-        numbers(object())

@@ -7,27 +7,6 @@ from torch import nn
 from convnet_pytorch import ConvNet
 from mlp_pytorch import BATCH_NORMS, MLP
 
-# Table 1 of the assignment: layer, output channels, side of the output.
-TABLE_1 = [
-    ("conv", 64, 32), ("pool", 64, 16), ("conv", 128, 16), ("pool", 128, 8), ("conv", 256, 8), ("conv", 256, 8),
-    ("pool", 256, 4), ("conv", 512, 4), ("conv", 512, 4), ("pool", 512, 2), ("conv", 512, 2), ("conv", 512, 2),
-    ("pool", 512, 1),
-]  # fmt: skip
-
-
-def test_convnet_has_the_layers_of_table_1():
-    x, stages, layers = torch.zeros(2, 3, 32, 32), [], list(ConvNet(3, 10).features)
-    for i, layer in enumerate(layers):
-        x = layer(x)
-        if isinstance(layer, nn.Conv2d):
-            assert (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
-            assert [type(m) for m in layers[i + 1 : i + 3]] == [nn.BatchNorm2d, nn.ReLU]
-            stages.append(("conv", *x.shape[1:3]))
-        elif isinstance(layer, nn.MaxPool2d):
-            assert (layer.kernel_size, layer.stride, layer.padding) == (3, 2, 1)
-            stages.append(("pool", *x.shape[1:3]))
-    assert stages == TABLE_1
-
 
 @pytest.mark.parametrize("batch_norm", BATCH_NORMS)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -39,11 +18,6 @@ def test_mlp_layers_are_linear_norm_activation_dropout(batch_norm, dropout):
     assert {layer.negative_slope for layer in network.layers if isinstance(layer, nn.LeakyReLU)} == {0.1}
     weights = [layer.weight.shape for layer in network.layers if isinstance(layer, nn.Linear)]
     assert weights == [(5, 6), (4, 5), (3, 4)]
-
-
-def test_mlp_flattens_images():
-    network, images = MLP(12, [5], 3, 0.1, init="pytorch"), torch.randn(7, 3, 2, 2)
-    assert torch.equal(network(images), network(images.flatten(1)))
 
 
 @pytest.mark.parametrize(("init", "std"), [("normal", 1e-4), ("kaiming", (2 / 1.04 / 300) ** 0.5)])

@@ -34,12 +34,3 @@ def test_document_names_existing_files_and_headings(name):
         if not link.startswith("http"):
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
-
-
-def test_speed_tables_quote_recorded_benchmarks():
-    recorded = (ROOT / "tests" / "benchmarks" / "recorded.txt").read_text()
-    benchmarks = (ROOT / "tests" / "README.md").read_text(encoding="utf-8").split("\n## Benchmarks\n")[1]
-    rows = re.findall(r"^\| .*? \| (.*\d.*) \|$", benchmarks, re.MULTILINE)
-    quoted = [number for row in rows for number in re.findall(r"\d+\.?\d*(?= (?:times|MB|s\b))", row)]
-    assert len(quoted) >= 10
-    assert [number for number in quoted if not re.search(rf"\b{re.escape(number)} (?:times|MB|s\b)", recorded)] == []

@@ -1,6 +1,5 @@
 """Run directories: their files, no overwriting, and which ones cannot be resumed."""
 
-import functools
 import json
 import os
 import shutil
@@ -11,12 +10,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from runs import CONVNET, DEVICE, MLP, NUMPY, ROOT, SMALL, assert_same_run, contents, run
+from runs import CONVNET, DEVICE, MLP, NUMPY, SMALL, assert_same_run, contents, run
 
 import train_mlp_numpy
 from cifar10_utils import get_cifar10
 from training.engine import TorchRun
-from training.files import RunError, fcntl, only_process_in, read_metrics, write_atomically
+from training.files import fcntl, read_metrics, write_atomically
 from training.metadata import git_commit
 from training.run import Run, run_script
 
@@ -28,19 +27,10 @@ slow_convnet = pytest.param(CONVNET, marks=pytest.mark.slow)
 # ---- Files ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def drawn(synthetic_flags, tmp_path_factory):
+@pytest.fixture
+def drawn(reference):
     """Call with a script's name to get the directory of a small run with all figures."""
-
-    @functools.cache
-    def directory(script):
-        directory = tmp_path_factory.mktemp("runs") / script
-        flags = [*synthetic_flags, *SMALL[script], *["--pictures"] * (script != NUMPY), "--eval_freq=20"]
-        done = run(script, *flags, "--out_dir", directory, draw=True)
-        assert done.status == 0, done.err
-        return directory
-
-    return directory
+    return lambda script: reference(script, *["--pictures"] * (script != NUMPY), "--eval_freq=20", draw=True)
 
 
 @pytest.mark.parametrize("script", [NUMPY, MLP, slow_convnet])
@@ -148,10 +138,11 @@ def test_git_commit_is_dirty_if_tracked_code_was_changed(tmp_path, monkeypatch):
 # ---- No run overwrites another -------------------------------------------------------------------
 
 
-def test_simultaneous_runs_get_their_own_directories(synthetic_flags, tmp_path):
-    command = [sys.executable, ROOT / f"{NUMPY}.py", *synthetic_flags, "--max_steps", "1", "--quiet"]
-    runs = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(3)]
-    assert [process.wait() for process in runs] == [0, 0, 0]
+def test_runs_of_one_second_get_their_own_directories(synthetic_flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda *_: "now")
+    for _ in range(3):
+        assert run(NUMPY, *synthetic_flags, "--max_steps=1").status == 0
     directories = list((tmp_path / "results" / NUMPY).iterdir())
     assert len(directories) == 3
     assert all((directory / "summary.json").exists() for directory in directories)
@@ -170,14 +161,6 @@ def test_run_does_not_overwrite_one_that_just_started(synthetic_flags, tmp_path,
     assert done.status == 1
     assert "already has a config.json; name another directory" in done.error
     assert contents(tmp_path / "run") == {"config.json": b"another run's"}
-
-
-@needs_locks
-def test_only_process_in_names_the_process_with_the_lock(tmp_path):
-    with only_process_in(tmp_path), pytest.raises(RunError, match=f"in use by process {os.getpid()}"):
-        only_process_in(tmp_path).__enter__()
-    with only_process_in(tmp_path):
-        pass
 
 
 # ---- Resuming ------------------------------------------------------------------------------------

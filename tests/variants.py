@@ -101,6 +101,12 @@ def share_numpy(net):
     net.layers = ()
 
 
+def row_by_row(self, right, x):
+    out = np.concatenate([right(row[None]) for row in x])
+    self.x = x
+    return out
+
+
 # ---- In PyTorch --------------------------------------------------------------------------------
 
 
@@ -134,10 +140,6 @@ def end_lazily(net):
         net.classifier = nn.LazyLinear(net.made_with[1])
     else:
         net.layers[-1] = nn.LazyLinear(net.made_with[2])
-
-
-def activated_first(self, right, x):
-    return right(F.leaky_relu(x.flatten(1), self.made_with[3]))
 
 
 def all_means(self, right, x):
@@ -222,6 +224,10 @@ VARIANTS = {
     "layers in a deque": (changed(mlp_numpy.MLP, build=layers_in_deque, backward=backward_in_deque), [], ""),
     "numpy layers of equal sizes shared": (
         changed(mlp_numpy.MLP, build=share_numpy), ["mlp_numpy.forward"], "found layers"),
+    "a loop over the batch": (changed(LinearModule, row_by_row), ["layers.speed"], "more lines of Python"),
+    "weights of variance 0.0001": (
+        changed(LinearModule, build=lambda self: np.multiply(self.params["weight"], 100, out=self.params["weight"])),
+        ["linear.start"], "not the variance"),
     # MLPs in PyTorch.
     "slope negated": (with_slope(lambda a: -a), ["mlp_pytorch.slope"], "The slope is -0.25"),
     "no slope in the constructor": (
@@ -232,7 +238,12 @@ VARIANTS = {
     "activation last": (
         changed(MLP, lambda self, right, x: F.leaky_relu(right(x), self.made_with[3])), ["mlp_pytorch.forward"],
         "after the last"),
-    "activation first": (changed(MLP, activated_first), ["mlp_pytorch.forward"], "wrong in"),
+    "ELU": (
+        changed(MLP, build=each(nn.LeakyReLU, lambda m: nn.ELU())), ["mlp_pytorch.forward", "mlp_pytorch.slope"],
+        "uses elu and cannot be compared with the plain one: it is decided by hand"),
+    "log-probabilities": (
+        changed(MLP, lambda self, right, x: right(x).log_softmax(dim=1)), ["mlp_pytorch.forward"],
+        "uses log_softmax and cannot be compared with the plain one: it is decided by hand"),
     "logits in a tuple": (changed(MLP, lambda self, right, x: (right(x), x)), ["mlp_pytorch.forward"], "is a tuple"),
     "foward": (
         type("MLP", (MLP,), {"forward": nn.Module.forward, "foward": MLP.forward}), ["mlp_pytorch.forward"],
@@ -291,11 +302,6 @@ VARIANTS = {
         ["convnet.sizes"], "expected (2, 7)"),
     "a lazy layer in a ConvNet": (changed(ConvNet, build=end_lazily), [], ""),
 }  # fmt: skip
-# In these, what is lost is decided by hand.
-OTHER_MLPS = {
-    "elu": (changed(MLP, build=each(nn.LeakyReLU, lambda m: nn.ELU())), ["forward", "slope"]),
-    "log_softmax": (changed(MLP, lambda self, right, x: right(x).log_softmax(dim=1)), ["forward"]),
-}
 
 
 # ---- Nonsense, and which checks it passes -------------------------------------------------------

@@ -243,6 +243,11 @@ NETWORK = {
 }
 
 WRONG_LAYERS = LINEAR | LEAKY_RELU | SOFTMAX | CROSS_ENTROPY | NETWORK
+# Not mistakes for a grade: shapes that broadcast, the slope at exactly 0, a loss of probabilities that underflow.
+HARMLESS = (
+    "bias_gradient_in_a_row", "mask_true_at_zero", "mask_of_output", "probabilities_of_zero", "dout_overwritten",
+    "log_of_zero", "loss_gradient_at_zero",
+)  # fmt: skip
 
 # ---- Batch norm --------------------------------------------------------------------------------
 

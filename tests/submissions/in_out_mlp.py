@@ -4,13 +4,13 @@ from modules import CrossEntropyModule, LeakyReLUModule, LinearModule, SoftMaxMo
 
 class MLP(object):
     def __init__(self, n_inputs, n_hidden, n_classes, neg_slope):
+        self.output = LinearModule(([n_inputs] + list(n_hidden))[-1], n_classes)
         self.hidden = {}
         size = n_inputs
         for number, width in enumerate(n_hidden):
             self.hidden["linear%d" % number] = LinearModule(size, width)
             self.hidden["relu%d" % number] = LeakyReLUModule(neg_slope)
             size = width
-        self.output = LinearModule(size, n_classes)
         self.softmax = SoftMaxModule()
         self.loss = CrossEntropyModule()
 

@@ -9,7 +9,7 @@ class LinearModule(object):
         self.W = np.random.randn(n_in, n_out).astype(np.float32) * np.float32(1e-4)
         self.b = np.zeros((n_out, 1), np.float32)
         self.params = dict(bias=self.b, weight=self.W)
-        self.grads = dict(weight=np.zeros_like(self.W), bias=np.zeros_like(self.b))
+        self.grads = dict(weight=None, bias=None)
 
     def forward(self, inputs):
         print("forward", inputs.shape)

@@ -1,6 +1,7 @@
 # ruff: noqa
-"""np.matrix, rows of biases, a loss of shape (1,), `grads` made by the first backward pass."""
+"""np.matrix, rows of biases, a loss of shape (1,), `grads` made by the first backward pass, clipped probabilities."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 
@@ -16,6 +17,9 @@ class LinearModule(object):
         d = np.matrix(dout)
         self.grads = {"weight": d.T * self.x, "bias": d.sum(axis=0)}
         return np.asarray(d * self.params["weight"])
+
+    def plot(self):
+        plt.hist(np.asarray(self.params["weight"]).ravel())
 
 
 class LeakyReLUModule(object):
@@ -42,7 +46,7 @@ class SoftMaxModule(object):
 
 class CrossEntropyModule(object):
     def forward(self, x, y):
-        return np.mean(np.sum(-y * np.log(x), axis=1), keepdims=True)
+        return np.mean(np.sum(-y * np.log(np.clip(x, 1e-12, 1.0)), axis=1), keepdims=True)
 
     def backward(self, x, y):
-        return -np.divide(y, x) / y.shape[0]
+        return -np.divide(y, np.clip(x, 1e-12, None)) / y.shape[0]
