@@ -47,7 +47,7 @@ EXPERIMENTS = {
     "fig11_five_layers_adam_long": Experiment(MLP, 5, is_long=True),
     "fig13_convnet": Experiment(CONVNET, 5, is_long=True),
     "best_mlp": Experiment(MLP, 5, is_long=True),
-    "best_convnet": Experiment(CONVNET, 3, is_long=True),
+    "best_convnet": Experiment(CONVNET, 5, is_long=True),
     **{f"learning_rate_{rate}": Experiment(MLP, 5, f"--learning_rate {rate}") for rate in SGD_RATES},
     **{f"adam_{rate}": Experiment(MLP, 5, f"--optimizer adam --learning_rate {rate}") for rate in ADAM_RATES},
     # Depth and initial weights; five layers with the course's weights are figure 7.
