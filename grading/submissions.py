@@ -92,8 +92,6 @@ def _grade(jobs, args, out_dir):
             print(f"grade.py: warning: {sandbox.protection}", file=sys.stderr)
         if any(os.path.realpath(path) != str(ROOT) for path in jobs):
             check_project(sandbox)
-        for job in jobs.values():
-            _write_note(job.folder, UNFINISHED, args)
         pool = concurrent.futures.ThreadPoolExecutor(args.jobs)
         with tqdm(total=len(jobs) * len(ALL_CHECKS), unit="check", disable=None, leave=False) as progress:
             try:
@@ -136,6 +134,7 @@ def grade_one(job, sandbox, training, args, progress):
 
     This is also written after each check: if a platform ends the grader, what has passed so far counts.
     """
+    _write_note(job.folder, UNFINISHED, args)
     results, submission = dict.fromkeys(ALL_CHECKS, WAITING), job.submission
 
     def write_results(notes, **extra):
@@ -181,6 +180,7 @@ def _read_results(folder, digest):
     """Return the content of results.json if it is final and of the same files and flags, else None."""
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        return results if results["extra_data"]["digest"] == digest else None
+        is_whole = (folder / "table.txt").exists() and (folder / "report.html").exists()
+        return results if is_whole and results["extra_data"]["digest"] == digest else None
     except (OSError, ValueError, LookupError, TypeError):
         return None

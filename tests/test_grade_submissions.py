@@ -98,6 +98,7 @@ def test_results_are_reused_until_files_or_flags_change(stubbed, tmp_path, capsy
         (lambda: None, [], set()),
         (lambda: (folders[1] / "modules.py").write_text("pass\n"), [], {"s1"}),
         (lambda: results.write_text("[]"), [], {"s0"}),
+        (results.with_name("table.txt").unlink, [], {"s0"}),
         (lambda: None, ["--equations"], {"s0", "s1"}),
         (lambda: None, ["--equations", "--regrade"], {"s0", "s1"}),
         (lambda: stubbed.worker.unanswered.update(modules=1), ["--regrade"], {"s0", "s1"}),
@@ -188,10 +189,11 @@ def test_command_grades_the_project_in_full(shared_sandbox, tmp_path):
 def test_interrupt_ends_the_grader_within_seconds(shared_sandbox, tmp_path):
     folders = [write(tmp_path / f"s{i}", {"modules.py": "import time\ntime.sleep(1000)\n"}) for i in range(3)]
     out = tmp_path / "out"
+    earlier = write(out / "s2", {"results.json": "earlier results"})
     command = [sys.executable, ROOT / "grade.py", *folders, "--no_training", "-j", "2", "--out_dir", out]
     with handling(signal.SIGINT, signal.SIG_DFL):
         process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
-    while not (out / "s2" / "results.json").exists():
+    while not all((out / name / "results.json").exists() for name in ("s0", "s1")):
         assert process.poll() is None
         time.sleep(0.02)
     time.sleep(4)  # by now two are asleep
@@ -200,10 +202,11 @@ def test_interrupt_ends_the_grader_within_seconds(shared_sandbox, tmp_path):
     said = process.communicate(timeout=300)[1]
     assert time.monotonic() - began < 10
     assert (process.returncode, said) == (130, "grade.py: interrupted; the same command continues\n")
-    for folder in folders:
+    for folder in folders[:2]:
         results = read_json(out / folder.name / "results.json")
         assert (results["score"], results["tests"]) == (0, [])
         assert results["output"].startswith(submissions.UNFINISHED)
+    assert (earlier / "results.json").read_text() == "earlier results"
 
 
 # ---- What is written -----------------------------------------------------------------------------

@@ -36,14 +36,16 @@ def test_grading_downloads_and_unpacks_nothing(content, tmp_path, monkeypatch):
     assert f"CIFAR-10 is not in {tmp_path}" in found.why_not
 
 
-def test_network_that_learns_nothing_fails_its_training_check(monkeypatch):
+@pytest.mark.parametrize(("least", "status"), [(0.9, "failed"), (0.0, "passed")])
+def test_training_checks_compare_the_accuracy_with_the_expected_one(monkeypatch, least, status):
     """Of random labels; the wrong shapes and errors of other checks are tested there."""
-    for name, value in {"N_STEPS": 50, "BATCH_SIZE": 20, "CONVNET_STEPS": 50, "CONVNET_BATCH": 2}.items():
+    sizes = {"N_STEPS": 50, "BATCH_SIZE": 20, "CONVNET_STEPS": 50, "CONVNET_BATCH": 2, "CONVNET_TEST_IMAGES": 300}
+    for name, value in sizes.items():
         monkeypatch.setattr(training, name, value)
+    monkeypatch.setattr("report.claims.interval", lambda *_: (least, 1.0, "recorded runs"))
     grading = Grading(Local(Classes({})).ask, FILES, Training(small_data()))
     results = [grading.run(check) for check in ALL_CHECKS if check.name.endswith(".training")]
-    assert [result.status for result in results] == ["failed"] * 3
-    assert all("The test accuracy is" in result.problem for result in results[:2])
+    assert [result.status for result in results] == [status] * 3, results
 
 
 def test_mlp_that_hangs_is_not_trained():
