@@ -21,13 +21,13 @@ from training.run import run_script
 
 
 @distributed.process_group()
-def train(args, get_data=get_cifar10, watch=None):
+def train(args, get_data=get_cifar10, prepare=None):
     """Train with the given flags, and return the `Run`.
 
     Args:
-        get_data: called as `get_cifar10`, whose images it may change.
-        watch: called with the network and its optimiser before the first step; returns a dict with `state_dict` and
-            `load_state_dict`, whose entries each line of metrics.jsonl contains.
+        get_data: replaces `get_cifar10`; same arguments and result.
+        prepare: called with the network and its optimiser before the first step, which it may change and add hooks to.
+            Returns a dict with `state_dict` and `load_state_dict`, for the checkpoint and each line of metrics.jsonl.
     """
     device = engine.choose_device(args.device)
     with distributed.first_on_each_machine():
@@ -52,12 +52,12 @@ def train(args, get_data=get_cifar10, watch=None):
 
     # Creates the run directory or, with --resume, restores these parts. "batches" is the position in the training set.
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "batches": data["train"]}
-    if watch:
-        parts["watched"] = watch(network, optimizer)
+    if prepare:
+        parts["extra"] = prepare(network, optimizer)
     run = engine.TorchRun(args, data, parts, device)
     for step in run.steps():
         if run.is_evaluation_step(step):
-            run.log(extra=parts.get("watched"), **engine.evaluate(network, images, args))
+            run.log(extra=parts.get("extra"), **engine.evaluate(network, images, args))
             run.save_checkpoint()
         if step == args.max_steps:
             break

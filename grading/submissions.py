@@ -92,6 +92,9 @@ def _grade(jobs, args, out_dir):
             print(f"grade.py: warning: {sandbox.protection}", file=sys.stderr)
         if any(os.path.realpath(path) != str(ROOT) for path in jobs):
             check_project(sandbox)
+        for job in jobs.values():
+            if not _read_results(job.folder, job.digest):  # what is there, if anything, is of other files or flags
+                _write_note(job.folder, UNFINISHED, args)
         pool = concurrent.futures.ThreadPoolExecutor(args.jobs)
         with tqdm(total=len(jobs) * len(ALL_CHECKS), unit="check", disable=None, leave=False) as progress:
             try:

@@ -1,7 +1,7 @@
 """What the original report claims, and the rule by which our runs reproduce it.
 
-A claimed number is reproduced if the mean of at least five runs is within a fixed margin of it, a claimed event if at
-least 80% of five runs or more show it.
+There must be at least five runs. A claimed number is reproduced if their mean is within a fixed margin of it, a claimed
+event if at least 80% of them show it.
 """
 
 import math
@@ -71,20 +71,20 @@ class Claim(NamedTuple):
         says: the claim, in words.
         quantity: a key of `measures`.
         relation: 'about' for a number, 'at least' or 'at most' for an event.
-        number: of the original report, or what the words are taken to mean; an experiment's name for its mean.
+        expected: a number, or the name of an experiment whose mean is taken.
     """
 
     figure: int
     says: str
     quantity: str
     relation: str
-    number: float | str
+    expected: float | str
 
     @property
     def bound(self):
-        if isinstance(self.number, str):
-            return statistics.mean(run[self.quantity] for run in measured(self.number))
-        return self.number
+        if isinstance(self.expected, str):
+            return statistics.mean(run[self.quantity] for run in measured(self.expected))
+        return self.expected
 
     @property
     def margin(self):

@@ -39,11 +39,12 @@ def train(args):
                 dataset.mean_image = data["train"].pixels.mean(axis=0).astype(np.float32)
         return data
 
-    def watch(network, optimizer):
+    def prepare(network, optimizer):
         norms, layers = Norms(), [module for module in network.layers if isinstance(module, nn.Linear)]
         if args.optimizer in ("adam", "adamw"):
             for group in optimizer.param_groups:
-                group |= {"eps": args.adam_eps, "betas": (group["betas"][0], args.adam_beta2 or group["betas"][1])}
+                beta2 = group["betas"][1] if args.adam_beta2 is None else args.adam_beta2
+                group |= {"eps": args.adam_eps, "betas": (group["betas"][0], beta2)}
 
         def before_step(*_):
             for l, layer in enumerate(layers, 1):
@@ -55,7 +56,7 @@ def train(args):
         optimizer.register_step_pre_hook(before_step)
         return norms
 
-    return train_mlp_pytorch.train(args, get_data, watch)
+    return train_mlp_pytorch.train(args, get_data, prepare)
 
 
 def through_jpeg(images, quality):
@@ -86,7 +87,7 @@ def check_flags(args):
     """Return an error message if flags contradict each other, or None."""
     if args.optimizer == "muon":
         return "argument --optimizer: got muon, expected sgd, adam or adamw"
-    if args.optimizer == "sgd" and (args.adam_eps != 1e-8 or args.adam_beta2):
+    if args.optimizer == "sgd" and (args.adam_eps != 1e-8 or args.adam_beta2 is not None):
         return f"arguments --adam_eps, --adam_beta2: got --optimizer {args.optimizer}, expected adam or adamw"
     return train_mlp_pytorch.check_flags(args)
 

@@ -12,7 +12,7 @@ from report.claims import CLAIMS, REPRODUCED, judge, measured
 from report.finite_differences import chosen_step, relative_error
 from report.records import read_records, whole_runs
 from report.runs import EXPERIMENTS, REPORT, WIDTHS
-from report.search import SEARCH_SEED, SEARCHES, ablations, read_trials
+from report.search import SEARCH_SEED, SEARCHES, ablations, read_trials, validation_accuracy
 from report.worked_example import example_numbers
 
 # ---- Numbers -------------------------------------------------------------------------------------
@@ -43,9 +43,9 @@ def change(name, other):
     return spread([run.metrics[-1]["test_accuracy"] - before[run.seed] for run in whole_runs(name)])
 
 
-def gradients(record):
-    """Return steps, and root mean squares of the gradients of weights and biases, each (layers, steps), of a run."""
-    sizes, metrics = (3072, *WIDTHS, 10), record.metrics[1:]  # the first is before any step
+def gradients(name):
+    """Return steps, and root mean squares of the gradients of weights and biases, (layers, steps), of the first run."""
+    sizes, metrics = (3072, *WIDTHS, 10), read_records(name)[0].metrics[1:]  # the first is before any step
     found = []
     for name, n_entries in (("weight", np.multiply(sizes[:-1], sizes[1:])), ("bias", np.array(sizes[1:]))):
         norms = [[m[f"{name}_{layer}_gradient"] for m in metrics] for layer in range(1, len(sizes))]
@@ -58,9 +58,9 @@ def gradient_numbers():
 
     `gradients.least_ratio` is the least ratio of a weight gradient from PyTorch's initial weights to the one here.
     """
-    (course,), (pytorch,) = (read_records(f"gradients_{init}_sgd") for init in ("normal", "pytorch"))
-    (_, weights, _), (_, others, _) = gradients(course), gradients(pytorch)
-    _, first_weights, first_biases = gradients(*read_records("gradients_first_steps"))
+    _, weights, _ = gradients("gradients_normal_sgd")
+    _, others, _ = gradients("gradients_pytorch_sgd")
+    _, first_weights, first_biases = gradients("gradients_first_steps")
     return {
         "gradients.first.last_weight": f"{first_weights[-1, 0]:.1e}",
         "gradients.first.last_hidden_bias": f"{first_biases[-2, 0]:.1e}",
@@ -78,12 +78,11 @@ def search_numbers():
     """
     accuracies = [m["test_accuracy"] for run in whole_runs("fig09_long") for m in run.metrics if m["step"] == 5000]
     found = {"search.mlp.default.sd": f"{statistics.stdev(accuracies):.3f}"}
-    mlp, trials = SEARCHES["mlp"], read_trials()
+    mlp = SEARCHES["mlp"]
     for name, images in (("short", 4_000_000), ("long", 10_000_000)):
-        accuracy = trials[mlp.script, mlp.recipe, images, SEARCH_SEED + 1]["validation_accuracy"]
-        found[f"search.mlp.{name}"] = f"{accuracy:.3f}"
-    for network in SEARCHES:
-        images = [trial["images"] for trial in trials.values() if trial["script"].startswith(f"train_{network}")]
+        found[f"search.mlp.{name}"] = f"{validation_accuracy(mlp.script, mlp.recipe, images, SEARCH_SEED + 1):.3f}"
+    for network, search in SEARCHES.items():
+        images = [trial["images"] for trial in read_trials().values() if trial["script"] == search.script]
         found |= {f"search.{network}.n": str(len(images)), f"search.{network}.images": str(max(images))}
     return found
 
@@ -91,10 +90,10 @@ def search_numbers():
 def claim_numbers():
     """Return the original's numbers, and how many of its claims are reproduced in the configuration that fits best."""
     found = {
-        f"claim.{name}.{claim.quantity}": f"{claim.number:.3g}"
+        f"claim.{name}.{claim.quantity}": f"{claim.expected:.3g}"
         for name, claims in CLAIMS.items()
         for claim in claims
-        if isinstance(claim.number, float)
+        if not isinstance(claim.expected, str)
     }
     verdicts = [verdict for name, claims in CLAIMS.items() if name in RUNS for *_, verdict in judged(name, claims)]
     return found | {"claims.n": str(len(verdicts)), "claims.n_reproduced": str(verdicts.count(REPRODUCED))}
@@ -192,9 +191,9 @@ def configurations_tex():
 
 def ablation_tex(network):
     """Return rows of an ingredient, its gain alone and the drop without it; the two baselines come first."""
-    search, trials = SEARCHES[network], read_trials()
+    search = SEARCHES[network]
     accuracies = {
-        name: [trials[search.script, flags, search.images, SEARCH_SEED]["validation_accuracy"] for flags in both]
+        name: [validation_accuracy(search.script, flags, search.images, SEARCH_SEED) for flags in both]
         for name, both in ablations(search).items()
     }
     start, end = accuracies.pop(None)

@@ -53,7 +53,7 @@ def run(name, seed):
             if not (directory / "summary.json").exists():
                 diverged = train(name, seed, directory)
             add_run(name, directory, diverged)
-        shutil.rmtree(directory, ignore_errors=True)
+            shutil.rmtree(directory)
 
 
 def train(name, seed, directory):

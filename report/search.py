@@ -1,11 +1,11 @@
 """Train the better networks with other flags, and weigh their ingredients, on validation images.
 
-python -m report.search mlp --images 1000000 --add="--dropout 0.1"
+python -m report.search mlp --add="--dropout 0.1"
 python -m report.search convnet --ablation
 
 The first command trains all ingredients and the flags of --add. An ablation trains each ingredient alone, and all of
-them but each. Every trial is a line of report/search.jsonl, and is not run again. Only accuracy on validation images,
-held out of training, decides.
+them but each. Every trial is a line of report/search.jsonl, and is not run again. It has the accuracy on validation
+images, held out of training. (The better ConvNet also alternates flips, which changes nothing in its first epoch.)
 """
 
 import importlib
@@ -17,6 +17,8 @@ import tempfile
 from typing import NamedTuple
 
 from report.runs import REPORT
+from training import engine
+from training.files import RunError
 from training.flags import Parser, integer, parse_args
 from training.run import run_command
 
@@ -89,7 +91,8 @@ def run_trial(script, flags, images, seed):
     with tempfile.TemporaryDirectory() as folder:
         own = f"--dataset cifar10 --seed {seed} --max_steps {n_steps} --eval_freq {n_steps} --train_eval_size 5000"
         own += f" --validation_size {N_VALIDATION} --quiet"
-        args = parse_args(parser, [*shlex.split(f"{flags} {own}"), "--out_dir", f"{folder}/run"])
+        check = getattr(module, "check_flags", engine.check_flags)
+        args = parse_args(parser, [*shlex.split(f"{flags} {own}"), "--out_dir", f"{folder}/run"], check)
         run = module.train(args)
     if not run.is_complete:
         raise KeyboardInterrupt
@@ -100,9 +103,31 @@ def run_trial(script, flags, images, seed):
 
 
 def read_trials():
-    """Return the recorded trials by script, flags, images and seed."""
-    trials = map(json.loads, TRIALS.read_text(encoding="utf-8").splitlines() if TRIALS.exists() else [])
-    return {(t["script"], t["flags"], t["images"], t["seed"]): t for t in trials}
+    """Return the recorded trials by script, flags, images and seed.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    found = {}
+    for number, line in enumerate(TRIALS.read_text(encoding="utf-8").splitlines() if TRIALS.exists() else [], 1):
+        try:
+            t = json.loads(line)
+            found[t["script"], t["flags"], t["images"], t["seed"]] = t
+        except (ValueError, LookupError, TypeError) as error:
+            advice = "correct it, or restore the committed file with git checkout"
+            raise RunError(f"{TRIALS}, line {number}, is damaged ({error}): {advice}") from None
+    return found
+
+
+def validation_accuracy(*key):
+    """Return what is recorded of a trial.
+
+    Raises:
+        RunError: nothing is.
+    """
+    if (t := read_trials().get(key)) is None:
+        raise RunError(f"{TRIALS} lacks the trial {key}: run it with python -m report.search")
+    return t["validation_accuracy"]
 
 
 def trial(*key):
@@ -138,18 +163,23 @@ def ablate(search):
 
 def main(argv=None):
     parser = Parser(prog="search.py", description=__doc__.splitlines()[0])
-    parser.add_argument("network", choices=SEARCHES)
-    parser.add_argument("--ablation", action="store_true", help="train each ingredient alone, and all but each")
-    parser.add_argument("--add", metavar="FLAGS", default="", help="flags of one trial after the recipe's")
-    parser.add_argument("--images", type=integer(1), help="that it is trained on (default: as in the ablation)")
-    parser.add_argument("--seed", type=integer(0), default=SEARCH_SEED, help="of that trial (default: %(default)s)")
+    parser.add_argument("network", choices=SEARCHES, help="network whose recipe is trained")
+    parser.add_argument("--add", metavar="FLAGS", help="flags added to the recipe, as in --add='--dropout 0.1'")
+    parser.add_argument("--images", type=integer(1), help="number of training images (default: as in the ablation)")
+    parser.add_argument("--seed", type=integer(0), default=SEARCH_SEED, help="seed of the trial (default: 1000)")
+    ablation = "run the trials of the ablation instead: each ingredient alone, and the recipe without each"
+    parser.add_argument("--ablation", action="store_true", help=ablation)
     args = parser.parse_args(argv)
-    search, again = SEARCHES[args.network], "; the same command continues"
+    search, again = SEARCHES[args.network], "; the same command continues after the last finished trial"
     if args.ablation:
         if args.add or args.images or args.seed != SEARCH_SEED:
             parser.error("--ablation has its own flags, images and seed: omit --add, --images and --seed")
         return run_command("search.py", ablate, search, after_interrupt=again)
-    flags = f"{search.recipe} {args.add}".strip()
+    flags = f"{search.recipe} {args.add or ''}".strip()
+    try:
+        shlex.split(flags)
+    except ValueError as error:
+        parser.error(f"argument --add: {error}: {args.add}")
     images = args.images or search.images
     return run_command("search.py", trial, search.script, flags, images, args.seed, after_interrupt=again)
 

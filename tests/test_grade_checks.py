@@ -63,7 +63,13 @@ def test_wrong_class_costs_one_check(name):
     results = grade_classes(classes_of(wrong), checks)
     assert len(lost(results)) == COST_MORE.get(name, name not in HARMLESS), lost(results)
     assert all(results[check].called and results[check].problem for check in lost(results))
-    assert NAMED.get(name, "") in " ".join(results[check].note for check in lost(results))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_common_mistake_is_named(name):
+    wrong, words = (WRONG_LAYERS | WRONG_BATCH_NORMS)[name], NAMED[name]
+    results = grade_classes(classes_of(wrong), OF_QUESTION["1.2"] if name in WRONG_LAYERS else OF_NORMS)
+    assert words in " ".join(results[check].note for check in lost(results))
 
 
 def target_of(wrong):
@@ -86,6 +92,8 @@ def test_variant_costs_what_is_wrong_in_it(wrong, checks, words):
     assert lost(results) == checks, [results[check] for check in lost(results)]
     texts = [(results[check].called, results[check].problem, results[check].note) for check in checks]
     assert words in str(texts)
+    by_hand = {check for check in results if results[check].status == "not decided"}
+    assert by_hand == (set(checks) if "decided by hand" in words else set())
 
 
 @pytest.mark.slow

@@ -39,7 +39,9 @@ def stubbed(monkeypatch):
         graded.append(job.name)
         return grade_one(job, *args)
 
-    sandbox = SimpleNamespace(has_bubblewrap=True, protection="", worker=lambda *_: contextlib.nullcontext(worker))
+    sandbox = SimpleNamespace(
+        has_bubblewrap=True, protection="", stop=lambda: None, worker=lambda *_: contextlib.nullcontext(worker)
+    )
     monkeypatch.setattr(submissions, "Sandbox", lambda *_: contextlib.nullcontext(sandbox))
     monkeypatch.setattr(submissions, "check_project", lambda _: None)
     monkeypatch.setattr(submissions, "grade_one", stub)
@@ -111,6 +113,22 @@ def test_results_are_reused_until_files_or_flags_change(stubbed, tmp_path, capsy
         said = capsys.readouterr().out
         assert (f"{2 - len(graded)} of 2 already have results" in said) == (len(graded) < 2)
         assert set(rows_of(tmp_path / "out")) == {"s0", "s1"}
+
+
+def test_interrupt_keeps_results_that_still_hold(stubbed, tmp_path, monkeypatch):
+    folders = [write(tmp_path / f"s{i}", TEMPLATES) for i in range(3)]
+    command = [*folders, "--no_training", "--out_dir", tmp_path / "out"]
+    assert call_grade(*command) == 0
+    (folders[2] / "modules.py").write_text("pass\n")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(submissions, "grade_one", lambda *_: None)
+    monkeypatch.setattr(submissions.concurrent.futures, "as_completed", interrupt)
+    assert call_grade(*command, "--regrade") == 130
+    notes = [read_json(tmp_path / "out" / f.name / "results.json")["output"] for f in folders]
+    assert [note.startswith(submissions.UNFINISHED) for note in notes] == [False, False, True]
 
 
 @pytest.mark.parametrize("out_dir", ["in/s", "in/s/results", "in", "in/link"])
@@ -189,11 +207,10 @@ def test_command_grades_the_project_in_full(shared_sandbox, tmp_path):
 def test_interrupt_ends_the_grader_within_seconds(shared_sandbox, tmp_path):
     folders = [write(tmp_path / f"s{i}", {"modules.py": "import time\ntime.sleep(1000)\n"}) for i in range(3)]
     out = tmp_path / "out"
-    earlier = write(out / "s2", {"results.json": "earlier results"})
     command = [sys.executable, ROOT / "grade.py", *folders, "--no_training", "-j", "2", "--out_dir", out]
     with handling(signal.SIGINT, signal.SIG_DFL):
         process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
-    while not all((out / name / "results.json").exists() for name in ("s0", "s1")):
+    while not (out / "s2" / "results.json").exists():
         assert process.poll() is None
         time.sleep(0.02)
     time.sleep(4)  # by now two are asleep
@@ -202,11 +219,10 @@ def test_interrupt_ends_the_grader_within_seconds(shared_sandbox, tmp_path):
     said = process.communicate(timeout=300)[1]
     assert time.monotonic() - began < 10
     assert (process.returncode, said) == (130, "grade.py: interrupted; the same command continues\n")
-    for folder in folders[:2]:
+    for folder in folders:
         results = read_json(out / folder.name / "results.json")
         assert (results["score"], results["tests"]) == (0, [])
         assert results["output"].startswith(submissions.UNFINISHED)
-    assert (earlier / "results.json").read_text() == "earlier results"
 
 
 # ---- What is written -----------------------------------------------------------------------------

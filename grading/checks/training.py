@@ -109,7 +109,8 @@ def _mlp(case, experiment, figure):
         shapes = {name: array.shape for name, array in weights.items()}
         for arrays in parts(grading.training.data, N_STEPS, BATCH_SIZE):
             answer = grading.send("train", case.target, params, arrays | weights, left)
-            weights, left = weights | answer.arrays, left - answer.seconds
+            biases = {name: array for name, array in weights.items() if name.startswith("bias")}
+            weights, left = biases | answer.arrays, left - answer.seconds  # a network without biases returns none
             if answer.error or {n: a.shape for n, a in weights.items()} != shapes:
                 return failure(answer, called, "The weights have other shapes than at the start.")
         accuracy = mlp_accuracy(weights, grading.training.data["test"])
