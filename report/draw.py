@@ -125,7 +125,7 @@ def draw_long_runs():
     """Return a figure with a column per seed: accuracy and loss of five layers and Adam, by kind of pixels."""
     names = {"fig11_five_layers_adam_long": "standardised", "course_fig11": "the course's"}
     n_seeds = len(read_records(next(iter(names))))
-    figure, panels = new_panels(FULL, 1.9 * len(names) + 0.4, 2 * len(names), n_seeds, sharex=True, sharey="row")
+    figure, panels = new_panels(FULL, 1.8 * len(names) + 0.4, 2 * len(names), n_seeds, sharex=True, sharey="row")
     rows = [(name, quantity) for name in names for quantity in YLABELS]
     for row, (name, quantity) in zip(panels, rows, strict=True):
         for i, axes in enumerate(row):
@@ -215,7 +215,7 @@ def draw_gradients():
 
 def draw_wrong_gradients():
     """Return a figure of the NumPy MLP's test accuracy, trained by right and by wrong gradients."""
-    figure, panels = new_panels(HALF, 2.4)
+    figure, panels = new_panels(HALF, 2.0)
     for turn, (name, words, style) in enumerate((
         ("fig01_mlp_numpy", "right", STYLES["test"]),
         ("wrong_bias_averaged", "bias averaged", STYLES["train"]),
@@ -233,7 +233,7 @@ def draw_wrong_gradients():
 
 def draw_differences():
     """Return a figure of the error of a central difference over its step."""
-    figure, panels = new_panels(HALF, 2.4)
+    figure, panels = new_panels(HALF, 2.0)
     for dtype, style in ((np.float32, STYLES["train"]), (np.float64, STYLES["test"])):
         steps = 2.0 ** np.arange(round(math.log2(np.finfo(dtype).eps)) + 3, 1)
         errors = [relative_error(dtype, h) for h in steps]
