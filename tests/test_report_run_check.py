@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from report.claims import CLAIMS, Claim, interval
+from report.claims import CLAIMS, Claim, interval, measures
 from report.records import whole_runs
 from report.run_check import FREE_FLAGS, check_run, compare_run, is_run, make_row
 from training.files import RunError
@@ -30,6 +30,17 @@ def flag(**flags):
 def test_run_is_compared_with_the_figure_of_its_flags(tmp_path, experiment):
     name, _, rows = check_run(a_run(tmp_path / "run", experiment=experiment))
     assert (name, [row.claim for row in rows]) == (experiment, list(CLAIMS[experiment]))
+
+
+@pytest.mark.parametrize("experiment", CLAIMS)
+def test_guessing_network_passes_only_what_is_true_of_it(experiment):
+    guess = {"train_accuracy": 0.1, "test_accuracy": 0.1, "train_loss": np.log(10), "test_loss": np.log(10)}
+    runs = whole_runs(experiment)
+    values, recorded = measures([m | guess for m in runs[0].metrics]), [measures(run.metrics) for run in runs]
+    rows = [make_row(claim, values[claim.quantity], recorded) for claim in CLAIMS[experiment]]
+    passed = {row.claim.quantity for row in rows if row.verdict == "pass"}
+    assert passed <= {"off_chance", "loss_change", "flat_from", "test_accuracy"}
+    assert all(row.claim.relation == "at most" for row in rows if row.verdict == "pass")
 
 
 @pytest.mark.parametrize(
