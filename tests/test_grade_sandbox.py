@@ -3,8 +3,11 @@
 import io
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -260,6 +263,22 @@ def test_root_needs_bubblewrap_unless_limits_are_enough(monkeypatch):
     else:
         with Sandbox() as sandbox:
             assert "without a sandbox, under limits only (bubblewrap is not installed)" in sandbox.protection
+
+
+@pytest.mark.slow
+def test_packages_of_another_environment_are_visible(tmp_path):
+    packages = [path for path in sys.path if any(Path(path).glob("*-info"))]
+    venv.create(tmp_path / "venv")
+    (site_packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site_packages / "others.pth").write_text("\n".join(packages))
+    code = (
+        "from grading.sandbox import Sandbox\n"
+        "with Sandbox() as sandbox, sandbox.worker({'modules.py': b'import torch'}, ['.']) as worker:\n"
+        "    print(worker.ask('import', 'modules', {}, {}).error or 'imported')"
+    )
+    command = [tmp_path / "venv" / "bin" / "python", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "imported\n", done.stderr
 
 
 def decoded(message):
